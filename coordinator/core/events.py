@@ -1,0 +1,216 @@
+"""Facts that happened outside, as the core is told of them. They come in batches; times are coordinator seconds."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.core.ranges import Range
+
+JobId = NewType("JobId", int)
+LotId = NewType("LotId", int)
+Rows = NDArray[np.int32]
+"""Rows of the node table, [N]. The caller gives every vehicle a row of its own and never reuses it."""
+
+
+class Token(NamedTuple):
+    """Names one lease for ever: the boot epoch that granted it, and its number within that epoch."""
+
+    epoch: int
+    attempt: int
+
+
+class Cause(IntEnum):
+    """Why a node stopped serving."""
+
+    UNPLUGGED = 0
+    DRAINED = 1
+    SILENT = 2  # no heartbeat: a tunnel, a stopped process
+    DIED = 3  # its process ended without a word: what it ran is suspect
+
+
+class LeaseEnd(IntEnum):
+    """Why a lease ended."""
+
+    FINISHED = 0
+    UNPLUGGED = 1
+    REVOKED = 2
+    REFUSED = 3
+    EXPIRED = 4
+    SILENT = 5
+    DIED = 6
+    DRAINED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A divisible range of items [0, items) for one model, of one tenant."""
+
+    job: JobId
+    tenant: str
+    api: str  # the front it came through: a label
+    model: str
+    items: int
+    item_bytes: int  # mean size of an input
+    interactive: bool
+    deadline_s: float  # coordinator seconds; infinity when there is none
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpeed:
+    """How a lot runs one model: items a second of its whole executor, and seconds to load (0 when resident)."""
+
+    items_per_s: float
+    load_s: float
+    batch_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease that a lot says it still holds when it (re)joins."""
+
+    token: Token
+    node: int
+    job: JobId
+    model: str
+    ranges: tuple[Range, ...]
+    done: int  # bitmap: finished there, reported or not
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """News of one lease. Offsets and bits count items within the lease."""
+
+    token: Token
+    serial: int  # the caller's number for this report's payloads; echoed in effects
+    done: int = 0  # bitmap of newly finished items
+    errors: tuple[tuple[int, str, str], ...] = ()  # (offset, code, message) of items that failed alone
+    running: int | None = None  # bitmap of items on the accelerator or next; None says nothing
+    ended: LeaseEnd | None = None
+    useful_s: float = 0.0
+    lost_s: float = 0.0
+    loading_s: float = 0.0
+    energy_modelled_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LotJoined:
+    """A lot opened its link: these vehicles are on it, whether or not they offer anything yet."""
+
+    lot: LotId
+    incarnation: int  # another number means another process
+    node: Rows
+    profile: tuple[str, ...]  # [N] opaque labels
+    power_w: NDArray[np.float64]  # [N] modelled draw under load
+    held: tuple[HeldLease, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LotLost:
+    """The link of a lot ended without goodbye."""
+
+    lot: LotId
+
+
+@dataclass(frozen=True, slots=True)
+class LotLeft:
+    """A lot said goodbye: all its vehicles have left."""
+
+    lot: LotId
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedsMeasured:
+    """What the executor of a lot can run now; replaces what it said before."""
+
+    lot: LotId
+    speeds: dict[str, ModelSpeed]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodesOffered:
+    """These vehicles are plugged in and would work. Columns of equal length N."""
+
+    node: Rows
+    until_s: NDArray[np.float64]  # [N] expected end of the window, coordinator seconds
+    share: NDArray[np.float64]  # [N] part of the lot's speed, 0 to 1; 0 withdraws the offer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodesLeft:
+    """These vehicles stopped serving. Columns of equal length N."""
+
+    node: Rows
+    cause: NDArray[np.uint8]  # [N] Cause
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beats:
+    """These vehicles gave a sign of life."""
+
+    node: Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodesCordoned:
+    """An operator wants these vehicles to get no new work, or to get work again."""
+
+    node: Rows
+    cordoned: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodesDrained:
+    """An operator wants these vehicles to finish what they hold and then leave."""
+
+    node: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSubmitted:
+    """These jobs were asked for. Batch jobs wait for `JobsSaved`; interactive ones are placed at once."""
+
+    jobs: tuple[JobSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSaved:
+    """The store has recorded these submissions: they may run."""
+
+    jobs: tuple[JobId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobsCancelled:
+    """Nobody wants these jobs any more."""
+
+    jobs: tuple[JobId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A lot reports on its leases. Its message is acknowledged once what it brought is recorded."""
+
+    lot: LotId
+    sequence: int  # of the message; 0: needs no acknowledgement
+    reports: tuple[Report, ...]
+
+
+Event = (
+    LotJoined
+    | LotLost
+    | LotLeft
+    | SpeedsMeasured
+    | NodesOffered
+    | NodesLeft
+    | Beats
+    | NodesCordoned
+    | NodesDrained
+    | JobsSubmitted
+    | JobsSaved
+    | JobsCancelled
+    | Progressed
+)

@@ -1,0 +1,259 @@
+"""The fleet: nodes in columns, their lots, and buckets of those that are free. Knows no job."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.core.events import Cause, LotId, ModelSpeed, Rows
+from coordinator.core.settings import SchedulingSettings
+
+Capability = tuple[tuple[str, int, bool, int], ...]
+"""What a lot can run, coarsely: (model, log of its speed, resident, batch) by name. Lots alike share one."""
+
+Bucket = dict[int, None]
+"""Rows, last in first out; a dict, so that any of them can leave."""
+
+
+@dataclass(slots=True)
+class Lot:
+    """One process that holds vehicles."""
+
+    incarnation: int
+    rows: Rows
+    speeds: dict[str, ModelSpeed] = field(default_factory=dict)
+    capability: int = 0
+    connected: bool = True
+    lost_s: float | None = None  # when its link broke
+    disconnecting: bool = False  # its link was told to break
+
+
+class Fleet:
+    """Every vehicle known, by row. `refresh` keeps the buckets true after a change to a row."""
+
+    _COLUMNS = (
+        ("lot", np.int32),
+        ("profile", np.int16),
+        ("power_w", np.float32),
+        ("present", np.bool_),
+        ("cordoned", np.bool_),
+        ("draining", np.bool_),
+        ("until_s", np.float64),
+        ("share", np.float64),
+        ("seen_s", np.float64),
+        ("batch_leases", np.int16),
+        ("interactive_leases", np.int16),
+        ("items_done", np.int64),
+        ("departures", np.int32),
+    )
+
+    lot: NDArray[np.int32]
+    profile: NDArray[np.int16]
+    power_w: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    cordoned: NDArray[np.bool_]
+    draining: NDArray[np.bool_]
+    until_s: NDArray[np.float64]
+    share: NDArray[np.float64]
+    seen_s: NDArray[np.float64]
+    batch_leases: NDArray[np.int16]
+    interactive_leases: NDArray[np.int16]
+    items_done: NDArray[np.int64]
+    departures: NDArray[np.int32]
+
+    def __init__(self, settings: SchedulingSettings) -> None:
+        self._settings = settings
+        self.size = 0
+        for name, dtype in self._COLUMNS:
+            setattr(self, name, np.zeros(0, dtype))
+        self.lots: dict[LotId, Lot] = {}
+        self.profiles: list[str] = []
+        self.version = 0  # grows whenever a row gets free, so that a blocked queue knows when to look again
+        self._capabilities: list[Capability] = [()]
+        self._capability_ids: dict[Capability, int] = {(): 0}
+        self._serving: list[int] = [0]  # rows that take work, by capability
+        self._by_model: dict[str, list[int]] = {}  # capabilities that run it, the fastest first
+        # [interactive][capability]: (leases held, - window class) -> rows
+        self._free: tuple[list[dict[tuple[int, int], Bucket]], ...] = ([{}], [{}])
+        self._place: list[tuple[int, tuple[int, int] | None, tuple[int, int] | None] | None] = []
+
+    def join(self, lot: LotId, incarnation: int, rows: Rows, profiles: Iterable[str], now_s: float) -> None:
+        """Enter a lot's vehicles: they are here, and offer nothing yet."""
+        self._grow(int(rows.max(initial=-1)) + 1)
+        self.lot[rows] = lot
+        self.profile[rows] = [self._profile_id(profile) for profile in profiles]
+        self.seen_s[rows] = now_s
+        self.lots[lot] = Lot(incarnation, rows)
+
+    def measure(self, lot_id: LotId, speeds: dict[str, ModelSpeed], now_s: float) -> None:
+        """Enter what a lot can run, and how fast."""
+        lot = self.lots[lot_id]
+        lot.speeds = speeds
+        capability = self._capability_id(speeds)
+        if capability != lot.capability:
+            lot.capability = capability
+            self.refresh_all(lot.rows[self.present[lot.rows]], now_s)
+
+    def leave(self, row: int) -> None:
+        """A vehicle that was here is gone; its leases are the caller's to end first."""
+        self.present[row] = False
+        self.share[row] = 0.0
+        self.draining[row] = False
+        self.departures[row] += 1
+        self._take_out(row)
+
+    def serves(self, row: int) -> bool:
+        """Whether a vehicle takes new work."""
+        return bool(
+            self.present[row]
+            and self.share[row] > 0
+            and not self.cordoned[row]
+            and not self.draining[row]
+            and self.lots[LotId(int(self.lot[row]))].connected
+        )
+
+    def speed(self, row: int, model: str) -> ModelSpeed:
+        """How this vehicle alone runs a model that its lot offers."""
+        speed = self.lots[LotId(int(self.lot[row]))].speeds[model]
+        return ModelSpeed(speed.items_per_s * float(self.share[row]), speed.load_s, speed.batch_items)
+
+    def offers(self, row: int, model: str) -> bool:
+        """Whether the lot of this vehicle runs a model."""
+        return model in self.lots[LotId(int(self.lot[row]))].speeds
+
+    def capable(self, model: str) -> int:
+        """Vehicles that take new work and run this model."""
+        return sum(self._serving[capability] for capability in self._by_model.get(model, ()))
+
+    def candidates(self, model: str, interactive: bool) -> Iterator[int]:
+        """Free rows for a model: fewest leases first, then the longest windows, then the fastest lots.
+
+        The caller may change rows only after it has stopped iterating.
+        """
+        free = self._free[interactive]
+        keyed = [
+            (key, rank, capability)
+            for rank, capability in enumerate(self._by_model.get(model, ()))
+            for key in free[capability]
+        ]
+        if len(keyed) > 1:
+            keyed.sort()
+        for key, _, capability in keyed:
+            yield from reversed(free[capability][key])
+
+    def refresh(self, row: int, now_s: float) -> None:
+        """Put a row into the buckets where it belongs now."""
+        self._take_out(row)
+        if not self.serves(row):
+            return
+        capability = self.lots[LotId(int(self.lot[row]))].capability
+        window = -_window_class(float(self.until_s[row]) - now_s)
+        batch, interactive = int(self.batch_leases[row]), int(self.interactive_leases[row])
+        batch_key = (batch, window) if batch < self._settings.slices_in_hand else None
+        interactive_key = (interactive, window) if interactive < self._settings.interactive_in_hand else None
+        if batch_key is not None:
+            self._free[False][capability].setdefault(batch_key, {})[row] = None
+        if interactive_key is not None:
+            self._free[True][capability].setdefault(interactive_key, {})[row] = None
+        self._serving[capability] += 1
+        self._place[row] = (capability, batch_key, interactive_key)
+        self.version += 1
+
+    def refresh_all(self, rows: Rows, now_s: float) -> None:
+        """Put rows into the buckets where they belong now."""
+        for row in rows.tolist():
+            self.refresh(row, now_s)
+
+    def silent(self, now_s: float) -> Rows:
+        """Rows here on an open link that have not been heard of for too long."""
+        quiet = self.present[: self.size] & (self.seen_s[: self.size] + self._settings.silent_after_s <= now_s)
+        return np.flatnonzero(quiet).astype(np.int32)
+
+    def buckets_are_true(self) -> bool:
+        """Whether every row stands exactly where its columns say (but for the window class, which ages)."""
+        for row in range(self.size):
+            place = self._place[row]
+            if (place is not None) != self.serves(row):
+                return False
+            if place is not None:
+                capability, *keys = place
+                held = (int(self.batch_leases[row]), int(self.interactive_leases[row]))
+                limits = (self._settings.slices_in_hand, self._settings.interactive_in_hand)
+                for kind, key in enumerate(keys):
+                    if (key is not None) != (held[kind] < limits[kind]):
+                        return False
+                    if key is not None and (key[0] != held[kind] or row not in self._free[kind][capability][key]):
+                        return False
+        placed = [place for place in self._place if place is not None]
+        return sum(self._serving) == len(placed)
+
+    def _take_out(self, row: int) -> None:
+        place = self._place[row]
+        if place is None:
+            return
+        capability, batch_key, interactive_key = place
+        for kind, key in ((False, batch_key), (True, interactive_key)):
+            if key is not None:
+                buckets = self._free[kind][capability]
+                bucket = buckets[key]
+                del bucket[row]
+                if not bucket:
+                    del buckets[key]
+        self._serving[capability] -= 1
+        self._place[row] = None
+
+    def _grow(self, size: int) -> None:
+        if size <= self.size:
+            return
+        if size > len(self.lot):
+            room = max(size, 2 * len(self.lot), 64)
+            for name, dtype in self._COLUMNS:
+                column = np.zeros(room, dtype)
+                column[: self.size] = getattr(self, name)[: self.size]
+                setattr(self, name, column)
+        self._place.extend([None] * (size - self.size))
+        self.size = size
+
+    def _profile_id(self, profile: str) -> int:
+        if profile not in self.profiles:
+            self.profiles.append(profile)
+        return self.profiles.index(profile)
+
+    def _capability_id(self, speeds: dict[str, ModelSpeed]) -> int:
+        capability: Capability = tuple(
+            (model, round(4 * log(speed.items_per_s)), speed.load_s == 0, speed.batch_items)
+            for model, speed in sorted(speeds.items())
+        )
+        known = self._capability_ids.get(capability)
+        if known is not None:
+            return known
+        number = len(self._capabilities)
+        self._capabilities.append(capability)
+        self._capability_ids[capability] = number
+        self._serving.append(0)
+        for free in self._free:
+            free.append({})
+        for model, speed, resident, _ in capability:
+            ranked = self._by_model.setdefault(model, [])
+            ranked.append(number)
+            ranked.sort(key=lambda at: self._rank(at, model))
+            del speed, resident
+        return number
+
+    def _rank(self, capability: int, model: str) -> tuple[bool, int]:
+        speed, resident = next(
+            (speed, resident) for name, speed, resident, _ in self._capabilities[capability] if name == model
+        )
+        return (not resident, -speed)
+
+
+def cause_label(cause: Cause) -> str:
+    """The cause as a label value."""
+    return cause.name.lower()
+
+
+def _window_class(remaining_s: float) -> int:
+    """Windows within a factor of two share a class."""
+    return int(min(max(remaining_s, 1.0), 1e9)).bit_length()

@@ -1,0 +1,111 @@
+"""A job: which of its items are open, lent, finished or failed, and what became of those that went wrong."""
+
+from dataclasses import dataclass
+
+from coordinator.core.effects import Outcome
+from coordinator.core.events import JobSpec, Token
+from coordinator.core.lease import Lease
+from coordinator.core.ranges import Range, Ranges
+
+
+@dataclass(slots=True)
+class Trouble:
+    """The history of one item that has gone wrong at least once."""
+
+    errors: int = 0
+    deaths: int = 0  # processes that ended while they ran it alone
+    solo: bool = False  # suspected of killing a process: run it with nothing else in flight
+    last_node: int = -1
+    code: str = ""
+    message: str = ""
+
+
+class Job:
+    """One job. Every item is in exactly one place: open, waiting (open, with a history), lent, done or failed."""
+
+    __slots__ = (
+        "done",
+        "ended",
+        "failed",
+        "leases",
+        "lent",
+        "missed_deadline",
+        "open",
+        "queued",
+        "ready",
+        "sequence",
+        "spec",
+        "started_s",
+        "submitted_s",
+        "troubles",
+        "waiting",
+    )
+
+    def __init__(self, spec: JobSpec, sequence: int, submitted_s: float, ready: bool) -> None:
+        self.spec = spec
+        self.sequence = sequence  # order of submission
+        self.submitted_s = submitted_s
+        self.started_s: float | None = None  # its first lease
+        self.ready = ready  # its submission is saved, or need not be
+        self.queued = False  # stands in the scheduler's queue
+        self.open = Ranges([(0, spec.items)])
+        self.waiting: dict[int, Trouble] = {}  # items to try again, in order of return
+        self.troubles: dict[int, Trouble] = {}  # of all items that have a history
+        self.lent = 0
+        self.done = 0
+        self.failed = 0
+        self.leases: dict[Token, Lease] = {}
+        self.ended: Outcome | None = None
+        self.missed_deadline = False
+
+    @property
+    def placeable(self) -> int:
+        """Items that could be lent now."""
+        return self.open.count + len(self.waiting) if self.ready and self.ended is None else 0
+
+    @property
+    def settled(self) -> int:
+        """Items that have a result or an error."""
+        return self.done + self.failed
+
+    def carve(self, count: int, node: int, choosy: bool) -> tuple[tuple[Range, ...], bool]:
+        """Take out up to `count` items for a node, and whether they are to run solo.
+
+        Items that went wrong come first; with `choosy` one does not go back to the node where it did. Nothing may
+        be fit: then the ranges are empty.
+        """
+        again: list[int] = []
+        for item, trouble in self.waiting.items():
+            if choosy and trouble.last_node == node:
+                continue
+            if trouble.solo:
+                if again:
+                    break
+                del self.waiting[item]
+                self.lent += 1
+                return ((item, 1),), True
+            again.append(item)
+            if len(again) == count:
+                break
+        for item in again:
+            del self.waiting[item]
+        ranges = tuple(Ranges((item, 1) for item in again)) if again else self.open.take(count)
+        self.lent += sum(size for _, size in ranges)
+        return ranges, False
+
+    def give_back(self, item_ranges: tuple[Range, ...]) -> None:
+        """Return lent items to where they may be lent again."""
+        for first, count in item_ranges:
+            self.lent -= count
+            run = first
+            for item in sorted(self.troubles.keys() & range(first, first + count)) if self.troubles else ():
+                self.waiting[item] = self.troubles[item]
+                if item > run:
+                    self.open.add(run, item - run)
+                run = item + 1
+            if run < first + count:
+                self.open.add(run, first + count - run)
+
+    def trouble(self, item: int) -> Trouble:
+        """The history of an item, begun if it has none."""
+        return self.troubles.setdefault(item, Trouble())

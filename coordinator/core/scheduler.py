@@ -1,0 +1,626 @@
+"""The scheduler: facts in, orders out. It alone changes jobs, leases and nodes, and only in `handle`."""
+
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from math import ceil, inf
+from typing import assert_never
+
+import numpy as np
+
+from coordinator.core import invariants, views
+from coordinator.core.bits import mask
+from coordinator.core.effects import (
+    Acknowledge,
+    Disconnect,
+    Drain,
+    Drop,
+    Effects,
+    EndRecord,
+    FailureRecord,
+    Grant,
+    JobRecord,
+    Outcome,
+    Record,
+    ResultsRecord,
+    Revoke,
+)
+from coordinator.core.events import (
+    Beats,
+    Cause,
+    Event,
+    HeldLease,
+    JobId,
+    JobsCancelled,
+    JobSpec,
+    JobsSaved,
+    JobsSubmitted,
+    LeaseEnd,
+    LotId,
+    LotJoined,
+    LotLeft,
+    LotLost,
+    ModelSpeed,
+    NodesCordoned,
+    NodesDrained,
+    NodesLeft,
+    NodesOffered,
+    Progressed,
+    Report,
+    Rows,
+    SpeedsMeasured,
+    Token,
+)
+from coordinator.core.fleet import cause_label
+from coordinator.core.job import Job
+from coordinator.core.lease import Lease, ranges_of
+from coordinator.core.queues import Queue, Queues, urgency
+from coordinator.core.ranges import Range
+from coordinator.core.settings import SchedulingSettings
+from coordinator.core.snapshot import Snapshot
+from coordinator.core.state import State
+
+MOST_ITEMS = 4096
+"""Items in one lease at most: its bitmaps stay short."""
+
+_MOST_CANDIDATES = 256
+"""Nodes looked at for one slice: a request must not cost more in a larger fleet."""
+
+_SILENCE_CHECK_S = 1.0
+
+_END_OF_CAUSE = {
+    Cause.UNPLUGGED: LeaseEnd.UNPLUGGED,
+    Cause.DRAINED: LeaseEnd.DRAINED,
+    Cause.SILENT: LeaseEnd.SILENT,
+    Cause.DIED: LeaseEnd.DIED,
+}
+
+
+class Scheduler:
+    """Who runs what. `epoch` numbers this run of the coordinator and is part of every token."""
+
+    def __init__(self, settings: SchedulingSettings, epoch: int) -> None:
+        self.state = state = State(settings, epoch)
+        self.settings, self.epoch = settings, epoch
+        self.fleet, self.jobs, self.leases = state.fleet, state.jobs, state.leases
+        self.held, self.tally = state.held, state.tally
+        self._queues = Queues()
+        self._attempt = 0
+        self._sequence = 0
+        self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
+        self._expiries: list[tuple[float, Token]] = []  # may be early: a report puts the true time off
+        self._deadlines: list[tuple[float, JobId]] = []
+        self._broken: dict[LotId, float] = {}  # lots whose link broke, and until when they may come back
+        self._silence_check_s = -inf
+
+    def handle(self, events: Sequence[Event], now_s: float) -> Effects:
+        """Take facts in, in order, and say what to do. `now_s` never goes back."""
+        effects = Effects()
+        for event in events:
+            self._apply(event, now_s, effects)
+        self._expire(now_s, effects)
+        self._place(now_s, effects)
+        return effects
+
+    def next_wakeup_s(self) -> float | None:
+        """Call `handle((), now)` by then even if nothing happens; None when there is nothing to wait for."""
+        times = [*self._broken.values()]
+        if self._expiries:
+            times.append(self._expiries[0][0])
+        if self._deadlines:
+            times.append(self._deadlines[0][0])
+        if self.fleet.lots:
+            times.append(self._silence_check_s + _SILENCE_CHECK_S)
+        return min(times, default=None)
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """Counts for metrics and consoles."""
+        return views.snapshot(self.state, now_s)
+
+    def validate(self) -> None:
+        """Check every invariant; raises AssertionError with the one that does not hold."""
+        invariants.validate(self.state)
+
+    @classmethod
+    def restore(
+        cls, settings: SchedulingSettings, epoch: int, records: Iterable[Record], now_s: float
+    ) -> "Scheduler":
+        """The core again, from what was saved: jobs and what is settled of them, but no node and no lease.
+
+        A deadline in a restored `JobSpec` is in the seconds of this run.
+        """
+        scheduler = cls(settings, epoch)
+        for record in records:
+            scheduler._replay(record, now_s)
+        for job in scheduler.jobs.values():
+            scheduler._queues.put(job)
+        return scheduler
+
+    # Facts
+
+    def _apply(self, event: Event, now_s: float, effects: Effects) -> None:
+        match event:
+            case Progressed():
+                self._progressed(event, now_s, effects)
+            case JobsSubmitted():
+                for spec in event.jobs:
+                    self._submit(spec, now_s, effects)
+            case JobsSaved():
+                for job_id in event.jobs:
+                    self.jobs[job_id].ready = True
+                    self._queues.put(self.jobs[job_id])
+            case JobsCancelled():
+                for job_id in event.jobs:
+                    job = self.jobs.get(job_id)
+                    if job is not None and job.ended is None:
+                        self._end_job(job, Outcome.CANCELLED, "cancelled", now_s, effects)
+            case Beats():
+                self.fleet.seen_s[event.node] = now_s
+            case NodesOffered():
+                self._offered(event, now_s)
+            case NodesLeft():
+                for row, cause in zip(event.node.tolist(), event.cause.tolist(), strict=True):
+                    self._leave(row, Cause(cause), now_s, effects)
+            case SpeedsMeasured():
+                if event.lot in self.fleet.lots:
+                    self.fleet.measure(event.lot, event.speeds, now_s)
+            case LotJoined():
+                self._join(event, now_s, effects)
+            case LotLost():
+                self._lose(event.lot, now_s)
+            case LotLeft():
+                self._broken.pop(event.lot, None)
+                self._leave_lot(event.lot, Cause.DRAINED, now_s, effects)
+                self.fleet.lots[event.lot].connected = False
+            case NodesCordoned():
+                self.fleet.cordoned[event.node] = event.cordoned
+                self.fleet.refresh_all(event.node, now_s)
+            case NodesDrained():
+                self._drain(event.node, now_s, effects)
+            case _:
+                assert_never(event)
+
+    def _submit(self, spec: JobSpec, now_s: float, effects: Effects) -> None:
+        self._sequence += 1
+        job = Job(spec, self._sequence, now_s, ready=spec.interactive)
+        self.jobs[spec.job] = job
+        self.tally.jobs_submitted[spec.api, spec.model, spec.tenant] += 1
+        deadline_s = spec.deadline_s
+        if spec.interactive:
+            deadline_s = min(deadline_s, now_s + self.settings.interactive_timeout_s)
+            self._queues.put(job)
+        else:
+            effects.save.append(JobRecord(spec))
+        if deadline_s < inf:
+            heappush(self._deadlines, (deadline_s, spec.job))
+
+    def _progressed(self, event: Progressed, now_s: float, effects: Effects) -> None:
+        if event.sequence:
+            effects.acknowledge.append(Acknowledge(event.lot, event.sequence))
+            if event.sequence <= self._acknowledged.get(event.lot, 0):
+                return  # sent again after a reconnection
+            self._acknowledged[event.lot] = event.sequence
+        for report in event.reports:
+            lease = self.leases.get(report.token)
+            if lease is not None and lease.lot == event.lot:
+                self._report(lease, report, now_s, effects)
+                continue
+            late = report.done.bit_count() + len(report.errors)
+            if late:
+                self.tally.results_rejected["stale_token"] += late
+            if report.ended is None:
+                effects.send.append(Revoke(event.lot, report.token, "unknown"))
+
+    def _report(self, lease: Lease, report: Report, now_s: float, effects: Effects) -> None:
+        job = self.jobs[lease.job]
+        undone = lease.undone
+        accepted = report.done & undone
+        if accepted:
+            count = accepted.bit_count()
+            lease.done |= accepted
+            job.lent -= count
+            job.done += count
+            self.fleet.items_done[lease.node] += count
+            effects.record(
+                lease.interactive,
+                ResultsRecord(lease.job, report.serial, lease.ranges, report.done, accepted),
+            )
+        if report.done & ~undone:
+            self.tally.results_rejected["duplicate"] += (report.done & ~undone).bit_count()
+        for offset, code, message in report.errors:
+            if undone >> offset & 1 and offset < lease.items:
+                self._item_error(job, lease, offset, code, message, effects)
+        if report.running is not None:
+            lease.running = report.running
+        lease.reported_s = now_s
+        lease.expires_s = now_s + lease.lease_s
+        self._meter(lease, report.useful_s, report.lost_s, report.loading_s, report.energy_modelled_j)
+        if report.ended is not None or not lease.undone:
+            self._end_lease(lease, report.ended or LeaseEnd.FINISHED, now_s)
+            self._finish_if_settled(job, now_s, effects)
+
+    def _item_error(self, job: Job, lease: Lease, offset: int, code: str, message: str, effects: Effects) -> None:
+        lease.failed |= 1 << offset
+        item = lease.item(offset)
+        trouble = job.trouble(item)
+        trouble.errors += 1
+        trouble.last_node, trouble.code, trouble.message = lease.node, code, message
+        job.lent -= 1
+        if code == "bad_input" or trouble.errors >= self.settings.item_attempts:
+            self._fail_item(job, item, effects)
+        else:
+            job.waiting[item] = trouble
+            self._queues.put(job)
+
+    def _fail_item(self, job: Job, item: int, effects: Effects) -> None:
+        trouble = job.troubles[item]
+        job.failed += 1
+        effects.record(job.spec.interactive, FailureRecord(job.spec.job, item, trouble.code, trouble.message))
+
+    def _offered(self, event: NodesOffered, now_s: float) -> None:
+        fleet, rows = self.fleet, event.node
+        fleet.present[rows] = True
+        fleet.until_s[rows] = event.until_s
+        fleet.share[rows] = event.share
+        fleet.seen_s[rows] = now_s
+        fleet.refresh_all(rows, now_s)
+
+    def _drain(self, rows: Rows, now_s: float, effects: Effects) -> None:
+        fleet = self.fleet
+        here = rows[fleet.present[rows]]
+        fleet.draining[here] = True
+        fleet.refresh_all(here, now_s)
+        for lot in np.unique(fleet.lot[here]).tolist():
+            of_lot = here[fleet.lot[here] == lot]
+            effects.send.append(Drain(LotId(lot), tuple(of_lot.tolist())))
+
+    # Lots
+
+    def _join(self, event: LotJoined, now_s: float, effects: Effects) -> None:
+        fleet, known = self.fleet, self.fleet.lots.get(event.lot)
+        if known is not None and known.incarnation == event.incarnation:
+            known.connected, known.disconnecting = True, False
+            self._broken.pop(event.lot, None)
+            fleet.seen_s[known.rows] = now_s
+            fleet.refresh_all(known.rows, now_s)
+        else:
+            if known is not None:
+                self._die(event.lot, now_s, effects)
+            self._acknowledged.pop(event.lot, None)
+            fleet.join(event.lot, event.incarnation, event.node, event.profile, now_s)
+        fleet.power_w[event.node] = event.power_w
+        forgotten = {token for row in event.node.tolist() for token in self.held.get(row, ())}
+        dropped: list[Token] = []
+        for held in event.held:
+            if held.token in forgotten:
+                forgotten.discard(held.token)
+            elif not self._adopt(event.lot, held, now_s):
+                dropped.append(held.token)
+        for token in forgotten:  # the grant never arrived
+            lease = self.leases[token]
+            self._end_lease(lease, LeaseEnd.REFUSED, now_s)
+        effects.send.append(Drop(event.lot, tuple(dropped)))
+
+    def _adopt(self, lot: LotId, held: HeldLease, now_s: float) -> bool:
+        """Take a lease over that a lot held before this coordinator knew it; False when none of it is open."""
+        job = self.jobs.get(held.job)
+        if job is None or job.ended is not None or not job.ready or held.token in self.leases:
+            return False
+        items = sum(count for _, count in held.ranges)
+        wanted, offset = 0, 0
+        for first, count in held.ranges:
+            for item in range(first, first + count):
+                wanted |= (item in job.open) << offset
+                offset += 1
+        if not wanted:
+            return False
+        for first, count in ranges_of(held.ranges, wanted):
+            job.open.remove(first, count)
+            job.lent += count
+        lease = self._lease(held.token, lot, held.node, job, held.ranges, items, False, expected_s=0.0, now_s=now_s)
+        lease.done = mask(items) & ~wanted  # others have those
+        return True
+
+    def _lose(self, lot_id: LotId, now_s: float) -> None:
+        lot = self.fleet.lots[lot_id]
+        lot.connected = False
+        self._broken[lot_id] = now_s + self.settings.reconnect_grace_s
+        self.fleet.refresh_all(lot.rows, now_s)
+
+    def _die(self, lot_id: LotId, now_s: float, effects: Effects) -> None:
+        """The process of a lot ended without a word: what it ran is suspect, and its vehicles are gone."""
+        self._broken.pop(lot_id, None)
+        leases = [
+            lease for row in self.fleet.lots[lot_id].rows.tolist() for lease in self.held.get(row, {}).values()
+        ]
+        alone = [lease for lease in leases if lease.solo and lease.running & lease.undone]
+        for lease in alone:
+            self._count_death(lease, effects)
+        for lease in leases:
+            if not alone and not lease.solo:
+                suspects = lease.undone if lease.interactive else lease.running & lease.undone
+                for item in lease.items_of(suspects):
+                    trouble = self.jobs[lease.job].trouble(item)
+                    trouble.solo, trouble.last_node = True, lease.node
+        self._leave_lot(lot_id, Cause.DIED, now_s, effects)
+
+    def _count_death(self, lease: Lease, effects: Effects) -> None:
+        """A process died while it ran the one item of this lease alone."""
+        job, item = self.jobs[lease.job], lease.item(0)
+        trouble = job.trouble(item)
+        trouble.deaths += 1
+        trouble.solo, trouble.last_node, trouble.code = True, lease.node, "node_died"
+        before = f"; before that: {trouble.message}" if trouble.errors else ""
+        if trouble.deaths >= self.settings.item_deaths:
+            trouble.message = f"{trouble.deaths} processes died while running this item alone{before}"
+            lease.failed |= 1
+            job.lent -= 1
+            self._fail_item(job, item, effects)
+
+    def _leave_lot(self, lot_id: LotId, cause: Cause, now_s: float, effects: Effects) -> None:
+        for row in self.fleet.lots[lot_id].rows.tolist():
+            self._leave(row, cause, now_s, effects)
+
+    def _leave(self, row: int, cause: Cause, now_s: float, effects: Effects) -> None:
+        if not self.fleet.present[row]:
+            return
+        for lease in list(self.held.get(row, {}).values()):
+            if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
+                lost_s = min(now_s - lease.reported_s, lease.expected_s)
+                self._meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
+            self._end_lease(lease, _END_OF_CAUSE[cause], now_s)
+            self._finish_if_settled(self.jobs[lease.job], now_s, effects)
+        self.fleet.leave(row)
+        self.tally.departures[cause_label(cause), self._profile(row)] += 1
+
+    # Time
+
+    def _expire(self, now_s: float, effects: Effects) -> None:
+        for lot_id in [lot for lot, until_s in self._broken.items() if until_s <= now_s]:
+            self._die(lot_id, now_s, effects)
+        while self._expiries and self._expiries[0][0] <= now_s:
+            _, token = heappop(self._expiries)
+            lease = self.leases.get(token)
+            if lease is None:
+                continue
+            if lease.expires_s > now_s:
+                heappush(self._expiries, (lease.expires_s, token))
+                continue
+            effects.send.append(Revoke(lease.lot, token, "expired"))
+            self._end_lease(lease, LeaseEnd.EXPIRED, now_s)
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            self._pass_deadline(heappop(self._deadlines)[1], now_s, effects)
+        if now_s >= self._silence_check_s + _SILENCE_CHECK_S:
+            self._silence_check_s = now_s
+            self._end_silent(now_s, effects)
+
+    def _pass_deadline(self, job_id: JobId, now_s: float, effects: Effects) -> None:
+        job = self.jobs.get(job_id)
+        if job is None or job.ended is not None:
+            return
+        job.missed_deadline = True
+        self.tally.deadlines_missed[_class(job)] += 1
+        if job.spec.interactive:
+            self._end_job(job, Outcome.EXPIRED, "expired", now_s, effects)
+
+    def _end_silent(self, now_s: float, effects: Effects) -> None:
+        silent = self.fleet.silent(now_s)
+        for row in silent.tolist():
+            self._leave(row, Cause.SILENT, now_s, effects)
+        for lot_id in np.unique(self.fleet.lot[silent]).tolist():
+            lot = self.fleet.lots[LotId(lot_id)]
+            if lot.connected and not lot.disconnecting and not self.fleet.present[lot.rows].any():
+                lot.disconnecting = True
+                effects.send.append(Disconnect(LotId(lot_id)))
+
+    # Placement
+
+    def _place(self, now_s: float, effects: Effects) -> None:
+        queues = self._queues.ready(self.fleet.version)
+        if not queues:
+            return
+        blocked: list[Queue] = []
+        while queues:
+            queue = min(queues, key=urgency) if len(queues) > 1 else queues[0]
+            if queue.head() is None:
+                queues.remove(queue)
+            elif not self._place_next(queue, now_s, effects):
+                queues.remove(queue)
+                blocked.append(queue)
+        for queue in blocked:
+            queue.blocked_at = self.fleet.version
+
+    def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
+        """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
+        passed: list[Job] = []
+        placed = False
+        capable = self.fleet.capable(queue.model)
+        while not placed and (job := queue.head()) is not None:
+            placed = self._place_job(job, capable, now_s, effects)
+            if not placed:
+                if not job.waiting:
+                    break  # no free node at all: the next job would find none either
+                passed.append(queue.drop_head())
+        for job in passed:
+            self._queues.put(job)
+        self.tally.decisions["placed" if placed else "no_node"] += 1
+        return placed
+
+    def _place_job(self, job: Job, capable: int, now_s: float, effects: Effects) -> bool:
+        spec, fleet = job.spec, self.fleet
+        for tried, row in enumerate(fleet.candidates(spec.model, spec.interactive)):
+            if tried == _MOST_CANDIDATES:
+                break
+            speed = fleet.speed(row, spec.model)
+            count = self._slice_items(job, speed, float(fleet.until_s[row]) - now_s, capable)
+            if count < 1:
+                self.tally.decisions["window_too_short"] += 1
+                continue
+            ranges, solo = job.carve(count, row, choosy=capable > 1)
+            if not ranges:
+                continue
+            self._grant(job, row, ranges, solo, speed, now_s, effects)
+            return True
+        return False
+
+    def _slice_items(self, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
+        """Items to lend to a node of this speed with this much window left; 0 when none would fit."""
+        settings, spec = self.settings, job.spec
+        room_s = window_s * settings.window_margin - speed.load_s
+        fit = min(room_s * speed.items_per_s, MOST_ITEMS)
+        if fit < 1:
+            return 0
+        in_hand = 1 if spec.interactive else settings.slices_in_hand
+        fair = ceil(job.placeable / (in_hand * max(capable, 1)))
+        least = ceil(settings.slice_least_s * speed.items_per_s)
+        target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
+        by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
+        return int(min(fit, target, by_size, max(fair, least)))
+
+    def _grant(
+        self,
+        job: Job,
+        row: int,
+        ranges: tuple[Range, ...],
+        solo: bool,
+        speed: ModelSpeed,
+        now_s: float,
+        effects: Effects,
+    ) -> None:
+        self._attempt += 1
+        token = Token(self.epoch, self._attempt)
+        items = sum(count for _, count in ranges)
+        lot = LotId(int(self.fleet.lot[row]))
+        lease = self._lease(
+            token, lot, row, job, ranges, items, solo, speed.load_s + items / speed.items_per_s, now_s
+        )
+        if job.started_s is None:
+            job.started_s = now_s
+        effects.send.append(
+            Grant(
+                lot,
+                row,
+                token,
+                job.spec.job,
+                job.spec.model,
+                ranges,
+                lease.lease_s,
+                job.spec.interactive,
+                solo,
+            )
+        )
+
+    # Leases and jobs
+
+    def _lease(
+        self,
+        token: Token,
+        lot: LotId,
+        row: int,
+        job: Job,
+        ranges: tuple[Range, ...],
+        items: int,
+        solo: bool,
+        expected_s: float,
+        now_s: float,
+    ) -> Lease:
+        spec = job.spec
+        lease_s = self.settings.lease_least_s + self.settings.lease_factor * expected_s
+        lease = Lease(
+            token,
+            lot,
+            row,
+            spec.job,
+            spec.model,
+            ranges,
+            items,
+            spec.interactive,
+            solo,
+            now_s,
+            expected_s,
+            lease_s,
+            now_s + lease_s,
+            now_s,
+        )
+        self.leases[token] = lease
+        self.held.setdefault(row, {})[token] = lease
+        job.leases[token] = lease
+        heappush(self._expiries, (lease.expires_s, token))
+        self._count_held(row, spec.interactive, 1, now_s)
+        return lease
+
+    def _end_lease(self, lease: Lease, end: LeaseEnd, now_s: float) -> None:
+        """Forget a lease; what it did not settle may be lent again."""
+        job = self.jobs[lease.job]
+        del self.leases[lease.token], job.leases[lease.token]
+        held = self.held[lease.node]
+        del held[lease.token]
+        if not held:
+            del self.held[lease.node]
+        undone = lease.undone
+        if undone:
+            job.give_back(lease.ranges_of(undone))
+            self._queues.put(job)
+        self.tally.leases[end.name.lower(), self._profile(lease.node)] += 1
+        self._count_held(lease.node, lease.interactive, -1, now_s)
+
+    def _count_held(self, row: int, interactive: bool, change: int, now_s: float) -> None:
+        fleet = self.fleet
+        if interactive:
+            fleet.interactive_leases[row] += change
+        else:
+            fleet.batch_leases[row] += change
+        fleet.refresh(row, now_s)
+
+    def _finish_if_settled(self, job: Job, now_s: float, effects: Effects) -> None:
+        if job.ended is None and job.settled == job.spec.items:
+            self._end_job(job, Outcome.DONE, "cancelled", now_s, effects)
+
+    def _end_job(self, job: Job, outcome: Outcome, cause: str, now_s: float, effects: Effects) -> None:
+        for lease in list(job.leases.values()):
+            effects.send.append(Revoke(lease.lot, lease.token, cause))
+            self._end_lease(lease, LeaseEnd.REVOKED, now_s)
+        job.ended = outcome
+        label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
+        self.tally.jobs_finished[label, job.spec.model] += 1
+        effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome))
+        if job.spec.interactive:
+            del self.jobs[job.spec.job]
+
+    def _meter(
+        self, lease: Lease, useful_s: float, lost_s: float, loading_s: float, energy_modelled_j: float
+    ) -> None:
+        """Book accelerator-seconds and modelled joules; the joules are split as the seconds are."""
+        profile = self._profile(lease.node)
+        total_s = useful_s + lost_s + loading_s
+        for use, seconds in (("useful", useful_s), ("lost", lost_s), ("loading", loading_s)):
+            if seconds > 0:
+                self.tally.accelerator_s[profile, use] += seconds
+                self.tally.energy_modelled_j[profile, use] += energy_modelled_j * seconds / total_s
+
+    def _profile(self, row: int) -> str:
+        return self.fleet.profiles[int(self.fleet.profile[row])]
+
+    def _replay(self, record: Record, now_s: float) -> None:
+        match record:
+            case JobRecord(spec):
+                self._sequence += 1
+                self.jobs[spec.job] = Job(spec, self._sequence, now_s, ready=True)
+                if spec.deadline_s < inf:
+                    heappush(self._deadlines, (spec.deadline_s, spec.job))
+            case ResultsRecord(job_id, _, ranges, _, accepted):
+                for first, count in ranges_of(ranges, accepted):
+                    self.jobs[job_id].open.remove(first, count)
+                    self.jobs[job_id].done += count
+            case FailureRecord(job_id, item, code, message):
+                self.jobs[job_id].open.remove(item, 1)
+                self.jobs[job_id].failed += 1
+                trouble = self.jobs[job_id].trouble(item)
+                trouble.code, trouble.message = code, message
+            case EndRecord(job_id, outcome):
+                self.jobs[job_id].ended = outcome
+            case _:
+                assert_never(record)
+
+
+def _class(job: Job) -> str:
+    return "interactive" if job.spec.interactive else "batch"

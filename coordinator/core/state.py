@@ -1,0 +1,23 @@
+"""The state of the core, in one place: the scheduler changes it, views and invariants read it."""
+
+from coordinator.core.events import JobId, Token
+from coordinator.core.fleet import Fleet
+from coordinator.core.job import Job
+from coordinator.core.lease import Lease
+from coordinator.core.settings import SchedulingSettings
+from coordinator.core.tally import Tally
+
+
+class State:
+    """Nodes, jobs and leases, and what was counted."""
+
+    __slots__ = ("epoch", "fleet", "held", "jobs", "leases", "settings", "tally")
+
+    def __init__(self, settings: SchedulingSettings, epoch: int) -> None:
+        self.settings = settings
+        self.epoch = epoch  # of this run of the coordinator
+        self.fleet = Fleet(settings)
+        self.jobs: dict[JobId, Job] = {}
+        self.leases: dict[Token, Lease] = {}
+        self.held: dict[int, dict[Token, Lease]] = {}  # by node, those that hold any
+        self.tally = Tally()

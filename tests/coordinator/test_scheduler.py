@@ -1,0 +1,533 @@
+"""What the core promises: facts in, orders out."""
+
+import itertools
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+
+from coordinator.core.effects import (
+    Acknowledge,
+    Disconnect,
+    Drain,
+    Drop,
+    EndRecord,
+    FailureRecord,
+    JobRecord,
+    Outcome,
+    Record,
+    ResultsRecord,
+    Revoke,
+)
+from coordinator.core.events import (
+    Beats,
+    HeldLease,
+    JobsCancelled,
+    LeaseEnd,
+    LotId,
+    LotLeft,
+    LotLost,
+    NodesCordoned,
+    NodesDrained,
+    NodesOffered,
+    Rows,
+    Token,
+)
+from coordinator.core.scheduler import MOST_ITEMS, Scheduler
+from coordinator.core.settings import SchedulingSettings
+from tests.coordinator.fleet import MODEL, Town, items_of
+
+SETTINGS = SchedulingSettings()
+
+
+def rows(*numbers: int) -> Rows:
+    return np.array(numbers, np.int32)
+
+
+def test_a_job_is_cut_into_slices_that_cover_it_exactly() -> None:
+    town = Town()
+    town.park(cars=3)
+    job = town.submit(1000)
+    first = town.grants()
+    assert {grant.node for grant in first} == {0, 1, 2}
+    seen = [item for grant in first for item in items_of(grant)]
+    while first:
+        town.finish(first.pop(0))
+        first.extend(town.grants())
+        seen.extend(item for grant in town.grants() for item in items_of(grant))
+    assert sorted(seen) == list(range(1000))
+    assert town.effects.save[-1] == EndRecord(job, Outcome.DONE)
+
+
+def test_the_next_slice_is_on_the_car_before_the_last_one_ends() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(1000)
+    assert [grant.node for grant in town.grants()] == [0, 0]
+
+
+def test_slices_shrink_towards_the_end_of_a_job() -> None:
+    town = Town()
+    town.park(cars=2)
+    town.submit(600)
+    grants, sizes = town.grants(), []
+    while grants:
+        grant = grants.pop(0)
+        sizes.append(len(items_of(grant)))
+        town.finish(grant)
+        grants.extend(town.grants())
+    assert sizes[0] == 100
+    assert sizes[-1] <= 8
+    assert all(later <= earlier for earlier, later in itertools.pairwise(sizes))
+
+
+def test_a_slice_fits_into_what_remains_of_the_window() -> None:
+    town = Town()
+    town.park(cars=1, window_s=0.5)
+    town.submit(1000)
+    assert sum(len(items_of(grant)) for grant in town.grants()[:1]) <= 0.5 * 100 * SETTINGS.window_margin
+
+
+def test_work_that_does_not_fit_before_unplugging_is_not_lent() -> None:
+    town = Town()
+    town.park(cars=1, items_per_s=0.01, window_s=60.0)
+    town.submit(3)
+    assert not town.grants()
+    town.park(cars=1, lot=1, first=1, items_per_s=0.01, window_s=600.0)
+    assert {grant.node for grant in town.grants()} == {1}
+
+
+def test_a_lease_never_holds_more_than_4096_items_or_2_mib() -> None:
+    town = Town()
+    town.park(cars=1, items_per_s=1e6)
+    town.submit(20_000)
+    assert len(items_of(town.grants()[0])) == MOST_ITEMS
+    town = Town()
+    town.park(cars=1, items_per_s=1e6)
+    town.submit(20_000, item_bytes=100_000)
+    assert len(items_of(town.grants()[0])) == SETTINGS.slice_bytes // 100_000
+
+
+def test_interactive_work_goes_before_batch() -> None:
+    town = Town()
+    town.submit(10)
+    request = town.submit(1, interactive=True)
+    grants = town.park(cars=1)
+    assert grants[0].job == request
+    assert grants[0].interactive
+
+
+def test_interactive_work_needs_no_free_batch_place() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(100_000)
+    town.submit(1, interactive=True)
+    assert len(town.grants()) == 1
+
+
+def test_the_earliest_deadline_goes_first() -> None:
+    town = Town()
+    town.submit(1, deadline_s=1000.0)
+    urgent = town.submit(1, deadline_s=500.0)
+    town.submit(1)
+    assert town.park(cars=1)[0].job == urgent
+
+
+def test_a_departure_costs_only_the_items_that_were_not_done() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(40)
+    grant = town.grants()[0]
+    town.report(grant.token, done=0b111, running=0b11000)
+    town.report(grant.token, ended=LeaseEnd.UNPLUGGED, lost_s=0.02)
+    town.unplug(0)
+    left = town.scheduler.jobs[job]
+    assert (left.done, left.open.count) == (3, 37)
+    assert town.scheduler.tally.departures["unplugged", "hw4"] == 1
+    town.work_off(town.park(cars=1, lot=1, first=1))
+    assert town.effects.save[-1] == EndRecord(job, Outcome.DONE)
+
+
+def test_a_late_result_under_an_old_token_changes_nothing() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(4)
+    grant = town.grants()[0]
+    town.unplug(0)
+    effects = town.report(grant.token, done=1)
+    assert not effects.save
+    assert effects.send == [Revoke(LotId(0), grant.token, "unknown")]
+    assert town.scheduler.tally.results_rejected["stale_token"] == 1
+
+
+def test_a_lot_cannot_report_on_another_lots_lease() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(4)
+    grant = town.grants()[0]
+    town.park(cars=1, lot=1, first=1)
+    assert not town.report(grant.token, lot=1, done=1).save
+
+
+def test_a_result_counts_once_however_often_it_is_sent() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(100)
+    grant = town.grants()[0]
+    effects = town.report(grant.token, done=0b11)
+    assert effects.save == [ResultsRecord(grant.job, 1, grant.ranges, 0b11, 0b11)]
+    assert effects.acknowledge == [Acknowledge(LotId(0), 1)]
+    again = town.report(grant.token, done=0b110)
+    assert again.save == [ResultsRecord(grant.job, 2, grant.ranges, 0b110, 0b100)]
+    assert town.scheduler.tally.results_rejected["duplicate"] == 1
+
+
+def test_a_message_sent_again_after_a_reconnection_is_acknowledged_and_ignored() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(100)
+    grant = town.grants()[0]
+    town.report(grant.token, sequence=7, done=1, useful_s=1.0)
+    effects = town.report(grant.token, sequence=7, done=1, useful_s=1.0)
+    assert not effects.save
+    assert effects.acknowledge == [Acknowledge(LotId(0), 7)]
+    assert town.scheduler.tally.accelerator_s["hw4", "useful"] == 1.0
+
+
+def test_a_lease_without_a_report_runs_out_and_its_items_go_back() -> None:
+    town = Town(replace(SETTINGS, silent_after_s=1e9))
+    town.park(cars=1)
+    job = town.submit(5)
+    grant = town.grants()[0]
+    effects = town.step(after_s=grant.lease_s)
+    assert Revoke(LotId(0), grant.token, "expired") in effects.send
+    assert town.scheduler.tally.leases["expired", "hw4"] == 1
+    assert {again.job for again in town.grants()} == {job}, "the items are lent again"
+
+
+def test_a_report_prolongs_the_lease() -> None:
+    town = Town(replace(SETTINGS, silent_after_s=1e9))
+    town.park(cars=1)
+    town.submit(200)
+    grant = town.grants()[0]
+    town.report(grant.token, running=1, after_s=grant.lease_s - 1)
+    town.step(after_s=2.0)
+    assert grant.token in town.scheduler.leases
+
+
+def test_a_silent_car_is_noticed_within_15_seconds_and_its_link_is_broken() -> None:
+    town = Town()
+    town.park(cars=2)
+    town.submit(5)
+    silent_s = 0.0
+    effects = town.effects
+    while not any(isinstance(order, Disconnect) for order in effects.send):
+        silent_s += 1.0
+        assert silent_s <= 15
+        effects = town.step(after_s=1.0)
+    assert not town.scheduler.leases
+    assert town.scheduler.tally.departures["silent", "hw4"] == 2
+
+
+def test_a_heartbeat_keeps_a_car() -> None:
+    town = Town()
+    town.park(cars=1)
+    for _ in range(10):
+        town.step(Beats(rows(0)), after_s=5.0)
+    assert town.scheduler.fleet.present[0]
+
+
+def test_a_lot_that_comes_back_within_the_grace_keeps_its_leases() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(10)
+    grants = town.grants()
+    held = tuple(HeldLease(grant.token, 0, job, MODEL, grant.ranges, 0) for grant in grants)
+    town.step(LotLost(LotId(0)))
+    assert town.scheduler.leases, "a broken link is not yet a loss"
+    town.park(cars=1, held=held)
+    assert town.scheduler.leases.keys() == {grant.token for grant in grants}
+
+
+def test_a_lot_with_a_broken_link_gets_no_new_work() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.step(LotLost(LotId(0)))
+    town.submit(10)
+    assert not town.grants()
+
+
+def test_a_grant_that_never_arrived_goes_back_when_the_lot_joins_again() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(1)
+    (grant,) = town.grants()
+    town.step(LotLost(LotId(0)))
+    (again,) = town.park(cars=1, held=())
+    assert again.token != grant.token
+
+
+def test_a_lease_that_is_not_known_is_dropped_by_the_welcome() -> None:
+    town = Town()
+    zombie = HeldLease(Token(1, 99), 0, town.submit(10), MODEL, ((0, 5),), 0)
+    town.step(JobsCancelled((zombie.job,)))
+    town.park(cars=1, held=(zombie,))
+    town_orders = town.scheduler.handle((), town.now_s).send
+    assert not town_orders
+    assert zombie.token not in town.scheduler.leases
+
+
+def test_the_welcome_names_dropped_leases() -> None:
+    town = Town()
+    zombie = HeldLease(Token(1, 99), 0, town.submit(10), MODEL, ((0, 5),), 0)
+    town.step(JobsCancelled((zombie.job,)))
+    town.park(cars=1, held=(zombie,))
+    assert [order for order in town.effects.send if isinstance(order, Drop)] == [Drop(LotId(0), (zombie.token,))]
+
+
+def test_after_a_restart_running_work_is_adopted_and_not_redone() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(100)
+    grant = town.grants()[0]
+    saved = [*town.report(grant.token, done=0b1111).save]
+    spec = town.scheduler.jobs[job].spec
+    after = Town(scheduler=Scheduler.restore(SETTINGS, 2, [JobRecord(spec), *saved], town.now_s))
+    items = len(items_of(grant))
+    held = HeldLease(grant.token, 0, job, MODEL, grant.ranges, 0b11111)
+    grants = after.park(cars=1, held=(held,))
+    assert grant.token in after.scheduler.leases
+    assert not set(items_of(grant)) & {item for other in grants for item in items_of(other)}
+    effects = after.report(grant.token, done=((1 << items) - 1) & ~0b1111, ended=LeaseEnd.FINISHED)
+    assert effects.save, "the first result for an open item wins"
+    assert after.scheduler.jobs[job].done == items
+
+
+def test_an_item_that_fails_is_tried_elsewhere_and_then_fails_alone() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.park(cars=1, lot=1, first=1)
+    job = town.submit(1)
+    nodes = []
+    failures: list[Record] = []
+    while grants := town.grants():
+        (grant,) = grants
+        nodes.append(grant.node)
+        effects = town.report(
+            grant.token, lot=grant.lot, errors=((0, "device", f"error {len(nodes)}"),), ended=LeaseEnd.FINISHED
+        )
+        failures.extend(effects.save)
+    assert nodes == [nodes[0], 1 - nodes[0], nodes[0]]
+    assert failures == [FailureRecord(job, 0, "device", "error 3"), EndRecord(job, Outcome.DONE)]
+
+
+def test_the_neighbours_of_a_failing_item_succeed() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(4)
+    grants, saved = town.grants(), []
+    while grants:
+        grant = grants.pop(0)
+        items = items_of(grant)
+        bad = [offset for offset, item in enumerate(items) if item == 2]
+        errors = tuple((offset, "model", "no") for offset in bad)
+        done = sum(1 << offset for offset in range(len(items)) if offset not in bad)
+        saved.extend(town.report(grant.token, done=done, errors=errors, ended=LeaseEnd.FINISHED).save)
+        grants.extend(town.grants())
+    assert saved[-2:] == [FailureRecord(job, 2, "model", "no"), EndRecord(job, Outcome.DONE)]
+    assert town.scheduler.jobs[job].done == 3
+
+
+def test_bad_input_is_not_tried_again() -> None:
+    town = Town()
+    town.park(cars=2)
+    town.submit(1)
+    (grant,) = town.grants()
+    effects = town.report(grant.token, errors=((0, "bad_input", "no picture"),), ended=LeaseEnd.FINISHED)
+    assert FailureRecord(grant.job, 0, "bad_input", "no picture") in effects.save
+
+
+def test_departures_do_not_count_towards_the_cap() -> None:
+    town = Town()
+    job = town.submit(1)
+    for _ in range(3 * SETTINGS.item_attempts):
+        town.park(cars=1)
+        town.unplug(0)
+    town.work_off(town.park(cars=1))
+    assert town.scheduler.jobs[job].done == 1
+
+
+def test_what_ran_when_a_process_died_is_tried_alone_and_the_rest_is_not() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(50)
+    grant = town.grants()[0]
+    town.report(grant.token, done=0b1, running=0b110)
+    town.kill()
+    grants = town.park(cars=1, incarnation=2)
+    town.park(cars=1, lot=1, first=1)
+    grants += town.grants()
+    alone = {items_of(grant)[0] for grant in grants if grant.solo}
+    while grants:
+        grant = grants.pop(0)
+        town.finish(grant)
+        grants.extend(town.grants())
+        alone.update(items_of(later)[0] for later in town.grants() if later.solo)
+    suspects = {1, 2}
+    assert alone == suspects
+
+
+def test_two_deaths_alone_fail_the_item_and_only_it() -> None:
+    town = Town()
+    job = town.submit(20)
+    poison, deaths = 3, 0
+    grants = town.park(cars=1, incarnation=1)
+    saved: list[Record] = []
+    for incarnation in range(2, 200):
+        if not grants:
+            break
+        grant = grants.pop(0)
+        items = items_of(grant)
+        if poison in items:
+            offset = items.index(poison)
+            town.report(grant.token, done=(1 << offset) - 1, running=1 << offset)
+            deaths += 1
+            town.step(LotLost(LotId(0)))
+            saved.extend(town.step(after_s=SETTINGS.reconnect_grace_s).save)
+            town._sequences.clear()
+            grants = town.park(cars=1, incarnation=incarnation)
+        else:
+            saved.extend(town.finish(grant).save)
+            grants.extend(town.grants())
+    assert deaths == 1 + SETTINGS.item_deaths, "once among others, then alone"
+    assert [record.item for record in saved if isinstance(record, FailureRecord)] == [poison]
+    assert town.scheduler.jobs[job].done == 19
+
+
+def test_a_death_during_a_solo_item_blames_nothing_else() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(1)
+    (grant,) = town.grants()
+    town.report(grant.token, running=1)
+    town.kill()
+    town._sequences.clear()
+    (solo,) = town.park(cars=1, incarnation=2)
+    assert solo.solo
+    other = town.submit(30)
+    town.report(solo.token, running=1)
+    town.kill()
+    assert not town.scheduler.jobs[other].troubles
+
+
+def test_an_interactive_request_past_its_deadline_ends_and_frees_the_car() -> None:
+    town = Town()
+    town.park(cars=1)
+    request = town.submit(1, interactive=True, deadline_s=town.now_s + 2.0)
+    (grant,) = town.grants()
+    effects = town.step(after_s=2.0)
+    assert effects.answer == [EndRecord(request, Outcome.EXPIRED)]
+    assert Revoke(LotId(0), grant.token, "expired") in effects.send
+    assert request not in town.scheduler.jobs
+
+
+def test_a_batch_job_past_its_deadline_goes_on_and_is_counted() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(10, deadline_s=town.now_s + 2.0)
+    town.step(after_s=3.0)
+    assert town.scheduler.jobs[job].ended is None
+    assert town.scheduler.tally.deadlines_missed["batch"] == 1
+
+
+def test_a_cancelled_job_gives_its_cars_back() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(1000)
+    tokens = {grant.token for grant in town.grants()}
+    effects = town.step(JobsCancelled((job,)))
+    assert {order.token for order in effects.send if isinstance(order, Revoke)} == tokens
+    assert effects.save == [EndRecord(job, Outcome.CANCELLED)]
+    assert not town.scheduler.leases
+
+
+def test_a_cordoned_car_gets_no_new_work_until_it_is_freed() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.step(NodesCordoned(rows(0), True))
+    town.submit(1)
+    assert not town.grants()
+    town.step(NodesCordoned(rows(0), False))
+    assert len(town.grants()) == 1
+
+
+def test_a_drained_car_finishes_what_it_holds() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(1)
+    (grant,) = town.grants()
+    effects = town.step(NodesDrained(rows(0)))
+    assert effects.send == [Drain(LotId(0), (0,))]
+    assert grant.token in town.scheduler.leases
+    town.submit(1)
+    assert not town.grants()
+
+
+def test_a_withdrawn_offer_keeps_its_leases() -> None:
+    town = Town()
+    town.park(cars=1)
+    town.submit(1)
+    town.step(NodesOffered(rows(0), np.array([inf]), np.zeros(1)))
+    assert town.scheduler.leases
+    town.submit(1)
+    assert not town.grants()
+
+
+def test_a_lot_that_says_goodbye_leaves_no_suspicion() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(10)
+    town.report(town.grants()[0].token, running=1)
+    town.step(LotLeft(LotId(0)))
+    assert not town.scheduler.jobs[job].troubles
+    assert town.scheduler.tally.departures["drained", "hw4"] == 1
+
+
+def test_restore_gives_back_what_was_saved() -> None:
+    town = Town()
+    town.park(cars=2)
+    job = town.submit(300)
+    records: list[Record] = [JobRecord(town.scheduler.jobs[job].spec)]
+    grants = town.grants()
+    for grant in grants:
+        records.extend(town.report(grant.token, done=0b1011).save)
+    restored = Scheduler.restore(SETTINGS, 2, records, town.now_s)
+    restored.validate()
+    assert restored.jobs[job].done == 3 * len(grants)
+    after = Town(scheduler=restored)
+    after.work_off(after.park(cars=1))
+    assert after.effects.save[-1] == EndRecord(job, Outcome.DONE)
+
+
+def test_an_idle_core_asks_to_be_woken_for_silence_and_nothing_else() -> None:
+    town = Town()
+    assert town.scheduler.next_wakeup_s() is None
+    town.park(cars=1)
+    town.submit(1)
+    wakeup_s = town.scheduler.next_wakeup_s()
+    assert wakeup_s is not None
+    assert town.now_s < wakeup_s <= town.now_s + 1.0
+
+
+@pytest.mark.parametrize("cars", [1, 50])
+def test_a_lot_of_jobs_of_one_item_all_get_a_car(cars: int) -> None:
+    town = Town()
+    town.park(cars=cars)
+    grants = []
+    for _ in range(3 * cars):
+        town.submit(1)
+        grants.extend(town.grants())
+    assert len(grants) == 2 * cars, "each car holds two slices"
+    town.work_off(grants)
+    assert all(job.ended is Outcome.DONE for job in town.scheduler.jobs.values())
