@@ -1,0 +1,71 @@
+"""`python -m coordinator`: serve until SIGTERM."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from coordinator.config import Config, ConfigError, read_config
+from coordinator.keys import KeyFileError, Keys, read_keys
+from coordinator.server import CannotServe, serve
+
+_LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+def main() -> int:
+    """Run the coordinator in this process; the exit code."""
+    parser = argparse.ArgumentParser("python -m coordinator", description="Serve the coordinator of a fleet.")
+    parser.add_argument("--host", help="address to serve on (127.0.0.1; any other needs --api-keys)")
+    parser.add_argument("--grpc-port", type=int, help="0 for any")
+    parser.add_argument("--http-port", type=int, help="0 for any")
+    parser.add_argument("--metrics-port", type=int, help="0 for any")
+    parser.add_argument("--api-keys", type=Path, metavar="FILE", help="TOML file of keys")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="where state is kept")
+    parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input ends")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = read_config(
+            given.config,
+            host=given.host,
+            grpc_port=given.grpc_port,
+            http_port=given.http_port,
+            metrics_port=given.metrics_port,
+        )
+        keys = read_keys(given.api_keys) if given.api_keys else Keys()
+        if config.listen.host not in _LOCAL_HOSTS and keys.holders is None:
+            raise ConfigError(f"--host {config.listen.host} is open to others: it needs --api-keys FILE")
+    except (ConfigError, KeyFileError) as error:
+        print(f"coordinator: {error}", file=sys.stderr)
+        return 2
+    try:
+        return asyncio.run(_serve(config, keys, given.stop_at_eof))
+    except CannotServe as error:
+        print(f"coordinator: {error}", file=sys.stderr)
+        return 2
+
+
+async def _serve(config: Config, keys: Keys, stop_at_eof: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if stop_at_eof:
+        os.set_blocking(0, False)
+
+        def read() -> None:
+            if not os.read(0, 1024):
+                loop.remove_reader(0)
+                stop.set()
+
+        loop.add_reader(0, read)
+    await serve(config, keys, stop, lambda line: print(line, flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

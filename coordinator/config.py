@@ -1,0 +1,78 @@
+"""Configuration: one frozen tree, read once from one TOML file and from flags, which go first."""
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coordinator.core.settings import SchedulingSettings
+
+_T = TypeVar("_T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the value, the limit and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """Where the coordinator serves; port 0 takes any free one."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 0
+    http_port: int = 0
+    metrics_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """How much is taken in before callers are told to come back later."""
+
+    open_requests: int = 10_000
+    """Interactive requests open at once."""
+    job_items: int = 5_000_000
+    job_bytes: int = 2 << 30
+    """Inputs of one job together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that may be set, by table of the TOML file."""
+
+    listen: ListenSettings = field(default_factory=ListenSettings)
+    scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+
+def read_config(path: Path | None, **listen: Any) -> Config:
+    """The configuration in a file, if one is named, under the flags that are not None."""
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the configuration {path} is not TOML: {error}") from error
+    unknown = tables.keys() - {table.name for table in fields(Config)}
+    if unknown:
+        known = ", ".join(f"[{table.name}]" for table in fields(Config))
+        raise ConfigError(f"the configuration has [{min(unknown)}]; it takes {known}")
+    given = {name: value for name, value in listen.items() if value is not None}
+    return Config(
+        _table(ListenSettings, "listen", {**tables.get("listen", {}), **given}),
+        _table(SchedulingSettings, "scheduling", tables.get("scheduling", {})),
+        _table(LimitSettings, "limits", tables.get("limits", {})),
+    )
+
+
+def _table(kind: type[_T], name: str, values: dict[str, Any]) -> _T:
+    known = {entry.name: entry.default for entry in fields(kind)}  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"[{name}] has {key!r}; it takes {', '.join(known)}")
+        wanted = type(known[key])
+        fit = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+        if not fit or (wanted is not str and value < 0):
+            raise ConfigError(f"[{name}] {key} = {value!r}: give a {wanted.__name__} of at least 0")
+    return kind(**values)

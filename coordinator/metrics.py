@@ -1,0 +1,129 @@
+"""Metrics: what operators see of the coordinator.
+
+The core's counts come from a `Census`; what only the runtime can see (durations, queues, refusals) it reports
+here, through plain methods that cost well under a microsecond. Report and scrape on one thread, the event loop's.
+Knows neither HTTP nor gRPC.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+
+from coordinator.census import Census
+from coordinator.core.snapshot import Snapshot
+from coordinator.instruments import Histogram, Scalar
+
+_INSTANT_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_CALL_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+_JOB_S = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43200.0)
+_OPERATIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
+
+
+class Metrics:
+    """All metrics of one coordinator. `snapshot` is called once a scrape.
+
+    Durations are in seconds. Label values are shown as given: job classes as "interactive" and "batch",
+    methods as "JobService/Run" (only such as exist: a caller's invention must not become a label), gRPC codes
+    as "OK".
+    """
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._rejected = Scalar("carpool_jobs_rejected_total", "Submissions refused, by reason.", ("reason",))
+        self._store_queue = Scalar("carpool_store_queue_operations", "Records that wait for the store.")
+        self._violations = Scalar(
+            "carpool_invariant_violations_total", "Invariants of the scheduler found broken.", ("invariant",)
+        )
+        self._in_flight = Scalar("carpool_rpcs_in_flight", "Calls that are open.", ("method",))
+        self._auth_failures = Scalar("carpool_auth_failures_total", "Calls refused for their key.", ("kind",))
+        self._queued = Histogram(
+            "carpool_job_queue_duration_seconds",
+            "Submission of a job to its first lease.",
+            _JOB_S,
+            ("class",),
+        )
+        self._lasted = Histogram(
+            "carpool_job_duration_seconds", "Submission of a job to its end.", _JOB_S, ("model", "outcome")
+        )
+        self._handle = Histogram(
+            "carpool_scheduler_handle_duration_seconds", "Scheduler's time for a batch of events.", _INSTANT_S
+        )
+        self._lag = Histogram("carpool_event_loop_lag_seconds", "How late a timer of the loop ran.", _INSTANT_S)
+        self._commit = Histogram("carpool_store_commit_duration_seconds", "Time of one commit.", _INSTANT_S)
+        self._committed = Histogram("carpool_store_commit_operations", "Records in one commit.", _OPERATIONS)
+        self._rpc = Histogram(
+            "carpool_rpc_duration_seconds",
+            "Time of a call, or of a stream to its end.",
+            _CALL_S,
+            ("method", "code"),
+        )
+        self._store_queue.values[()] = 0
+        self.registry = CollectorRegistry()
+        self.registry.register(Census(snapshot))
+        self.registry.register(self)
+
+    def observe_handle(self, duration_s: float) -> None:
+        """The scheduler handled a batch of events."""
+        self._handle.observe((), duration_s)
+
+    def observe_commit(self, duration_s: float, operations: int) -> None:
+        """The store committed so many records at once."""
+        self._commit.observe((), duration_s)
+        self._committed.observe((), operations)
+
+    def set_store_queue(self, operations: int) -> None:
+        """So many records wait for the store now."""
+        self._store_queue.values[()] = operations
+
+    def observe_loop_lag(self, lag_s: float) -> None:
+        """The event loop ran a timer so much too late."""
+        self._lag.observe((), lag_s)
+
+    def observe_job_queue(self, job_class: str, waited_s: float) -> None:
+        """A job got its first lease."""
+        self._queued.observe((job_class,), waited_s)
+
+    def observe_job(self, model: str, outcome: str, duration_s: float) -> None:
+        """A job ended."""
+        self._lasted.observe((model, outcome), duration_s)
+
+    def begin_rpc(self, method: str) -> None:
+        """A call was opened; `end_rpc` follows."""
+        self._in_flight.add((method,), 1)
+
+    def end_rpc(self, method: str, code: str, duration_s: float) -> None:
+        """The call ended with this status."""
+        self._in_flight.add((method,), -1)
+        self._rpc.observe((method, code), duration_s)
+
+    def count_rejection(self, reason: str) -> None:
+        """A submission was refused where it entered."""
+        self._rejected.add((reason,), 1)
+
+    def count_auth_failure(self, kind: str) -> None:
+        """A call was refused for its key."""
+        self._auth_failures.add((kind,), 1)
+
+    def count_violation(self, invariant: str) -> None:
+        """The scheduler found this invariant broken."""
+        self._violations.add((invariant,), 1)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Everything, now, in the format that this Accept header prefers, and that format's content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """What the runtime reported: prometheus-client asks every collector so."""
+        for scalar in (self._rejected, self._store_queue, self._violations, self._in_flight, self._auth_failures):
+            yield scalar.family()
+        for times in (
+            self._queued,
+            self._lasted,
+            self._handle,
+            self._lag,
+            self._commit,
+            self._committed,
+            self._rpc,
+        ):
+            yield times.family()

@@ -1,0 +1,36 @@
+"""Why the coordinator refuses a call: one table from the kind of refusal to its gRPC and HTTP status."""
+
+from enum import Enum
+
+import grpc
+
+
+class Refusal(Enum):
+    """A kind of refusal: (gRPC status, HTTP status)."""
+
+    BAD_INPUT = (grpc.StatusCode.INVALID_ARGUMENT, 400)
+    NO_KEY = (grpc.StatusCode.UNAUTHENTICATED, 401)
+    NOT_ALLOWED = (grpc.StatusCode.PERMISSION_DENIED, 403)
+    NOT_FOUND = (grpc.StatusCode.NOT_FOUND, 404)
+    ALREADY_EXISTS = (grpc.StatusCode.ALREADY_EXISTS, 409)
+    OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
+    UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
+    TOO_LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, 504)
+
+    @property
+    def status(self) -> grpc.StatusCode:
+        """The gRPC status."""
+        return self.value[0]
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status."""
+        return self.value[1]
+
+
+class Refused(Exception):
+    """A call that is not served: its kind, and one sentence with the value, the limit and the remedy."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal

@@ -1,0 +1,562 @@
+"""The runtime: the loop that drives the core live. It decides nothing.
+
+Owns the clock, the links, whoever waits for an answer, and the payloads that the core never sees. Facts are
+handed to the core together once a turn of the event loop, so that nothing waits when it is idle and much goes
+together when it is busy.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
+from math import inf
+from time import monotonic, perf_counter
+from typing import assert_never
+
+from coordinator.config import LimitSettings
+from coordinator.core import views
+from coordinator.core.bits import positions
+from coordinator.core.effects import (
+    Acknowledge,
+    Disconnect,
+    Drop,
+    EndRecord,
+    FailureRecord,
+    Grant,
+    JobRecord,
+    Order,
+    Outcome,
+    Record,
+    ResultsRecord,
+)
+from coordinator.core.events import (
+    Event,
+    JobId,
+    JobsCancelled,
+    JobSpec,
+    JobsSaved,
+    JobsSubmitted,
+    LotId,
+    LotJoined,
+    LotLeft,
+    LotLost,
+    NodesCordoned,
+    NodesDrained,
+    Rows,
+    Token,
+)
+from coordinator.core.job import Job
+from coordinator.core.lease import ranges_of
+from coordinator.core.ranges import Range
+from coordinator.core.scheduler import Scheduler
+from coordinator.core.snapshot import Snapshot
+from coordinator.errors import Failure
+from coordinator.metrics import Metrics
+from coordinator.perform import perform
+from coordinator.refusal import Refusal, Refused
+from coordinator.roster import Roster
+from coordinator.store import Operation, Results, Store, Submission, accepted_payloads
+from coordinator.wire import OfferedModel, job_name
+
+_LOG = logging.getLogger(__name__)
+
+_LAG_CHECK_S = 0.5
+_NEWS_S = 1.0  # a watched job is shown at least so often
+
+_Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
+
+
+class Link:
+    """One lot's open stream, from the runtime's side: orders that wait to be written.
+
+    The first is the core's answer to the hello; what it decided before that is void and is not sent.
+    """
+
+    def __init__(self, lot: LotId, name: str, rows: Rows) -> None:
+        self.lot = lot
+        self.name = name
+        self.rows = rows
+        self.broken = False  # to be closed
+        self._welcomed = False
+        self._orders: deque[_Queued] = deque()
+        self._wake = asyncio.Event()
+
+    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
+        """Queue an order; a grant of an interactive job brings its inputs."""
+        self._welcomed = self._welcomed or isinstance(order, Drop)
+        if self._welcomed:
+            self._orders.append((order, inputs))
+            self._wake.set()
+
+    def close(self) -> None:
+        """Ask for the stream to be broken."""
+        self.broken = True
+        self._wake.set()
+
+    async def take(self) -> _Queued | None:
+        """The next order, waited for; None when the stream is to be broken."""
+        while not self._orders and not self.broken:
+            self._wake.clear()
+            await self._wake.wait()
+        return None if self.broken else self._orders.popleft()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no order waits."""
+        return not self._orders
+
+
+@dataclass(slots=True)
+class _Request:
+    """An interactive job whose client waits."""
+
+    model: str
+    submitted_s: float
+    inputs: Sequence[bytes]
+    answers: list[bytes | Failure]
+    answered: asyncio.Future[Outcome]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A submission on its way to the store."""
+
+    submission: Submission
+    saved: asyncio.Future[None]
+
+
+class Runtime:
+    """The live coordinator behind every front."""
+
+    def __init__(self, scheduler: Scheduler, store: Store, limits: LimitSettings, first_job: int = 1) -> None:
+        self.metrics = Metrics(self.snapshot)
+        self.roster = Roster()
+        self.models: dict[str, OfferedModel] = {}
+        self._scheduler = scheduler
+        self._store = store
+        self._limits = limits
+        self._events: list[Event] = []
+        self._turn_is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._job_numbers = count(first_job)
+        self._serial = 1
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests: dict[JobId, _Request] = {}
+        self._submissions: dict[JobId, _Waiting] = {}
+        self._keys: dict[tuple[str, str], _Waiting] = {}  # submissions on their way, by tenant and key
+        self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
+        self._links: dict[LotId, Link] = {}
+        self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
+        self._staged: dict[Token, dict[int, bytes]] = {}  # results that were put ahead of their report
+        self._loop = asyncio.get_running_loop()
+
+    # Tenants
+
+    @property
+    def open_requests(self) -> int:
+        """Interactive requests whose clients wait."""
+        return len(self._requests)
+
+    async def run(
+        self, tenant: str, api: str, model: str, inputs: Sequence[bytes], timeout_s: float | None
+    ) -> list[bytes | Failure]:
+        """Run a small interactive job; the answers are in the order of the inputs.
+
+        Cancelling the call cancels the job.
+        """
+        self._check(model, inputs)
+        if len(self._requests) >= self._limits.open_requests:
+            self.metrics.count_rejection("overloaded")
+            raise Refused(
+                Refusal.OVERLOADED,
+                f"{len(self._requests)} requests are open, the limit; try again later",
+            )
+        job = JobId(next(self._job_numbers))
+        deadline_s = inf if timeout_s is None else monotonic() + timeout_s
+        spec = JobSpec(job, tenant, api, model, len(inputs), _mean(inputs), True, deadline_s, float(len(inputs)))
+        request = _Request(model, monotonic(), inputs, [b""] * len(inputs), self._loop.create_future())
+        self._requests[job] = request
+        self.post(JobsSubmitted((spec,)))
+        try:
+            outcome = await request.answered
+        except asyncio.CancelledError:
+            self.post(JobsCancelled((job,)))
+            raise
+        finally:
+            del self._requests[job]
+        if outcome is Outcome.EXPIRED:
+            raise Refused(Refusal.TOO_LATE, self._why_late(model))
+        return request.answers
+
+    async def submit(
+        self,
+        tenant: str,
+        api: str,
+        model: str,
+        inputs: Sequence[bytes],
+        *,
+        key: str,
+        deadline_s: float,
+        value: float,
+    ) -> tuple[JobId, bool]:
+        """Record a batch job; answers when it is durable, with its id and whether its key named it before.
+
+        `deadline_s` is from now, 0 for none; `value` 0 stands for one an item.
+        """
+        self._check(model, inputs)
+        digest = _digest(model, inputs)
+        known = self._store.find(tenant, key) if key else None
+        on_its_way = self._keys.get((tenant, key)) if key else None
+        if on_its_way is not None:
+            await asyncio.shield(on_its_way.saved)
+            known = on_its_way.submission
+        if known is not None:
+            if known.digest != digest:
+                raise Refused(
+                    Refusal.ALREADY_EXISTS,
+                    f"the key {key!r} belongs to {job_name(known.spec.job)} with other content; use another key",
+                )
+            return known.spec.job, True
+        job = JobId(next(self._job_numbers))
+        deadline = monotonic() + deadline_s if deadline_s > 0 else inf
+        items = len(inputs)
+        spec = JobSpec(job, tenant, api, model, items, _mean(inputs), False, deadline, value or float(items))
+        waiting = _Waiting(Submission(spec, inputs, key, digest), self._loop.create_future())
+        self._submissions[job] = waiting
+        if key:
+            self._keys[tenant, key] = waiting
+        self.post(JobsSubmitted((spec,)))
+        try:
+            await asyncio.shield(waiting.saved)
+        finally:
+            if key and waiting.saved.done():
+                self._keys.pop((tenant, key), None)
+        return job, False
+
+    def job(self, tenant: str, job: JobId) -> views.JobView:
+        """A batch job of this tenant; refused when there is none."""
+        view = views.job_view(self._scheduler.state, job, monotonic())
+        if view is None or view.spec.tenant != tenant or view.spec.interactive:
+            raise Refused(Refusal.NOT_FOUND, f"no job is called {job_name(job)}; `carpool jobs` lists them")
+        return view
+
+    def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
+        """The newest batch jobs of this tenant."""
+        found: list[views.JobView] = []
+        for job in reversed(self._scheduler.jobs):
+            if len(found) == limit:
+                break
+            spec = self._scheduler.jobs[job].spec
+            if spec.tenant == tenant and not spec.interactive:
+                found.append(self.job(tenant, job))
+        return found
+
+    async def cancel(self, tenant: str, job: JobId) -> views.JobView:
+        """End a batch job, unless it has ended; answers when that is recorded."""
+        if self.job(tenant, job).ended is None:
+            self.post(JobsCancelled((job,)))
+            async for view in self._watch(tenant, job):
+                if view.ended is not None:
+                    break
+        return self.job(tenant, job)
+
+    async def results(
+        self, tenant: str, job: JobId, first: int, limit_bytes: int
+    ) -> AsyncIterator[tuple[int, Results, views.JobView]]:
+        """Recorded results in the order of the items from `first` on, until the job has ended.
+
+        Yields (index of the first item, results, progress); at least once a second, perhaps without results.
+        """
+        items = self.job(tenant, job).spec.items
+        if first > items:
+            raise Refused(Refusal.BAD_INPUT, f"the job has {items} items; item {first} was asked for")
+        async for view in self._watch(tenant, job):
+            while True:
+                part = await self._store.results(job, first, limit_bytes)
+                if part.payloads or view.ended is None:
+                    yield first, part, view
+                first += len(part.payloads)
+                if not part.payloads or first == items:
+                    break
+            if view.ended is not None and (first == items or not part.payloads):
+                return
+
+    def key_of(self, job: JobId) -> str:
+        """The idempotency key that a batch job was submitted under."""
+        return self._store.key_of(job)
+
+    def capable(self, model: str) -> int:
+        """Vehicles here that run a model."""
+        return self._scheduler.fleet.capable(model)
+
+    # Operators
+
+    def snapshot(self) -> Snapshot:
+        """Counts, for metrics."""
+        return self._scheduler.snapshot(monotonic())
+
+    def nodes(self) -> list[tuple[str, str, views.NodeView]]:
+        """Every vehicle known: its name, its lot's name, and how it is."""
+        roster = self.roster
+        return [
+            (roster.names[view.row], roster.lot_names[view.lot], view)
+            for view in views.node_views(self._scheduler.state, monotonic())
+        ]
+
+    def cordon(self, names: Sequence[str], cordoned: bool) -> None:
+        """Give these vehicles no new work, or give them work again."""
+        self.post(NodesCordoned(self.roster.find(names), cordoned))
+
+    def drain(self, names: Sequence[str]) -> None:
+        """Let these vehicles finish what they hold and then leave."""
+        self.post(NodesDrained(self.roster.find(names)))
+
+    # Lots
+
+    def join(self, link: Link, event: LotJoined) -> None:
+        """A lot opened its stream; an older stream of it is broken."""
+        older = self._links.get(link.lot)
+        if older is not None:
+            older.close()
+        self._links[link.lot] = link
+        self.post(event)
+
+    def leave(self, link: Link, goodbye: bool) -> None:
+        """A lot's stream ended."""
+        if self._links.get(link.lot) is link:
+            del self._links[link.lot]
+            self.post(LotLeft(link.lot) if goodbye else LotLost(link.lot))
+
+    def offer(self, model: OfferedModel) -> None:
+        """A lot offers this model."""
+        self.models[model.name] = model
+
+    def keep(self, results: Sequence[Sequence[bytes]]) -> int:
+        """Keep the payloads of some reports until their facts are handled; gives the serial of the first."""
+        first = self._serial
+        for payloads in results:
+            self._payloads[self._serial] = payloads
+            self._serial += 1
+        return first
+
+    def stage(self, token: Token, item: int, payload: bytes) -> None:
+        """Keep a large result that was put ahead of its report; refused when the lease is not live."""
+        if token not in self._scheduler.leases:
+            raise Refused(Refusal.NOT_FOUND, f"lease {token.epoch}.{token.attempt} is not live; drop its results")
+        for stale in self._staged.keys() - self._scheduler.leases.keys():
+            del self._staged[stale]
+        self._staged.setdefault(token, {})[item] = payload
+
+    def unstage(self, token: Token, done: int, results: Sequence[bytes]) -> Sequence[bytes]:
+        """The payloads of a report, with those that were put ahead of it in their places."""
+        staged = self._staged.get(token)
+        if not staged:
+            return results
+        return [
+            payload or staged.pop(offset, b"") for offset, payload in zip(positions(done), results, strict=True)
+        ]
+
+    async def inputs(self, token: Token, items: Sequence[int]) -> list[bytes]:
+        """Inputs of a live lease by their offsets in it; refused when it is not live."""
+        lease = self._scheduler.leases.get(token)
+        if lease is None:
+            raise Refused(Refusal.NOT_FOUND, f"lease {token.epoch}.{token.attempt} is not live; drop it")
+        for item in items:
+            if item >= lease.items:
+                raise Refused(Refusal.BAD_INPUT, f"the lease has {lease.items} items; item {item} was asked for")
+        ranges = [(lease.item(item), 1) for item in items]
+        return list(await self._read_inputs(lease.job, ranges, None))
+
+    async def inputs_of(self, queued: _Queued) -> Sequence[bytes]:
+        """Inputs that an order takes along: none unless it is a grant."""
+        order, given = queued
+        if not isinstance(order, Grant):
+            return ()
+        return await self._read_inputs(order.job, order.ranges, given)
+
+    async def _read_inputs(
+        self, job: JobId, ranges: Sequence[Range], given: Sequence[bytes] | None
+    ) -> Sequence[bytes]:
+        if given is not None:
+            return given
+        request = self._requests.get(job)
+        return _slices(request.inputs, ranges) if request else await self._store.inputs(job, ranges)
+
+    # The loop
+
+    def post(self, event: Event) -> None:
+        """Hand a fact to the core at the end of this turn of the loop."""
+        self._events.append(event)
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._loop.call_soon(self._turn)
+
+    async def measure_lag(self) -> None:
+        """Measure for ever how late the loop runs its timers."""
+        while True:
+            due_s = self._loop.time() + _LAG_CHECK_S
+            await asyncio.sleep(_LAG_CHECK_S)
+            self.metrics.observe_loop_lag(max(0.0, self._loop.time() - due_s))
+
+    def _turn(self) -> None:
+        self._turn_is_due = False
+        events, self._events = self._events, []
+        try:
+            started_s = perf_counter()
+            effects = self._scheduler.handle(events, monotonic())
+            self.metrics.observe_handle(perf_counter() - started_s)
+            perform(effects, self._store, self)
+        except Exception as error:
+            self._stop(error)
+            return
+        self._payloads.clear()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        wakeup_s = self._scheduler.next_wakeup_s()
+        if wakeup_s is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= wakeup_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(wakeup_s, self._wake)  # the loop's clock is monotonic(), too
+
+    def _wake(self) -> None:
+        self._timer = None
+        if not self._turn_is_due:
+            self._turn()
+
+    def _stop(self, error: Exception) -> None:
+        """What the core holds may not be what was recorded: stop rather than go on."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    # What `perform` asks for
+
+    def operation(self, record: Record) -> Operation:
+        """A record with the bytes that belong to it."""
+        match record:
+            case JobRecord(spec):
+                return Operation(record, submission=self._submissions[spec.job].submission)
+            case ResultsRecord():
+                return Operation(record, payloads=self._payloads[record.serial])
+            case _:
+                return Operation(record)
+
+    def send(self, order: Order | Acknowledge) -> None:
+        """Hand an order to a lot; one whose link broke a moment ago misses it, as the core will hear."""
+        link = self._links.get(order.lot)
+        if isinstance(order, Grant):
+            job = self._scheduler.jobs.get(order.job)
+            if job is not None and job.started_s is not None and len(job.leases) == 1 and not job.settled:
+                self.metrics.observe_job_queue(_class(job.spec), job.started_s - job.submitted_s)
+            request = self._requests.get(order.job)
+            if link is not None:
+                link.put(order, _slices(request.inputs, order.ranges) if request else None)
+        elif link is not None:
+            if isinstance(order, Disconnect):
+                link.close()
+            else:
+                link.put(order)
+
+    def answer(self, record: Record) -> None:
+        """Tell whoever waits."""
+        match record:
+            case ResultsRecord(job):
+                request = self._requests.get(job)
+                if request is not None:
+                    payloads = iter(accepted_payloads(record, self._payloads[record.serial]))
+                    for first, count in ranges_of(record.ranges, record.accepted):
+                        for item in range(first, first + count):
+                            request.answers[item] = next(payloads)
+            case FailureRecord(job, item, code, message):
+                request = self._requests.get(job)
+                if request is not None:
+                    request.answers[item] = Failure(code, message)
+            case EndRecord(job, outcome):
+                request = self._requests.get(job)
+                self._observe_end(request or self._scheduler.jobs.get(job), outcome)
+                if request is not None and not request.answered.done():
+                    request.answered.set_result(outcome)
+            case JobRecord(spec):
+                self._submissions.pop(spec.job).saved.set_result(None)
+                self.post(JobsSaved((spec.job,)))
+                return
+            case _:
+                assert_never(record)
+        news = self._news.pop(job, None)
+        if news is not None:
+            news.set_result(None)
+
+    def fail(self, records: Sequence[Record], error: Exception) -> None:
+        """The store failed: nobody was told anything, and nothing more is told to anybody."""
+        _LOG.critical("the store failed on %d records: %s", len(records), error)
+        self._stop(error)
+
+    async def _watch(self, tenant: str, job: JobId) -> AsyncIterator[views.JobView]:
+        """A batch job now, at its next news, and at least once a second."""
+        while True:
+            news = self._news.get(job)
+            if news is None:
+                news = self._news[job] = self._loop.create_future()
+            yield self.job(tenant, job)
+            await asyncio.wait((news,), timeout=_NEWS_S)
+
+    def _check(self, model: str, inputs: Sequence[bytes]) -> None:
+        """Refuse what no lot could run."""
+        offered = self.models.get(model)
+        if offered is None:
+            self.metrics.count_rejection("unknown_model")
+            names = ", ".join(sorted(self.models)) or "none yet: no vehicle has joined"
+            raise Refused(Refusal.NOT_FOUND, f"no vehicle here offers model {model!r}; offered: {names}")
+        if not inputs:
+            self.metrics.count_rejection("empty")
+            raise Refused(Refusal.BAD_INPUT, "the job has no items; give at least one")
+        largest = max(map(len, inputs))
+        if largest > offered.max_item_bytes:
+            item = next(item for item, payload in enumerate(inputs) if len(payload) == largest)
+            self.metrics.count_rejection("too_large")
+            raise Refused(
+                Refusal.BAD_INPUT,
+                f"item {item} has {largest} bytes; {model} takes at most {offered.max_item_bytes}: split it",
+            )
+        if not all(inputs):
+            item = next(item for item, payload in enumerate(inputs) if not payload)
+            self.metrics.count_rejection("empty")
+            raise Refused(Refusal.BAD_INPUT, f"item {item} is empty; leave it out")
+
+    def _why_late(self, model: str) -> str:
+        capable = self.capable(model)
+        if capable:
+            return f"the deadline passed; {capable} vehicles offer {model}, all were busy: allow more time"
+        return f"the deadline passed and no vehicle that offers {model} is plugged in; plug one in or wait"
+
+    def _observe_end(self, job: _Request | Job | None, outcome: Outcome) -> None:
+        if job is not None:
+            model = job.model if isinstance(job, _Request) else job.spec.model
+            self.metrics.observe_job(model, outcome.value, monotonic() - job.submitted_s)
+
+
+def _slices(inputs: Sequence[bytes], ranges: Sequence[Range]) -> list[bytes]:
+    return [payload for first, count in ranges for payload in inputs[first : first + count]]
+
+
+def _mean(inputs: Sequence[bytes]) -> int:
+    return sum(map(len, inputs)) // len(inputs)
+
+
+def _class(spec: JobSpec) -> str:
+    return "interactive" if spec.interactive else "batch"
+
+
+def _digest(model: str, inputs: Sequence[bytes]) -> bytes:
+    """What must be equal for a key to name the same job: the model and every item, with its length."""
+    digest = sha256(model.encode())
+    for payload in inputs:
+        digest.update(len(payload).to_bytes(8, "little"))
+        digest.update(payload)
+    return digest.digest()

@@ -1,0 +1,111 @@
+"""The server: assembles core, store, runtime and services, and serves them until told to stop."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from coordinator.config import Config
+from coordinator.core.scheduler import Scheduler
+from coordinator.keys import Keys
+from coordinator.runtime import Runtime
+from coordinator.services.edge import Edge
+from coordinator.services.fleet import FleetService
+from coordinator.services.http import health_app, listen, metrics_app
+from coordinator.services.http import serve as serve_http
+from coordinator.services.jobs import JobService
+from coordinator.services.link import LinkService
+from coordinator.services.transfer import TransferService
+from coordinator.store import MemoryStore
+from coordinator.wire import Terms
+from protos import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, link_pb2, link_pb2_grpc
+
+_GRACE_S = 1.0  # for calls that are open when the server stops
+
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+)
+
+
+class CannotServe(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
+    """Serve until `stop`; calls `ready` with one line when clients can connect.
+
+    Raises CannotServe when an address cannot be had, and whatever the runtime failed with.
+    """
+    host = config.listen.host
+    scheduler = Scheduler(config.scheduling, epoch=1)
+    runtime = Runtime(scheduler, MemoryStore(), config.limits)
+    edge = Edge(keys, runtime.metrics)
+    terms = Terms(scheduler.epoch, config.scheduling.heartbeat_s, config.scheduling.silent_after_s)
+    server = grpc.aio.server(options=_OPTIONS)
+    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, config.limits), server)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
+    link_pb2_grpc.add_LinkServiceServicer_to_server(LinkService(runtime, edge, terms), server)
+    link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge, _cache()), server)
+    status = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    names = [
+        *(
+            service.full_name
+            for file in (jobs_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR)
+            for service in file.services_by_name.values()
+        ),
+        health.SERVICE_NAME,
+    ]
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+    try:
+        grpc_port = server.add_insecure_port(_address(host, config.listen.grpc_port))
+    except RuntimeError as error:
+        raise CannotServe(_in_use(host, config.listen.grpc_port, "--grpc-port")) from error
+    sockets = {}
+    for flag, port in (("--http-port", config.listen.http_port), ("--metrics-port", config.listen.metrics_port)):
+        try:
+            sockets[flag] = listen(host, port)
+        except OSError as error:
+            raise CannotServe(_in_use(host, port, flag)) from error
+    await server.start()
+    for name in ("", *names):
+        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    ports = {flag: socket.getsockname()[1] for flag, socket in sockets.items()}
+    http_stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve_http(health_app(lambda: not stop.is_set()), sockets["--http-port"], http_stop))
+        tasks.create_task(serve_http(metrics_app(runtime.metrics), sockets["--metrics-port"], http_stop))
+        lag = tasks.create_task(runtime.measure_lag())
+        ready(
+            f"coordinator ready grpc={_address(host, grpc_port)} http={_address(host, ports['--http-port'])} "
+            f"metrics={_address(host, ports['--metrics-port'])}"
+        )
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait((stopping, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+        await status.enter_graceful_shutdown()
+        await server.stop(_GRACE_S)
+        http_stop.set()
+        lag.cancel()
+        stopping.cancel()
+    if runtime.failed.done():
+        runtime.failed.result()
+
+
+def _cache() -> Path:
+    """The model cache of this machine, as `carpool models` fills it."""
+    return Path(os.environ.get("CARPOOL_CACHE") or Path.home() / ".cache" / "carpool")
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _in_use(host: str, port: int, flag: str) -> str:
+    return f"cannot listen on {_address(host, port)}: it is in use or not ours; choose another {flag} (0 for any)"

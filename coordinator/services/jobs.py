@@ -1,0 +1,169 @@
+"""JobService: what tenants call."""
+
+from collections.abc import AsyncIterator
+
+from coordinator.config import LimitSettings
+from coordinator.core import views
+from coordinator.core.effects import Outcome
+from coordinator.errors import Failure
+from coordinator.keys import Role
+from coordinator.refusal import Refusal, Refused
+from coordinator.runtime import Runtime
+from coordinator.services.edge import Context, Edge, refuse, streaming, unary
+from coordinator.wire import job_name, job_number
+from protos import jobs_pb2, jobs_pb2_grpc
+
+_API = "grpc"
+_MOST_RUN_ITEMS = 64
+_MOST_KEY_BYTES = 256
+_PART_BYTES = 1 << 20
+
+
+class JobService(jobs_pb2_grpc.JobServiceServicer):
+    """Jobs of the tenant that the key names."""
+
+    def __init__(self, runtime: Runtime, edge: Edge, limits: LimitSettings) -> None:
+        self._runtime = runtime
+        self.edge = edge
+        self._limits = limits
+
+    @unary("JobService/Run")
+    async def Run(self, request: jobs_pb2.RunRequest, context: Context) -> jobs_pb2.RunResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        inputs = list(request.items)
+        if len(inputs) > _MOST_RUN_ITEMS:
+            raise refuse(f"{len(inputs)} items in one call; the limit is {_MOST_RUN_ITEMS}: submit a batch job")
+        timeout_s = context.time_remaining()
+        answers = await self._runtime.run(tenant, _API, request.model, inputs, timeout_s)
+        return jobs_pb2.RunResponse(results=[_item_result(answer) for answer in answers])
+
+    @unary("JobService/SubmitJob")
+    async def SubmitJob(
+        self, request_iterator: AsyncIterator[jobs_pb2.SubmitJobRequest], context: Context
+    ) -> jobs_pb2.SubmitJobResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        header: jobs_pb2.JobHeader | None = None
+        inputs: list[bytes] = []
+        size = 0
+        async for request in request_iterator:
+            if header is None:
+                header = self._header(request)
+            inputs.extend(request.items)
+            size += sum(map(len, request.items))
+            if len(inputs) > header.items or size > self._limits.job_bytes:
+                limit = f"{header.items} announced items and {self._limits.job_bytes} bytes"
+                raise refuse(f"the job brings {len(inputs)} items and {size} bytes; the limit is {limit}: split it")
+        if header is None:
+            raise refuse("a submission begins with a header; none came")
+        if len(inputs) != header.items:
+            raise refuse(f"the header announces {header.items} items, {len(inputs)} came; submit again")
+        job, existed = await self._runtime.submit(
+            tenant,
+            _API,
+            header.model,
+            inputs,
+            key=header.idempotency_key,
+            deadline_s=header.deadline_s,
+            value=header.value,
+        )
+        return jobs_pb2.SubmitJobResponse(job=self._job(self._runtime.job(tenant, job)), existed=existed)
+
+    @unary("JobService/GetJob")
+    async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        view = self._runtime.job(tenant, job_number(request.job_id))
+        return jobs_pb2.GetJobResponse(job=self._job(view))
+
+    @unary("JobService/ListJobs")
+    async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        jobs = self._runtime.jobs(tenant, request.limit or 100)
+        return jobs_pb2.ListJobsResponse(jobs=[self._job(view) for view in jobs])
+
+    @unary("JobService/CancelJob")
+    async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        view = await self._runtime.cancel(tenant, job_number(request.job_id))
+        return jobs_pb2.CancelJobResponse(job=self._job(view))
+
+    @streaming("JobService/StreamResults")
+    async def StreamResults(
+        self, request: jobs_pb2.StreamResultsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.StreamResultsResponse]:
+        tenant = self.edge.caller(context, Role.TENANT)
+        job = job_number(request.job_id)
+        async for first, part, view in self._runtime.results(tenant, job, request.first_item, _PART_BYTES):
+            failed = [
+                jobs_pb2.FailedItem(item=item, failure=_failure(failure)) for item, failure in part.failures.items()
+            ]
+            yield jobs_pb2.StreamResultsResponse(
+                first_item=first, payloads=part.payloads, failed=failed, job=self._job(view)
+            )
+
+    @unary("JobService/ListModels")
+    async def ListModels(
+        self, request: jobs_pb2.ListModelsRequest, context: Context
+    ) -> jobs_pb2.ListModelsResponse:
+        self.edge.caller(context, Role.TENANT)
+        models = [
+            jobs_pb2.Model(
+                name=model.name,
+                kind=model.kind,
+                digest=model.digest,
+                max_item_bytes=model.max_item_bytes,
+                nodes=self._runtime.capable(model.name),
+            )
+            for _, model in sorted(self._runtime.models.items())
+        ]
+        return jobs_pb2.ListModelsResponse(models=models)
+
+    def _job(self, view: views.JobView) -> jobs_pb2.Job:
+        spec = view.spec
+        model = self._runtime.models.get(spec.model)
+        return jobs_pb2.Job(
+            job_id=job_name(spec.job),
+            model=spec.model,
+            job_class=jobs_pb2.JOB_CLASS_INTERACTIVE if spec.interactive else jobs_pb2.JOB_CLASS_BATCH,
+            state=_state(view),
+            items=spec.items,
+            items_done=view.done,
+            items_failed=view.failed,
+            items_leased=view.lent,
+            age_s=view.age_s,
+            deadline_s=view.deadline_in_s if spec.deadline_s != float("inf") else 0.0,
+            nodes_at_work=view.nodes,
+            idempotency_key=self._runtime.key_of(spec.job),
+            kind=model.kind if model else "",
+        )
+
+    def _header(self, request: jobs_pb2.SubmitJobRequest) -> jobs_pb2.JobHeader:
+        header = request.header
+        if not request.HasField("header"):
+            raise refuse("a submission begins with a header; the first message has none")
+        if not 0 < header.items <= self._limits.job_items:
+            raise Refused(
+                Refusal.BAD_INPUT, f"the job has {header.items} items; it may have 1 to {self._limits.job_items}"
+            )
+        if len(header.idempotency_key.encode()) > _MOST_KEY_BYTES:
+            raise refuse(f"the idempotency key is longer than {_MOST_KEY_BYTES} bytes; shorten it")
+        if not (0 <= header.deadline_s < float("inf") and 0 <= header.value < float("inf")):
+            raise refuse("deadline_s and value must be numbers of at least 0; 0 means none")
+        return header
+
+
+def _state(view: views.JobView) -> jobs_pb2.JobState.ValueType:
+    if view.ended is Outcome.DONE:
+        return jobs_pb2.JOB_STATE_DONE
+    if view.ended is not None:
+        return jobs_pb2.JOB_STATE_CANCELLED
+    return jobs_pb2.JOB_STATE_RUNNING if view.done or view.lent or view.failed else jobs_pb2.JOB_STATE_PENDING
+
+
+def _item_result(answer: bytes | Failure) -> jobs_pb2.ItemResult:
+    if isinstance(answer, bytes):
+        return jobs_pb2.ItemResult(payload=answer)
+    return jobs_pb2.ItemResult(failure=_failure(answer))
+
+
+def _failure(failure: Failure) -> jobs_pb2.Failure:
+    return jobs_pb2.Failure(code=failure.code, message=failure.message)

@@ -1,0 +1,118 @@
+"""LinkService: the streams of the lots. Reads facts in, writes orders out."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from time import monotonic
+
+import grpc
+
+from coordinator.core.effects import Acknowledge, Order
+from coordinator.keys import Role
+from coordinator.refusal import Refused
+from coordinator.runtime import Link, Runtime
+from coordinator.services.edge import Context, Edge, refuse
+from coordinator.wire import Terms, facts, joined, offered_models, response, token
+from protos import link_pb2, link_pb2_grpc
+
+_LOG = logging.getLogger(__name__)
+
+_PACE_S = 0.002  # least time between writes to one lot while several clients wait: rows travel together
+_MESSAGE_BYTES = 1 << 20  # inputs in one message, about: a long one holds up what is behind it
+
+
+class LinkService(link_pb2_grpc.LinkServiceServicer):
+    """One call for each lot, for as long as it is there."""
+
+    def __init__(self, runtime: Runtime, edge: Edge, terms: Terms) -> None:
+        self._runtime = runtime
+        self.edge = edge
+        self._terms = terms
+
+    async def Connect(  # type: ignore[override]  # the stub knows no handler that writes by itself
+        self, request_iterator: AsyncIterator[link_pb2.ConnectRequest], context: Context
+    ) -> None:
+        """Serve one lot until its stream ends, however it ends."""
+        try:
+            self.edge.caller(context, Role.NODE)
+            hello = await anext(request_iterator, None)
+            if hello is None or not hello.HasField("hello"):
+                raise refuse("a lot's first message carries its hello")
+            link = self._join(hello.hello)
+        except Refused as refused:
+            await context.abort(refused.refusal.status, str(refused))
+        self.edge.metrics.begin_rpc("LinkService/Connect")
+        started_s = monotonic()
+        goodbye = False
+        try:
+            self._receive(link, hello)
+            reading = asyncio.create_task(self._read(link, request_iterator))
+            writing = asyncio.create_task(self._write(link, context))
+            try:
+                await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+                goodbye = reading.done() and not reading.cancelled() and reading.exception() is None
+                goodbye = goodbye and reading.result()
+                if goodbye:
+                    return
+                error = next((task.exception() for task in (reading, writing) if task.done()), None)
+                if isinstance(error, Refused):
+                    await context.abort(error.refusal.status, str(error))
+                elif error is not None and not isinstance(error, grpc.aio.AioRpcError | asyncio.CancelledError):
+                    _LOG.error("the stream of lot %s broke", link.name, exc_info=error)
+                    await context.abort(grpc.StatusCode.INTERNAL, "the link failed inside the coordinator")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this link is broken; connect again")
+            finally:
+                reading.cancel()
+                writing.cancel()
+                await asyncio.gather(reading, writing, return_exceptions=True)
+        finally:
+            self._runtime.leave(link, goodbye)
+            code = "OK" if goodbye else "UNAVAILABLE"
+            self.edge.metrics.end_rpc("LinkService/Connect", code, monotonic() - started_s)
+
+    def _join(self, hello: link_pb2.Hello) -> Link:
+        lot, rows = self._runtime.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
+        event = joined(hello, lot, rows)
+        link = Link(lot, hello.lot_id, rows)
+        self._runtime.join(link, event)
+        return link
+
+    async def _read(self, link: Link, requests: AsyncIterator[link_pb2.ConnectRequest]) -> bool:
+        """Hand everything a lot says to the runtime; True when it said goodbye."""
+        async for request in requests:
+            self._receive(link, request)
+            if request.HasField("goodbye"):
+                return True
+        return False
+
+    def _receive(self, link: Link, request: link_pb2.ConnectRequest) -> None:
+        runtime = self._runtime
+        for model in offered_models(request):
+            runtime.offer(model)
+        results = [
+            runtime.unstage(token(row.token), int.from_bytes(row.done, "little"), row.results)
+            for row in request.reports
+        ]
+        serial = runtime.keep(results)
+        for event in facts(request, link.lot, link.rows, serial, monotonic()):
+            runtime.post(event)
+
+    async def _write(self, link: Link, context: Context) -> None:
+        """Write orders as they come, those that wait together."""
+        runtime = self._runtime
+        while (queued := await link.take()) is not None:
+            orders: list[tuple[Order | Acknowledge, Sequence[bytes]]] = []
+            size = 0
+            while True:
+                inputs = await runtime.inputs_of(queued)
+                orders.append((queued[0], inputs))
+                size += sum(map(len, inputs))
+                if link.empty or size > _MESSAGE_BYTES:
+                    break
+                following = await link.take()
+                if following is None:
+                    return
+                queued = following
+            await context.write(response(orders, runtime.roster.index, self._terms))
+            if runtime.open_requests > 1:
+                await asyncio.sleep(_PACE_S)

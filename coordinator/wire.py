@@ -1,0 +1,229 @@
+"""Protobuf to facts, orders to protobuf. Decides nothing; the one place where durations become instants."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.core.effects import Acknowledge, Disconnect, Drain, Drop, Grant, Order, Revoke
+from coordinator.core.events import (
+    Beats,
+    Cause,
+    Event,
+    HeldLease,
+    JobId,
+    LeaseEnd,
+    LotId,
+    LotJoined,
+    ModelSpeed,
+    NodesLeft,
+    NodesOffered,
+    Progressed,
+    Report,
+    Rows,
+    SpeedsMeasured,
+    Token,
+)
+from coordinator.refusal import Refusal, Refused
+from protos import jobs_pb2, link_pb2
+
+INLINE_BYTES = 64 << 10
+"""Inputs and results up to this size travel in the stream; larger ones in calls of their own."""
+
+_CAUSES = {
+    link_pb2.DEPARTURE_CAUSE_UNPLUGGED: Cause.UNPLUGGED,
+    link_pb2.DEPARTURE_CAUSE_DRAINED: Cause.DRAINED,
+}
+_ENDS = {
+    link_pb2.END_CAUSE_FINISHED: LeaseEnd.FINISHED,
+    link_pb2.END_CAUSE_UNPLUGGED: LeaseEnd.UNPLUGGED,
+    link_pb2.END_CAUSE_REVOKED: LeaseEnd.REVOKED,
+    link_pb2.END_CAUSE_REFUSED: LeaseEnd.REFUSED,
+}
+_REVOCATIONS = {
+    "cancelled": link_pb2.REVOCATION_CAUSE_CANCELLED,
+    "expired": link_pb2.REVOCATION_CAUSE_EXPIRED,
+    "unknown": link_pb2.REVOCATION_CAUSE_UNKNOWN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """What tenants are told of a model that a lot offers."""
+
+    name: str
+    kind: str
+    digest: str
+    max_item_bytes: int
+
+
+def job_name(job: JobId) -> str:
+    """The name of a job outside of the core."""
+    return f"job-{job:08d}"
+
+
+def job_number(name: str) -> JobId:
+    """The job of a name; refused when it is not one."""
+    number = name.removeprefix("job-")
+    if not number.isascii() or not number.isdigit() or number == name:
+        raise Refused(Refusal.NOT_FOUND, f"no job is called {name!r}; `carpool jobs` lists them")
+    return JobId(int(number))
+
+
+def joined(hello: link_pb2.Hello, lot: LotId, rows: Rows) -> LotJoined:
+    """A lot's hello, as the fact that it joined."""
+    held = tuple(
+        HeldLease(
+            token(row.token),
+            _row(rows, row.node),
+            job_number(row.job_id),
+            row.model,
+            tuple((part.first, part.count) for part in row.ranges),
+            int.from_bytes(row.done, "little"),
+        )
+        for row in hello.held
+    )
+    power_w = np.array([vehicle.power_w for vehicle in hello.vehicles], np.float64)
+    profiles = tuple(vehicle.profile or "unknown" for vehicle in hello.vehicles)
+    return LotJoined(lot, hello.incarnation, rows, profiles, power_w, held)
+
+
+def offered_models(request: link_pb2.ConnectRequest) -> Iterator[OfferedModel]:
+    """The models that a message offers."""
+    for model in request.models:
+        yield OfferedModel(model.model, model.kind, model.digest, model.max_item_bytes)
+
+
+def facts(
+    request: link_pb2.ConnectRequest, lot: LotId, rows: Rows, first_serial: int, now_s: float
+) -> Iterator[Event]:
+    """What a lot's message says happened, in order; its reports get serials from `first_serial` on."""
+    if request.models:
+        yield SpeedsMeasured(lot, {model.model: _speed(model) for model in request.models})
+    if request.offers:
+        nodes = _rows(rows, [offer.node for offer in request.offers])
+        until_s = np.array([offer.window_s for offer in request.offers], np.float64) + now_s
+        share = np.array([offer.share for offer in request.offers], np.float64)
+        yield NodesOffered(nodes, until_s, share.clip(0.0, 1.0))
+    if request.reports or request.sequence:
+        reports = tuple(_report(row, first_serial + at) for at, row in enumerate(request.reports))
+        yield Progressed(lot, request.sequence, reports)
+    if request.departures:
+        nodes = _rows(rows, [departure.node for departure in request.departures])
+        causes = [_CAUSES.get(departure.cause, Cause.UNPLUGGED) for departure in request.departures]
+        yield NodesLeft(nodes, np.array(causes, np.uint8))
+    if request.HasField("heartbeat"):
+        yield Beats(rows[_present(request.heartbeat.present, len(rows))])
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every lot is told when it is welcomed."""
+
+    epoch: int
+    heartbeat_s: float
+    silent_after_s: float
+
+
+def response(
+    orders: Sequence[tuple[Order | Acknowledge, Sequence[bytes]]], index: Sequence[int], terms: Terms
+) -> link_pb2.ConnectResponse:
+    """Orders for one lot as a message, each grant with its inputs; `index` is each row's index in its lot."""
+    message = link_pb2.ConnectResponse()
+    for order, inputs in orders:
+        match order:
+            case Grant():
+                message.grants.append(_grant(order, index[order.node], inputs))
+            case Acknowledge(_, sequence):
+                message.acknowledged = sequence
+            case Revoke(_, token, cause):
+                message.revocations.add(token=_token_message(token), cause=_REVOCATIONS[cause])
+            case Drain(_, nodes):
+                message.drain.extend(index[node] for node in nodes)
+            case Drop(_, tokens):
+                message.welcome.epoch = terms.epoch
+                message.welcome.heartbeat_s = terms.heartbeat_s
+                message.welcome.silent_after_s = terms.silent_after_s
+                message.welcome.dropped.extend(_token_message(token) for token in tokens)
+            case Disconnect():
+                raise AssertionError("a stream is broken, not told so")
+            case _:
+                assert_never(order)
+    return message
+
+
+def token(message: link_pb2.Token) -> Token:
+    """A token from the wire."""
+    return Token(message.epoch, message.attempt)
+
+
+def _token_message(token: Token) -> link_pb2.Token:
+    return link_pb2.Token(epoch=token.epoch, attempt=token.attempt)
+
+
+def _grant(order: Grant, node: int, inputs: Sequence[bytes]) -> link_pb2.Grant:
+    deferred = [at for at, payload in enumerate(inputs) if len(payload) > INLINE_BYTES]
+    if deferred:
+        inputs = [payload if len(payload) <= INLINE_BYTES else b"" for payload in inputs]
+    return link_pb2.Grant(
+        token=_token_message(order.token),
+        node=node,
+        model=order.model,
+        job_id=job_name(order.job),
+        ranges=[link_pb2.Range(first=first, count=count) for first, count in order.ranges],
+        inputs=inputs,
+        deferred=deferred,
+        lease_s=order.lease_s,
+        job_class=jobs_pb2.JOB_CLASS_INTERACTIVE if order.interactive else jobs_pb2.JOB_CLASS_BATCH,
+        solo=order.solo,
+    )
+
+
+def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
+    done = int.from_bytes(row.done, "little")
+    if done.bit_count() != len(row.results):
+        raise Refused(
+            Refusal.BAD_INPUT,
+            f"a report names {done.bit_count()} items and brings {len(row.results)} results",
+        )
+    return Report(
+        token(row.token),
+        serial,
+        done,
+        tuple((error.item, error.code, error.message) for error in row.errors) if row.errors else (),
+        int.from_bytes(row.running, "little") if row.running else (0 if done else None),
+        _ENDS.get(row.cause, LeaseEnd.FINISHED) if row.ended else None,
+        row.useful_s,
+        row.lost_s,
+        row.loading_s,
+        row.energy_modelled_j,
+    )
+
+
+def _speed(model: link_pb2.ModelOffer) -> ModelSpeed:
+    if not 0 < model.items_per_s < inf:
+        raise Refused(
+            Refusal.BAD_INPUT, f"model {model.model} is offered at {model.items_per_s} items/s; it must be over 0"
+        )
+    return ModelSpeed(model.items_per_s, max(model.load_s, 0.0), max(model.batch_items, 1))
+
+
+def _rows(rows: Rows, nodes: Sequence[int]) -> Rows:
+    indices = np.array(nodes, np.int64)
+    if indices.max(initial=0) >= len(rows):
+        raise Refused(
+            Refusal.BAD_INPUT, f"a row names vehicle {indices.max()}; this lot has said hello with {len(rows)}"
+        )
+    return rows[indices]
+
+
+def _row(rows: Rows, node: int) -> int:
+    return int(_rows(rows, [node])[0])
+
+
+def _present(bitmap: bytes, vehicles: int) -> NDArray[np.bool_]:
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=vehicles, bitorder="little")
+    return bits.astype(np.bool_)
