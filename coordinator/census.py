@@ -44,6 +44,12 @@ _SHOWN = (
     ),
     _Shown("carpool_jobs_pending", ("class",), lambda s: s.jobs_pending, "Jobs accepted and not ended."),
     _Shown(
+        "carpool_items_finished_total",
+        ("class", "model", "outcome"),
+        lambda s: s.items_finished,
+        "Items that got a result or failed for good.",
+    ),
+    _Shown(
         "carpool_items_open",
         ("class", "model"),
         lambda s: s.items_open,

@@ -17,7 +17,7 @@ from time import monotonic, perf_counter
 from typing import assert_never
 
 from coordinator.config import LimitSettings
-from coordinator.core import views
+from coordinator.core import invariants, views
 from coordinator.core.bits import positions
 from coordinator.core.effects import (
     Acknowledge,
@@ -52,7 +52,6 @@ from coordinator.core.job import Job
 from coordinator.core.lease import ranges_of
 from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
-from coordinator.core.snapshot import Snapshot
 from coordinator.errors import Failure
 from coordinator.metrics import Metrics
 from coordinator.perform import perform
@@ -64,6 +63,9 @@ from coordinator.wire import OfferedModel, job_name
 _LOG = logging.getLogger(__name__)
 
 _LAG_CHECK_S = 0.5
+_CHECK_S = 10.0
+_CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
+_CHECKED_JOBS = 100
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
@@ -131,8 +133,10 @@ class _Waiting:
 class Runtime:
     """The live coordinator behind every front."""
 
-    def __init__(self, scheduler: Scheduler, store: Store, limits: LimitSettings, first_job: int = 1) -> None:
-        self.metrics = Metrics(self.snapshot)
+    def __init__(
+        self, scheduler: Scheduler, store: Store, metrics: Metrics, limits: LimitSettings, first_job: int = 1
+    ) -> None:
+        self.metrics = metrics
         self.roster = Roster()
         self.models: dict[str, OfferedModel] = {}
         self._scheduler = scheduler
@@ -294,10 +298,6 @@ class Runtime:
 
     # Operators
 
-    def snapshot(self) -> Snapshot:
-        """Counts, for metrics."""
-        return self._scheduler.snapshot(monotonic())
-
     def nodes(self) -> list[tuple[str, str, views.NodeView]]:
         """Every vehicle known: its name, its lot's name, and how it is."""
         roster = self.roster
@@ -394,6 +394,16 @@ class Runtime:
             self._turn_is_due = True
             self._loop.call_soon(self._turn)
 
+    async def check_invariants(self) -> None:
+        """Check the core for ever, while it is small enough for that to cost little; a breach is told, not hidden."""
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            state = self._scheduler.state
+            if state.fleet.size <= _CHECKED_NODES and len(state.jobs) <= _CHECKED_JOBS:
+                for name, breach in invariants.violations(state):
+                    self.metrics.count_violation(name)
+                    _LOG.critical("invariant %s does not hold: %s", name, breach)
+
     async def measure_lag(self) -> None:
         """Measure for ever how late the loop runs its timers."""
         while True:
@@ -453,7 +463,7 @@ class Runtime:
         if isinstance(order, Grant):
             job = self._scheduler.jobs.get(order.job)
             if job is not None and job.started_s is not None and len(job.leases) == 1 and not job.settled:
-                self.metrics.observe_job_queue(_class(job.spec), job.started_s - job.submitted_s)
+                self.metrics.observe_job_queue(job.spec.label, job.started_s - job.submitted_s)
             request = self._requests.get(order.job)
             if link is not None:
                 link.put(order, _slices(request.inputs, order.ranges) if request else None)
@@ -538,7 +548,14 @@ class Runtime:
     def _observe_end(self, job: _Request | Job | None, outcome: Outcome) -> None:
         if job is not None:
             model = job.model if isinstance(job, _Request) else job.spec.model
-            self.metrics.observe_job(model, outcome.value, monotonic() - job.submitted_s)
+            label = "failed" if outcome is Outcome.DONE and _all_failed(job) else outcome.value
+            self.metrics.observe_job(model, label, monotonic() - job.submitted_s)
+
+
+def _all_failed(job: _Request | Job) -> bool:
+    if isinstance(job, _Request):
+        return all(isinstance(answer, Failure) for answer in job.answers)
+    return job.failed == job.spec.items
 
 
 def _slices(inputs: Sequence[bytes], ranges: Sequence[Range]) -> list[bytes]:
@@ -547,10 +564,6 @@ def _slices(inputs: Sequence[bytes], ranges: Sequence[Range]) -> list[bytes]:
 
 def _mean(inputs: Sequence[bytes]) -> int:
     return sum(map(len, inputs)) // len(inputs)
-
-
-def _class(spec: JobSpec) -> str:
-    return "interactive" if spec.interactive else "batch"
 
 
 def _digest(model: str, inputs: Sequence[bytes]) -> bytes:

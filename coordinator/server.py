@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from coordinator.config import Config
 from coordinator.core.scheduler import Scheduler
 from coordinator.keys import Keys
+from coordinator.metrics import Metrics
 from coordinator.runtime import Runtime
 from coordinator.services.edge import Edge
 from coordinator.services.fleet import FleetService
@@ -45,7 +47,8 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
     """
     host = config.listen.host
     scheduler = Scheduler(config.scheduling, epoch=1)
-    runtime = Runtime(scheduler, MemoryStore(), config.limits)
+    metrics = Metrics(lambda: scheduler.snapshot(monotonic()))
+    runtime = Runtime(scheduler, MemoryStore(metrics.observe_commit), metrics, config.limits)
     edge = Edge(keys, runtime.metrics)
     terms = Terms(scheduler.epoch, config.scheduling.heartbeat_s, config.scheduling.silent_after_s)
     server = grpc.aio.server(options=_OPTIONS)
@@ -82,7 +85,10 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(serve_http(health_app(lambda: not stop.is_set()), sockets["--http-port"], http_stop))
         tasks.create_task(serve_http(metrics_app(runtime.metrics), sockets["--metrics-port"], http_stop))
-        lag = tasks.create_task(runtime.measure_lag())
+        watching = (
+            tasks.create_task(runtime.measure_lag()),
+            tasks.create_task(runtime.check_invariants()),
+        )
         ready(
             f"coordinator ready grpc={_address(host, grpc_port)} http={_address(host, ports['--http-port'])} "
             f"metrics={_address(host, ports['--metrics-port'])}"
@@ -92,7 +98,8 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
         await status.enter_graceful_shutdown()
         await server.stop(_GRACE_S)
         http_stop.set()
-        lag.cancel()
+        for task in watching:
+            task.cancel()
         stopping.cancel()
     if runtime.failed.done():
         runtime.failed.result()

@@ -6,6 +6,7 @@ which a driver uses it (save, then send, then answer) is `perform`'s.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import NamedTuple, Protocol, assert_never
 
 from coordinator.core.bits import positions
@@ -78,14 +79,19 @@ class _StoredJob:
 class MemoryStore:
     """A store that forgets everything when the process ends: for tests and for a first look."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[float, int], None] = lambda duration_s, operations: None) -> None:
+        """`observe` is told of each commit: its seconds, its operations."""
+        self._observe = observe
         self._jobs: dict[JobId, _StoredJob] = {}
         self._keys: dict[tuple[str, str], JobId] = {}
 
     def commit(self, operations: Sequence[Operation], committed: Committed) -> None:
         """Record operations at once."""
+        started_s = perf_counter()
         for operation in operations:
             self._record(operation)
+        if operations:
+            self._observe(perf_counter() - started_s, len(operations))
         committed(None)
 
     def find(self, tenant: str, key: str) -> Submission | None:

@@ -58,6 +58,11 @@ class JobSpec:
     deadline_s: float  # coordinator seconds; infinity when there is none
     value: float
 
+    @property
+    def label(self) -> str:
+        """The class, as metrics name it."""
+        return "interactive" if self.interactive else "batch"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpeed:

@@ -6,9 +6,19 @@ from coordinator.core.state import State
 
 def validate(state: State) -> None:
     """Raise AssertionError with the first invariant that does not hold."""
-    _items_are_in_one_place(state)
-    _leases_agree(state)
-    _nodes_agree(state)
+    for _, check in CHECKS:
+        check(state)
+
+
+def violations(state: State) -> list[tuple[str, str]]:
+    """The invariants that do not hold: the name of each, and what was found."""
+    found: list[tuple[str, str]] = []
+    for name, check in CHECKS:
+        try:
+            check(state)
+        except AssertionError as breach:
+            found.append((name, str(breach)))
+    return found
 
 
 def _items_are_in_one_place(state: State) -> None:
@@ -54,3 +64,10 @@ def _nodes_agree(state: State) -> None:
         assert fleet.batch_leases[row] == len(held) - interactive, f"node {row}: batch leases miscounted"
         assert not held or fleet.present[row], f"node {row}: away with leases"
     assert fleet.buckets_are_true(), "a free node stands in the wrong bucket"
+
+
+CHECKS = (
+    ("items_in_one_place", _items_are_in_one_place),
+    ("leases_agree", _leases_agree),
+    ("nodes_agree", _nodes_agree),
+)

@@ -219,6 +219,7 @@ class Scheduler:
             lease.done |= accepted
             job.lent -= count
             job.done += count
+            self.tally.items_finished[job.spec.label, lease.model, "done"] += count
             self.fleet.items_done[lease.node] += count
             effects.record(
                 lease.interactive,
@@ -254,6 +255,7 @@ class Scheduler:
     def _fail_item(self, job: Job, item: int, effects: Effects) -> None:
         trouble = job.troubles[item]
         job.failed += 1
+        self.tally.items_finished[job.spec.label, job.spec.model, "failed"] += 1
         effects.record(job.spec.interactive, FailureRecord(job.spec.job, item, trouble.code, trouble.message))
 
     def _offered(self, event: NodesOffered, now_s: float) -> None:
@@ -398,7 +400,7 @@ class Scheduler:
         if job is None or job.ended is not None:
             return
         job.missed_deadline = True
-        self.tally.deadlines_missed[_class(job)] += 1
+        self.tally.deadlines_missed[job.spec.label] += 1
         if job.spec.interactive:
             self._end_job(job, Outcome.EXPIRED, "expired", now_s, effects)
 
@@ -620,7 +622,3 @@ class Scheduler:
                 self.jobs[job_id].ended = outcome
             case _:
                 assert_never(record)
-
-
-def _class(job: Job) -> str:
-    return "interactive" if job.spec.interactive else "batch"

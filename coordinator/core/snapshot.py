@@ -23,11 +23,12 @@ class Snapshot:
     jobs_submitted: Mapping[tuple[str, str, str], int]  # (api, model, tenant)
     jobs_finished: Mapping[tuple[str, str], int]  # (outcome, model); outcomes: done cancelled expired failed
     jobs_pending: Mapping[str, int]  # class: interactive batch
+    items_finished: Mapping[tuple[str, str, str], int]  # (class, model, outcome); outcomes: done failed
     items_open: Mapping[tuple[str, str], int]  # (class, model)
     oldest_pending_age_s: Mapping[str, float]  # class
     deadlines_at_risk: Mapping[str, int]  # class: pending jobs whose work ends after their deadline at today's rate
     deadlines_missed: Mapping[str, int]  # class
-    leases: Mapping[tuple[str, str], int]  # (outcome, profile); finished unplugged died expired revoked refused
+    leases: Mapping[tuple[str, str], int]  # (outcome, profile); by how it ended: `LeaseEnd` in lower case
     leases_active: int
     results_rejected: Mapping[str, int]  # reason: stale_token, duplicate
     accelerator_s: Mapping[tuple[str, str], float]  # (profile, use); uses: useful lost hedged loading verification

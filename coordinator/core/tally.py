@@ -26,6 +26,7 @@ class Tally:
 
     jobs_submitted: defaultdict[tuple[str, str, str], int] = field(default_factory=_triple_counts)
     jobs_finished: defaultdict[tuple[str, str], int] = field(default_factory=_pair_counts)
+    items_finished: defaultdict[tuple[str, str, str], int] = field(default_factory=_triple_counts)
     deadlines_missed: defaultdict[str, int] = field(default_factory=_counts)
     departures: defaultdict[tuple[str, str], int] = field(default_factory=_pair_counts)
     leases: defaultdict[tuple[str, str], int] = field(default_factory=_pair_counts)

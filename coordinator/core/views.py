@@ -122,6 +122,7 @@ def snapshot(state: State, now_s: float) -> Snapshot:
         jobs_submitted=dict(tally.jobs_submitted),
         jobs_finished=dict(tally.jobs_finished),
         jobs_pending=pending,
+        items_finished=dict(tally.items_finished),
         items_open=open_items,
         oldest_pending_age_s=oldest,
         deadlines_at_risk=at_risk,
@@ -157,7 +158,7 @@ def _demand(
     for job in state.jobs.values():
         if job.ended is not None:
             continue
-        label = "interactive" if job.spec.interactive else "batch"
+        label = job.spec.label
         pending[label] += 1
         oldest[label] = max(oldest[label], now_s - job.submitted_s)
         open_items[label, job.spec.model] += job.spec.items - job.settled

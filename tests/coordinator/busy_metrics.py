@@ -26,6 +26,7 @@ def snapshot(
         jobs_submitted=jobs_submitted or {("grpc", model, "local"): 9 for model in MODELS},
         jobs_finished={(outcome, "minilm"): 3 for outcome in ("done", "cancelled", "expired")},
         jobs_pending=dict.fromkeys(CLASSES, 1),
+        items_finished={("batch", "minilm", "done"): 2000, ("batch", "minilm", "failed"): 1},
         items_open={("batch", model): 2000 for model in MODELS},
         oldest_pending_age_s=dict.fromkeys(CLASSES, 1.5),
         deadlines_at_risk=dict.fromkeys(CLASSES, 1),

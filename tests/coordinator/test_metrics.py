@@ -26,6 +26,7 @@ FAMILIES = {
     "carpool_event_loop_lag_seconds": ("histogram", set()),
     "carpool_idle_capacity_modelled_watts": ("gauge", {"profile"}),
     "carpool_invariant_violations": ("counter", {"invariant"}),
+    "carpool_items_finished": ("counter", {"class", "model", "outcome"}),
     "carpool_items_open": ("gauge", {"class", "model"}),
     "carpool_job_duration_seconds": ("histogram", {"model", "outcome"}),
     "carpool_job_oldest_pending_age_seconds": ("gauge", {"class"}),

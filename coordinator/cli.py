@@ -1,0 +1,238 @@
+"""The `carpool` command: what a terminal says to the coordinator, and how it is answered.
+
+Owns flags, tables and exit codes: 0, 1 when the outcome has failed, 2 for what the user can mend, 130 after
+Ctrl-C. Further commands come from the entry-point group `carpool.commands`, functions that take the app; so the
+packages need not know each other.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from coordinator import rundir
+from coordinator.client import Client, Job, Node
+from coordinator.errors import CarpoolError
+from coordinator.run import Order, run, summary
+from coordinator.tables import Table, duration, show
+from coordinator.up import Plan, models_to_offer, up
+
+app = typer.Typer(
+    name="carpool",
+    help="A compute pool made of parked cars: models run on vehicles that may leave at any moment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Grpc = Annotated[
+    str,
+    typer.Option("--grpc", envvar="CARPOOL_GRPC", metavar="HOST:PORT", help="Default: the last `carpool up`."),
+]
+ApiKey = Annotated[
+    str,
+    typer.Option(envvar="CARPOOL_API_KEY", metavar="KEY", show_envvar=True, help="Where keys are asked for."),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")]
+Result = TypeVar("Result")
+
+
+@app.command("up")
+def up_command(
+    vehicles: Annotated[
+        int | None, typer.Option(min=1, help="How many cars. Default: what --profile says, else 6.")
+    ] = None,
+    profile: Annotated[str, typer.Option(metavar="NAME:N,...", help="Their computers: hw4:6,ai5:2.")] = "",
+    vehicles_per_actor: Annotated[
+        int | None, typer.Option(min=1, help="Cars in one Ray actor. Default: as many actors as cores.")
+    ] = None,
+    speed: Annotated[float | None, typer.Option(help="Of the cars' clock; 60: an hour is a minute.")] = None,
+    day: Annotated[str, typer.Option(metavar="NAME", help="When cars are plugged in. Default: parked.")] = "",
+    models: Annotated[str, typer.Option(metavar="A,B", help="Default: every model in the cache.")] = "",
+    noop: Annotated[bool, typer.Option("--noop", help="Offer noop too, a model that echoes.")] = False,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What torch runs on.")] = "",
+    dtype: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="What torch computes in.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
+    ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
+    host: Annotated[str, typer.Option(help="Any but the loopback address needs --api-keys.")] = "127.0.0.1",
+    grpc_port: Port = 0,
+    http_port: Port = 0,
+    metrics_port: Port = 0,
+    state: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the coordinator keeps jobs.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML: [tenants], [nodes], [operators], NAME = KEY.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML, see the README.")] = None,
+) -> None:
+    """Bring up a coordinator and a fleet of cars on this machine; Ctrl-C takes them down."""
+    plan = Plan(
+        vehicles=vehicles or sum(map(int, re.findall(r":([0-9]+)", profile))) or 6,
+        profile=profile,
+        vehicles_per_actor=vehicles_per_actor,
+        speed=speed,
+        day=day,
+        models=models_to_offer(models, noop),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        seed=seed,
+        ray_address=ray_address,
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        state=state,
+        api_keys=api_keys,
+        config=config,
+    )
+    if asyncio.run(up(plan, _stderr(), _announce)) is signal.SIGINT:
+        raise typer.Exit(130)
+
+
+@app.command("run")
+def run_command(
+    model: Annotated[str, typer.Argument(help="One that some car offers.")],
+    input_path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="JSONL in OpenAI batch form, a text file of one item a line, or a folder of pictures.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.jsonl", help="JSONL in OpenAI batch output form.")
+    ],
+    grpc: Grpc = "",
+    idempotency_key: Annotated[
+        str, typer.Option(metavar="KEY", help="The same key and input resume the same job.")
+    ] = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Run a model over every item of INPUT and write the results to OUT, in the order of INPUT."""
+    console = _stderr()
+    order = Order(_target(grpc), api_key, model, input_path, output, idempotency_key)
+    outcome = _finish(run(order, console))
+    console.print(summary(outcome, output), markup=False, highlight=False, soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command("jobs")
+def jobs_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
+    """List your latest jobs, newest first."""
+
+    async def listed() -> list[Job]:
+        async with Client(_target(grpc), api_key) as client:
+            return await client.jobs()
+
+    show(
+        Table(
+            ("job", "model", "class", "state", "items", "done", "failed", "cars", "age", "key"),
+            [
+                (
+                    job.job_id,
+                    job.model,
+                    job.job_class,
+                    job.state,
+                    job.items,
+                    job.items_done,
+                    job.items_failed,
+                    job.nodes_at_work,
+                    duration(job.age_s),
+                    job.idempotency_key,
+                )
+                for job in _finish(listed())
+            ],
+        )
+    )
+
+
+@app.command("nodes")
+def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
+    """List every vehicle that the coordinator knows."""
+
+    async def listed() -> list[Node]:
+        async with Client(_target(grpc), api_key) as client:
+            return await client.nodes()
+
+    show(
+        Table(
+            ("node", "profile", "state", "stays", "leases", "items", "departures", "seen", "models"),
+            [
+                (
+                    node.name,
+                    node.profile,
+                    node.state,
+                    "" if node.state == "away" else duration(node.window_s),
+                    node.leases,
+                    node.items_done,
+                    node.departures,
+                    f"{duration(node.heartbeat_age_s)} ago",
+                    ",".join(node.models),
+                )
+                for node in _finish(listed())
+            ],
+        )
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave the process with its exit code."""
+    for entry in sorted(entry_points(group="carpool.commands"), key=lambda entry: entry.name):
+        entry.load()(app)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except CarpoolError as error:
+        code = _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        message = error.format_message()  # none after the help of a command without arguments
+        code = _complain(message, error.exit_code) if message else error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"carpool: {message}", file=sys.stderr)
+    return code
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _target(grpc: str) -> str:
+    return grpc or rundir.last_cluster().grpc
+
+
+def _announce(cluster: rundir.Cluster) -> None:
+    with suppress(BrokenPipeError):
+        print(f"carpool ready grpc={cluster.grpc} http={cluster.http} metrics={cluster.metrics}", flush=True)
+
+
+def _finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Its result; SIGTERM cancels it as Ctrl-C does, so that it leaves nothing half done."""
+
+    async def cancellable() -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None

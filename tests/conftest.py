@@ -1,0 +1,20 @@
+"""What every test stands on: surroundings that are the test's own, and a model cache shared with the developer."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings() -> Iterator[None]:
+    """No test sees the developer's clusters, keys or settings; all share the cache of models.
+
+    The run directory is not below pytest's own: Ray's sockets need a short path.
+    """
+    with tempfile.TemporaryDirectory(prefix="carpool-") as run_dir, pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith("CARPOOL_") and name != "CARPOOL_CACHE"]:
+            environment.delenv(name)
+        environment.setenv("CARPOOL_RUN_DIR", run_dir)
+        yield
