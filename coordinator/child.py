@@ -59,7 +59,11 @@ class Child:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         if code == 2 and lines:  # it refused its input, and said why in its last line
             raise CarpoolError(re.sub(PROLOGUE, "", lines[-1]))
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        how = (
+            f"process was killed by signal {-code}"
+            if code is not None and code < 0
+            else f"process ended with code {code}"
+        )
         tail = "".join(f"\n  {line}" for line in lines[-LAST_LINES:])
         raise CarpoolError(f"the {self._name} {how}; its log is {self._log}{tail}", exit_code=1)
 
@@ -75,6 +79,18 @@ class Child:
         await self._process.wait()
 
     def kill(self) -> None:
-        """End it, and every process of its session that is still in its group, at once."""
+        """End it, where it still runs, and every other process of its session at once."""
+        running = [self._process.pid] if self._process.returncode is None else []
+        for pid in {*running, *_session(self._process.pid)}:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session, none without /proc: Ray's workers have groups of their own, but no session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if os.getsid(int(entry.name)) == leader:
+                found.append(int(entry.name))
+    return found

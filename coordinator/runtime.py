@@ -395,7 +395,7 @@ class Runtime:
             self._loop.call_soon(self._turn)
 
     async def check_invariants(self) -> None:
-        """Check the core for ever, while it is small enough for that to cost little; a breach is told, not hidden."""
+        """Check the core for ever, while it is small enough for that to cost little."""
         while True:
             await asyncio.sleep(_CHECK_S)
             state = self._scheduler.state

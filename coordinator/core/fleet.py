@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.core.events import Cause, LotId, ModelSpeed, Rows
+from coordinator.core.events import LotId, ModelSpeed, Rows
 from coordinator.core.settings import SchedulingSettings
 
 Capability = tuple[tuple[str, int, bool, int], ...]
@@ -114,14 +114,14 @@ class Fleet:
             and self.lots[LotId(int(self.lot[row]))].connected
         )
 
+    def profile_of(self, row: int) -> str:
+        """The label of a vehicle's hardware profile."""
+        return self.profiles[int(self.profile[row])]
+
     def speed(self, row: int, model: str) -> ModelSpeed:
         """How this vehicle alone runs a model that its lot offers."""
         speed = self.lots[LotId(int(self.lot[row]))].speeds[model]
         return ModelSpeed(speed.items_per_s * float(self.share[row]), speed.load_s, speed.batch_items)
-
-    def offers(self, row: int, model: str) -> bool:
-        """Whether the lot of this vehicle runs a model."""
-        return model in self.lots[LotId(int(self.lot[row]))].speeds
 
     def capable(self, model: str) -> int:
         """Vehicles that take new work and run this model."""
@@ -247,11 +247,6 @@ class Fleet:
             (speed, resident) for name, speed, resident, _ in self._capabilities[capability] if name == model
         )
         return (not resident, -speed)
-
-
-def cause_label(cause: Cause) -> str:
-    """The cause as a label value."""
-    return cause.name.lower()
 
 
 def _window_class(remaining_s: float) -> int:

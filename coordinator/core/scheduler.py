@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from math import ceil, inf
+from math import inf
 from typing import assert_never
 
 import numpy as np
 
 from coordinator.core import invariants, views
-from coordinator.core.bits import mask
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
@@ -17,7 +16,6 @@ from coordinator.core.effects import (
     Effects,
     EndRecord,
     FailureRecord,
-    Grant,
     JobRecord,
     Outcome,
     Record,
@@ -28,7 +26,6 @@ from coordinator.core.events import (
     Beats,
     Cause,
     Event,
-    HeldLease,
     JobId,
     JobsCancelled,
     JobSpec,
@@ -39,7 +36,6 @@ from coordinator.core.events import (
     LotJoined,
     LotLeft,
     LotLost,
-    ModelSpeed,
     NodesCordoned,
     NodesDrained,
     NodesLeft,
@@ -50,20 +46,14 @@ from coordinator.core.events import (
     SpeedsMeasured,
     Token,
 )
-from coordinator.core.fleet import cause_label
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease, ranges_of
-from coordinator.core.queues import Queue, Queues, urgency
-from coordinator.core.ranges import Range
+from coordinator.core.ledger import Ledger
+from coordinator.core.placement import Placement
+from coordinator.core.queues import Queues
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
-
-MOST_ITEMS = 4096
-"""Items in one lease at most: its bitmaps stay short."""
-
-_MOST_CANDIDATES = 256
-"""Nodes looked at for one slice: a request must not cost more in a larger fleet."""
 
 _SILENCE_CHECK_S = 1.0
 
@@ -84,10 +74,10 @@ class Scheduler:
         self.fleet, self.jobs, self.leases = state.fleet, state.jobs, state.leases
         self.held, self.tally = state.held, state.tally
         self._queues = Queues()
-        self._attempt = 0
+        self._ledger = Ledger(state, self._queues)
+        self._placement = Placement(state, self._queues, self._ledger)
         self._sequence = 0
         self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
-        self._expiries: list[tuple[float, Token]] = []  # may be early: a report puts the true time off
         self._deadlines: list[tuple[float, JobId]] = []
         self._broken: dict[LotId, float] = {}  # lots whose link broke, and until when they may come back
         self._silence_check_s = -inf
@@ -98,14 +88,15 @@ class Scheduler:
         for event in events:
             self._apply(event, now_s, effects)
         self._expire(now_s, effects)
-        self._place(now_s, effects)
+        self._placement.place(now_s, effects)
         return effects
 
     def next_wakeup_s(self) -> float | None:
         """Call `handle((), now)` by then even if nothing happens; None when there is nothing to wait for."""
         times = [*self._broken.values()]
-        if self._expiries:
-            times.append(self._expiries[0][0])
+        expiry_s = self._ledger.next_expiry_s()
+        if expiry_s is not None:
+            times.append(expiry_s)
         if self._deadlines:
             times.append(self._deadlines[0][0])
         if self.fleet.lots:
@@ -232,11 +223,10 @@ class Scheduler:
                 self._item_error(job, lease, offset, code, message, effects)
         if report.running is not None:
             lease.running = report.running
-        lease.reported_s = now_s
-        lease.expires_s = now_s + lease.lease_s
-        self._meter(lease, report.useful_s, report.lost_s, report.loading_s, report.energy_modelled_j)
+        self._ledger.prolong(lease, now_s)
+        self._ledger.meter(lease, report.useful_s, report.lost_s, report.loading_s, report.energy_modelled_j)
         if report.ended is not None or not lease.undone:
-            self._end_lease(lease, report.ended or LeaseEnd.FINISHED, now_s)
+            self._ledger.end(lease, report.ended or LeaseEnd.FINISHED, now_s)
             self._finish_if_settled(job, now_s, effects)
 
     def _item_error(self, job: Job, lease: Lease, offset: int, code: str, message: str, effects: Effects) -> None:
@@ -295,32 +285,12 @@ class Scheduler:
         for held in event.held:
             if held.token in forgotten:
                 forgotten.discard(held.token)
-            elif not self._adopt(event.lot, held, now_s):
+            elif not self._ledger.adopt(event.lot, held, now_s):
                 dropped.append(held.token)
         for token in forgotten:  # the grant never arrived
             lease = self.leases[token]
-            self._end_lease(lease, LeaseEnd.REFUSED, now_s)
+            self._ledger.end(lease, LeaseEnd.REFUSED, now_s)
         effects.send.append(Drop(event.lot, tuple(dropped)))
-
-    def _adopt(self, lot: LotId, held: HeldLease, now_s: float) -> bool:
-        """Take a lease over that a lot held before this coordinator knew it; False when none of it is open."""
-        job = self.jobs.get(held.job)
-        if job is None or job.ended is not None or not job.ready or held.token in self.leases:
-            return False
-        items = sum(count for _, count in held.ranges)
-        wanted, offset = 0, 0
-        for first, count in held.ranges:
-            for item in range(first, first + count):
-                wanted |= (item in job.open) << offset
-                offset += 1
-        if not wanted:
-            return False
-        for first, count in ranges_of(held.ranges, wanted):
-            job.open.remove(first, count)
-            job.lent += count
-        lease = self._lease(held.token, lot, held.node, job, held.ranges, items, False, expected_s=0.0, now_s=now_s)
-        lease.done = mask(items) & ~wanted  # others have those
-        return True
 
     def _lose(self, lot_id: LotId, now_s: float) -> None:
         lot = self.fleet.lots[lot_id]
@@ -368,27 +338,20 @@ class Scheduler:
         for lease in list(self.held.get(row, {}).values()):
             if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
                 lost_s = min(now_s - lease.reported_s, lease.expected_s)
-                self._meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
-            self._end_lease(lease, _END_OF_CAUSE[cause], now_s)
+                self._ledger.meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
+            self._ledger.end(lease, _END_OF_CAUSE[cause], now_s)
             self._finish_if_settled(self.jobs[lease.job], now_s, effects)
         self.fleet.leave(row)
-        self.tally.departures[cause_label(cause), self._profile(row)] += 1
+        self.tally.departures[cause.name.lower(), self.fleet.profile_of(row)] += 1
 
     # Time
 
     def _expire(self, now_s: float, effects: Effects) -> None:
         for lot_id in [lot for lot, until_s in self._broken.items() if until_s <= now_s]:
             self._die(lot_id, now_s, effects)
-        while self._expiries and self._expiries[0][0] <= now_s:
-            _, token = heappop(self._expiries)
-            lease = self.leases.get(token)
-            if lease is None:
-                continue
-            if lease.expires_s > now_s:
-                heappush(self._expiries, (lease.expires_s, token))
-                continue
-            effects.send.append(Revoke(lease.lot, token, "expired"))
-            self._end_lease(lease, LeaseEnd.EXPIRED, now_s)
+        for lease in self._ledger.run_out(now_s):
+            effects.send.append(Revoke(lease.lot, lease.token, "expired"))
+            self._ledger.end(lease, LeaseEnd.EXPIRED, now_s)
         while self._deadlines and self._deadlines[0][0] <= now_s:
             self._pass_deadline(heappop(self._deadlines)[1], now_s, effects)
         if now_s >= self._silence_check_s + _SILENCE_CHECK_S:
@@ -414,164 +377,7 @@ class Scheduler:
                 lot.disconnecting = True
                 effects.send.append(Disconnect(LotId(lot_id)))
 
-    # Placement
-
-    def _place(self, now_s: float, effects: Effects) -> None:
-        queues = self._queues.ready(self.fleet.version)
-        if not queues:
-            return
-        blocked: list[Queue] = []
-        while queues:
-            queue = min(queues, key=urgency) if len(queues) > 1 else queues[0]
-            if queue.head() is None:
-                queues.remove(queue)
-            elif not self._place_next(queue, now_s, effects):
-                queues.remove(queue)
-                blocked.append(queue)
-        for queue in blocked:
-            queue.blocked_at = self.fleet.version
-
-    def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
-        """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
-        passed: list[Job] = []
-        placed = False
-        capable = self.fleet.capable(queue.model)
-        while not placed and (job := queue.head()) is not None:
-            placed = self._place_job(job, capable, now_s, effects)
-            if not placed:
-                if not job.waiting:
-                    break  # no free node at all: the next job would find none either
-                passed.append(queue.drop_head())
-        for job in passed:
-            self._queues.put(job)
-        self.tally.decisions["placed" if placed else "no_node"] += 1
-        return placed
-
-    def _place_job(self, job: Job, capable: int, now_s: float, effects: Effects) -> bool:
-        spec, fleet = job.spec, self.fleet
-        for tried, row in enumerate(fleet.candidates(spec.model, spec.interactive)):
-            if tried == _MOST_CANDIDATES:
-                break
-            speed = fleet.speed(row, spec.model)
-            count = self._slice_items(job, speed, float(fleet.until_s[row]) - now_s, capable)
-            if count < 1:
-                self.tally.decisions["window_too_short"] += 1
-                continue
-            ranges, solo = job.carve(count, row, choosy=capable > 1)
-            if not ranges:
-                continue
-            self._grant(job, row, ranges, solo, speed, now_s, effects)
-            return True
-        return False
-
-    def _slice_items(self, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
-        """Items to lend to a node of this speed with this much window left; 0 when none would fit."""
-        settings, spec = self.settings, job.spec
-        room_s = window_s * settings.window_margin - speed.load_s
-        fit = min(room_s * speed.items_per_s, MOST_ITEMS)
-        if fit < 1:
-            return 0
-        in_hand = 1 if spec.interactive else settings.slices_in_hand
-        fair = ceil(job.placeable / (in_hand * max(capable, 1)))
-        least = ceil(settings.slice_least_s * speed.items_per_s)
-        target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
-        by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
-        return int(min(fit, target, by_size, max(fair, least)))
-
-    def _grant(
-        self,
-        job: Job,
-        row: int,
-        ranges: tuple[Range, ...],
-        solo: bool,
-        speed: ModelSpeed,
-        now_s: float,
-        effects: Effects,
-    ) -> None:
-        self._attempt += 1
-        token = Token(self.epoch, self._attempt)
-        items = sum(count for _, count in ranges)
-        lot = LotId(int(self.fleet.lot[row]))
-        lease = self._lease(
-            token, lot, row, job, ranges, items, solo, speed.load_s + items / speed.items_per_s, now_s
-        )
-        if job.started_s is None:
-            job.started_s = now_s
-        effects.send.append(
-            Grant(
-                lot,
-                row,
-                token,
-                job.spec.job,
-                job.spec.model,
-                ranges,
-                lease.lease_s,
-                job.spec.interactive,
-                solo,
-            )
-        )
-
-    # Leases and jobs
-
-    def _lease(
-        self,
-        token: Token,
-        lot: LotId,
-        row: int,
-        job: Job,
-        ranges: tuple[Range, ...],
-        items: int,
-        solo: bool,
-        expected_s: float,
-        now_s: float,
-    ) -> Lease:
-        spec = job.spec
-        lease_s = self.settings.lease_least_s + self.settings.lease_factor * expected_s
-        lease = Lease(
-            token,
-            lot,
-            row,
-            spec.job,
-            spec.model,
-            ranges,
-            items,
-            spec.interactive,
-            solo,
-            now_s,
-            expected_s,
-            lease_s,
-            now_s + lease_s,
-            now_s,
-        )
-        self.leases[token] = lease
-        self.held.setdefault(row, {})[token] = lease
-        job.leases[token] = lease
-        heappush(self._expiries, (lease.expires_s, token))
-        self._count_held(row, spec.interactive, 1, now_s)
-        return lease
-
-    def _end_lease(self, lease: Lease, end: LeaseEnd, now_s: float) -> None:
-        """Forget a lease; what it did not settle may be lent again."""
-        job = self.jobs[lease.job]
-        del self.leases[lease.token], job.leases[lease.token]
-        held = self.held[lease.node]
-        del held[lease.token]
-        if not held:
-            del self.held[lease.node]
-        undone = lease.undone
-        if undone:
-            job.give_back(lease.ranges_of(undone))
-            self._queues.put(job)
-        self.tally.leases[end.name.lower(), self._profile(lease.node)] += 1
-        self._count_held(lease.node, lease.interactive, -1, now_s)
-
-    def _count_held(self, row: int, interactive: bool, change: int, now_s: float) -> None:
-        fleet = self.fleet
-        if interactive:
-            fleet.interactive_leases[row] += change
-        else:
-            fleet.batch_leases[row] += change
-        fleet.refresh(row, now_s)
+    # Jobs
 
     def _finish_if_settled(self, job: Job, now_s: float, effects: Effects) -> None:
         if job.ended is None and job.settled == job.spec.items:
@@ -580,27 +386,13 @@ class Scheduler:
     def _end_job(self, job: Job, outcome: Outcome, cause: str, now_s: float, effects: Effects) -> None:
         for lease in list(job.leases.values()):
             effects.send.append(Revoke(lease.lot, lease.token, cause))
-            self._end_lease(lease, LeaseEnd.REVOKED, now_s)
+            self._ledger.end(lease, LeaseEnd.REVOKED, now_s)
         job.ended = outcome
         label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
         self.tally.jobs_finished[label, job.spec.model] += 1
         effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome))
         if job.spec.interactive:
             del self.jobs[job.spec.job]
-
-    def _meter(
-        self, lease: Lease, useful_s: float, lost_s: float, loading_s: float, energy_modelled_j: float
-    ) -> None:
-        """Book accelerator-seconds and modelled joules; the joules are split as the seconds are."""
-        profile = self._profile(lease.node)
-        total_s = useful_s + lost_s + loading_s
-        for use, seconds in (("useful", useful_s), ("lost", lost_s), ("loading", loading_s)):
-            if seconds > 0:
-                self.tally.accelerator_s[profile, use] += seconds
-                self.tally.energy_modelled_j[profile, use] += energy_modelled_j * seconds / total_s
-
-    def _profile(self, row: int) -> str:
-        return self.fleet.profiles[int(self.fleet.profile[row])]
 
     def _replay(self, record: Record, now_s: float) -> None:
         match record:

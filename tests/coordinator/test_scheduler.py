@@ -34,7 +34,8 @@ from coordinator.core.events import (
     Rows,
     Token,
 )
-from coordinator.core.scheduler import MOST_ITEMS, Scheduler
+from coordinator.core.placement import MOST_ITEMS
+from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from tests.coordinator.fleet import MODEL, Town, items_of
 

@@ -1,0 +1,100 @@
+"""Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
+
+from math import ceil
+
+from coordinator.core.effects import Effects, Grant
+from coordinator.core.events import ModelSpeed
+from coordinator.core.job import Job
+from coordinator.core.ledger import Ledger
+from coordinator.core.queues import Queue, Queues, urgency
+from coordinator.core.state import State
+
+MOST_ITEMS = 4096
+"""Items in one lease at most: its bitmaps stay short."""
+
+_MOST_CANDIDATES = 256
+"""Nodes looked at for one slice: a request must not cost more in a larger fleet."""
+
+
+class Placement:
+    """Lends what is queued to what is free, until one of them runs out."""
+
+    def __init__(self, state: State, queues: Queues, ledger: Ledger) -> None:
+        self._state = state
+        self._queues = queues
+        self._ledger = ledger
+
+    def place(self, now_s: float, effects: Effects) -> None:
+        """Lend all that some free node is fit for, the most urgent first."""
+        fleet = self._state.fleet
+        queues = self._queues.ready(fleet.version)
+        blocked: list[Queue] = []
+        while queues:
+            queue = min(queues, key=urgency) if len(queues) > 1 else queues[0]
+            if queue.head() is None:
+                queues.remove(queue)
+            elif not self._place_next(queue, now_s, effects):
+                queues.remove(queue)
+                blocked.append(queue)
+        for queue in blocked:
+            queue.blocked_at = fleet.version
+
+    def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
+        """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
+        passed: list[Job] = []
+        placed = False
+        capable = self._state.fleet.capable(queue.model)
+        while not placed and (job := queue.head()) is not None:
+            placed = self._place_job(job, capable, now_s, effects)
+            if not placed:
+                if not job.waiting:
+                    break  # no free node at all: the next job would find none either
+                passed.append(queue.drop_head())
+        for job in passed:
+            self._queues.put(job)
+        self._state.tally.decisions["placed" if placed else "no_node"] += 1
+        return placed
+
+    def _place_job(self, job: Job, capable: int, now_s: float, effects: Effects) -> bool:
+        spec, fleet = job.spec, self._state.fleet
+        for tried, row in enumerate(fleet.candidates(spec.model, spec.interactive)):
+            if tried == _MOST_CANDIDATES:
+                break
+            speed = fleet.speed(row, spec.model)
+            count = self._slice_items(job, speed, float(fleet.until_s[row]) - now_s, capable)
+            if count < 1:
+                self._state.tally.decisions["window_too_short"] += 1
+                continue
+            ranges, solo = job.carve(count, row, choosy=capable > 1)
+            if not ranges:
+                continue
+            lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)
+            effects.send.append(
+                Grant(
+                    lease.lot,
+                    row,
+                    lease.token,
+                    spec.job,
+                    spec.model,
+                    ranges,
+                    lease.lease_s,
+                    spec.interactive,
+                    solo,
+                )
+            )
+            return True
+        return False
+
+    def _slice_items(self, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
+        """Items to lend to a node of this speed with this much window left; 0 when none would fit."""
+        settings, spec = self._state.settings, job.spec
+        room_s = window_s * settings.window_margin - speed.load_s
+        fit = min(room_s * speed.items_per_s, MOST_ITEMS)
+        if fit < 1:
+            return 0
+        in_hand = 1 if spec.interactive else settings.slices_in_hand
+        fair = ceil(job.placeable / (in_hand * max(capable, 1)))
+        least = ceil(settings.slice_least_s * speed.items_per_s)
+        target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
+        by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
+        return int(min(fit, target, by_size, max(fair, least)))
