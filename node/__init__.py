@@ -1,0 +1,1 @@
+"""A lot of vehicles: what they offer, what they run, and when they leave."""

@@ -1,0 +1,136 @@
+"""`python -m node`: serves lots of vehicles until SIGTERM, SIGINT, or the end of its standard input.
+
+One lot in this process; with --ray one Ray actor for each lot. Nothing on standard output; on standard error
+one line for each lot that is ready.
+"""
+
+import argparse
+import asyncio
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+from node import day, profile
+from node.config import LotConfig
+
+
+def main() -> int:
+    """The exit code: 0 after a stop, 2 for bad input, 1 for a failure."""
+    options = _parser().parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        configs = _configs(options)
+        asyncio.run(_serve(configs, options))
+    except _failures() as error:
+        print(f"carpool node: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What whoever starts a lot can mend."""
+    from node.models import ModelError
+    from node.uplink import CoordinatorRefused
+
+    return (ValueError, ModelError, CoordinatorRefused)
+
+
+async def _serve(configs: list[LotConfig], options: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if options.stop_at_eof:
+        threading.Thread(target=_watch_stdin, args=(loop, stop), daemon=True).start()
+    if options.ray:
+        from node import actor
+
+        await actor.serve(configs, options.ray_address, options.run_dir, stop, _ready)
+        return
+    from node.agent import Agent
+
+    for config in configs:
+        await Agent.equipped(config).run(stop, partial(_ready, config))
+
+
+def _ready(config: LotConfig) -> None:
+    print(f"lot {config.lot_id} ready vehicles={len(config.profiles)}", file=sys.stderr, flush=True)
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(stop.set)
+
+
+def _configs(options: argparse.Namespace) -> list[LotConfig]:
+    """One lot for each actor, or a single one; raises ValueError for flags that do not fit."""
+    profiles = profile.assign(options.profile, options.vehicles)
+    if not profiles:
+        raise ValueError("--vehicles 0 leaves nothing to serve; give at least 1")
+    if not (math.isfinite(options.speed) and options.speed > 0):
+        raise ValueError(f"--speed {options.speed} cannot be; give a number over 0")
+    day.load(options.day)
+    size = len(profiles)
+    if options.ray:
+        size = options.vehicles_per_actor or math.ceil(size / (os.cpu_count() or 1))
+    models = None if options.models is None else tuple(filter(None, options.models.split(",")))
+    return [
+        LotConfig(
+            lot_id=f"{options.lot_id}-{options.first_index + start:04d}" if options.ray else options.lot_id,
+            coordinator=options.coordinator,
+            profiles=tuple(profiles[start : start + size]),
+            first_index=options.first_index + start,
+            models=models,
+            noop=options.noop,
+            day=options.day,
+            speed=options.speed,
+            device=options.device,
+            dtype=options.dtype,
+            threads=options.threads,
+            run_dir=options.run_dir,
+            api_key=options.api_key,
+            seed=options.seed,
+        )
+        for start in range(0, len(profiles), size)
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m node", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--coordinator", required=True, metavar="HOST:PORT")
+    add("--lot-id", default="lot", metavar="ID", help="unique in the fleet; with --ray a prefix")
+    add("--vehicles", type=_count, metavar="N", help="default: what --profile says, else 1")
+    add("--profile", default="hw4", metavar="MIX", help=f"like hw4:6,ai5:2, of {', '.join(profile.names())}")
+    add("--first-index", type=int, default=0, metavar="K", help="of the first vehicle in the fleet")
+    add("--models", metavar="A,B", help="default: every model in the cache; empty: none of them")
+    add("--noop", action="store_true", help="offer the echo model as well")
+    add("--day", default="parked", metavar="NAME", help=f"one of {', '.join(day.names())}")
+    add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
+    add("--threads", type=_count, default=1, metavar="N", help="of torch, for each lot")
+    add("--run-dir", type=Path, metavar="DIR", help="folder of the cluster; lots write their addresses there")
+    add("--api-key", default=os.environ.get("CARPOOL_API_KEY"), metavar="KEY", help="or CARPOOL_API_KEY")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--stop-at-eof", action="store_true", help="stop at the end of standard input")
+    add("--ray", action="store_true", help="one Ray actor for each lot")
+    add("--ray-address", default=None, metavar="ADDR", help="of an existing Ray cluster")
+    add("--vehicles-per-actor", type=_count, metavar="K", help="default: as many actors as cores")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number over 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

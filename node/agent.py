@@ -1,0 +1,358 @@
+"""The life of one lot: drives lot, link and day by the clock, and hands work to the executor.
+
+A plain async class: `actor` wraps it with Ray in a few lines, `python -m node` runs it without. It decides
+nothing; it carries out the effects of `lot` and tells it what came of them.
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from os import getpid
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from node import day, driver, profile
+from node.address import LotAddress
+from node.battery import Battery
+from node.config import LotConfig
+from node.events import (
+    Announced,
+    Event,
+    InputsFetched,
+    PluggedIn,
+    Put,
+    ResultPut,
+    ShutDown,
+    Stopped,
+    TransferRefused,
+    Unplugged,
+    WindowsEstimated,
+    Worked,
+)
+from node.executor import Executor, Finished, Key, Listener, Work
+from node.link import Link
+from node.lot import Lot
+from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle
+from node.models import NOOP, ModelCache, ModelError
+from node.transfer import TransferFailed, Transfers
+from node.uplink import CHANNEL_OPTIONS, Uplink
+from node.vehicles import Nodes
+
+ESTIMATE_EVERY_S = 600.0
+"""Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""
+LEAST_ESTIMATE_S, MOST_ESTIMATE_S = 0.5, 60.0
+"""The same in real seconds, at the least and at the most."""
+STOP_WITHIN_S = 1.5
+"""What a shutdown waits for the executor and the coordinator; with the rest it stays below 2 s."""
+
+
+class Agent:
+    """One lot from start to end."""
+
+    def __init__(self, config: LotConfig, equip: Callable[[Listener], Executor]) -> None:
+        self._config = config
+        self._executor = equip(self)
+        self._inbox: deque[Event | tuple[Announced, threading.Event]] = deque()  # from other threads
+        self._wanted = False  # whether a look into the inbox is under way
+        self._transferring: dict[Token, set[asyncio.Task[None]]] = {}
+        self._hand_moved = asyncio.Event()
+
+    @classmethod
+    def equipped(cls, config: LotConfig) -> "Agent":
+        """An agent with an executor of its own; raises ModelError when there is nothing to run."""
+        cache = ModelCache.of_user()
+        models = config.models
+        if models is None:
+            models = tuple(model.name for model in cache.models())
+        if config.noop and NOOP not in models:
+            models = (*models, NOOP)
+        if not models:
+            raise ModelError(f"no model in {cache.root}; add one with `carpool models add minilm`")
+
+        def equip(listener: Listener) -> Executor:
+            return Executor(
+                listener,
+                cache=cache,
+                models=models,
+                device=config.device,
+                dtype=config.dtype,
+                threads=config.threads,
+            )
+
+        return cls(config, equip)
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Serve until `stop` is set, then leave on purpose; `ready` is called when the first offers are made.
+
+        Raises CoordinatorRefused, and ModelError when the executor cannot start.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._open(ready)
+            async with contextlib.AsyncExitStack() as exits:
+                await self._serve(exits, stop)
+        finally:
+            await asyncio.to_thread(self._executor.close)
+
+    async def _open(self, ready: Callable[[], None]) -> None:
+        """Everything that needs no coordinator."""
+        config = self._config
+        kinds = {name: profile.load(name) for name in set(config.profiles)}
+        profiles = [kinds[name] for name in config.profiles]
+        plan = day.load(config.day)
+        speeds = await asyncio.to_thread(self._executor.start)
+        models = [
+            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, s.load_s, s.batch_items, s.max_item_bytes)
+            for s in speeds
+        ]
+        self._vehicles = [
+            Vehicle(name, kind.name, kind.board_w) for name, kind in zip(config.names, profiles, strict=True)
+        ]
+        incarnation = secrets.randbits(64) or 1
+        self._lot = Lot(config.lot_id, incarnation, self._vehicles, models)
+        link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
+        self._uplink = Uplink(config.coordinator, config.api_key, self._lot, link, self._handle, ready)
+        self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
+        self._battery = Battery(profiles, np.full(len(profiles), plan.state_of_charge))
+        self._started_s = self._told_s = self._loop.time()
+
+    async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
+        config = self._config
+        server, address = await driver.serve(self)
+        exits.push_async_callback(server.stop, 0.2)
+        if config.run_dir is not None:
+            written = LotAddress(config.lot_id, address, config.names, getpid()).write(config.run_dir)
+            exits.callback(_remove, written)
+        channel = await exits.enter_async_context(grpc.aio.insecure_channel(config.coordinator, CHANNEL_OPTIONS))
+        self._transfers = Transfers(channel, self._uplink.metadata)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                living = self._tasks.create_task(self._live())
+                linked = self._tasks.create_task(self._uplink.run())
+                await stop.wait()
+                living.cancel()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_WITHIN_S):
+                        await self._leave(linked)
+                linked.cancel()
+                for task in [task for tasks in self._transferring.values() for task in tasks]:
+                    task.cancel()
+        except BaseExceptionGroup as troubles:
+            raise troubles.exceptions[0] from None
+
+    async def _leave(self, linked: asyncio.Task[None]) -> None:
+        """Stop everything, report it, say goodbye; nobody to say it to is fine."""
+        await self._stopping(self._handle((ShutDown(),)))
+        await self._uplink.flushed()
+        if self._lot.said_goodbye:
+            await asyncio.wait((linked,))
+
+    # The day.
+
+    async def _live(self) -> None:
+        """Windows open and close, batteries charge, expectations change."""
+        real_s = ESTIMATE_EVERY_S / self._config.speed
+        estimate_s = min(max(real_s, LEAST_ESTIMATE_S), MOST_ESTIMATE_S)
+        while True:
+            self._hand_moved.clear()
+            self._pass_time()
+            change_s = (self._day.next_change_s() - self._simulated_s()) / self._config.speed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(change_s, estimate_s))):
+                    await self._hand_moved.wait()
+
+    def _pass_time(self) -> None:
+        now_s = self._loop.time()
+        computing = self._lot.vehicles.leases > 0
+        seconds = (now_s - self._told_s) * self._config.speed
+        self._battery.advance(seconds, self._day.plugged, computing)
+        self._told_s = now_s
+        simulated_s = self._simulated_s()
+        changes = self._day.advance(simulated_s)
+        self._battery.arrive(changes.came, changes.used_kwh)
+        here = np.flatnonzero(self._day.plugged)
+        window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
+        came = np.isin(here, changes.came)
+        events: list[Event] = []
+        if changes.left.size:
+            events.append(Unplugged(changes.left))
+        if changes.came.size:
+            events.append(PluggedIn(here[came], window_s[came]))
+        events.append(WindowsEstimated(here[~came], window_s[~came]))
+        self._handle(events)
+
+    def _simulated_s(self) -> float:
+        return self._day.plan.start_s + (self._loop.time() - self._started_s) * self._config.speed
+
+    # The driver's hand.
+
+    def parked(self) -> list[driver.ParkedVehicle]:
+        """Every vehicle as its driver sees it."""
+        vehicles = self._lot.vehicles
+        window_s = vehicles.window_s(self._loop.time())
+        return [
+            driver.ParkedVehicle(
+                name=row.name,
+                profile=row.profile,
+                plugged_in=bool(self._day.plugged[node]),
+                window_s=float(window_s[node]),
+                state_of_charge=float(self._battery.state_of_charge[node]),
+                leases=int(vehicles.leases[node]),
+            )
+            for node, row in enumerate(self._vehicles)
+        ]
+
+    def index(self, name: str) -> int | None:
+        """Which vehicle this is."""
+        number = name.removeprefix("car-")
+        node = int(number) - self._config.first_index if number.isascii() and number.isdigit() else -1
+        return node if 0 <= node < len(self._vehicles) and self._vehicles[node].name == name else None
+
+    def plug(self, nodes: Sequence[int], window_s: float | None) -> None:
+        """A driver plugs these in, for so many real seconds or until unplugged."""
+        rows = np.unique(np.array(nodes, np.intp))
+        simulated_s = self._simulated_s()
+        stay_s = None if window_s is None else window_s * self._config.speed
+        self._day.plug(rows, simulated_s, stay_s)
+        self._handle((PluggedIn(rows, self._day.remaining_s(rows, simulated_s) / self._config.speed),))
+        self._hand_moved.set()
+
+    async def unplug(self, nodes: Sequence[int]) -> driver.Stop:
+        """A driver takes these; returns when nothing of them runs and the stream has the news."""
+        asked_s = time.monotonic()
+        rows: Nodes = np.unique(np.array(nodes, np.intp))
+        leases = self._lot.live(rows)
+        self._day.unplug(rows, self._simulated_s())
+        self._hand_moved.set()
+        await self._stopping(self._handle((Unplugged(rows),)))
+        stop_s = time.monotonic() - asked_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await self._uplink.flushed()
+        return driver.Stop(stop_s, leases)
+
+    # The lot.
+
+    def _handle(self, events: Sequence[Event]) -> Awaitable[object] | None:
+        """Tell the lot, do what it wants; what to await until its stops are done, if there are any."""
+        effects = self._lot.handle(events, self._loop.time())
+        stopping = self._stop(effects.stop) if effects.stop else None
+        for granted in effects.start:
+            self._executor.submit(_work(granted))
+        for granted in effects.fetch:
+            self._transfer(granted.token, partial(self._fetch, granted))
+        for put in effects.put:
+            self._transfer(put.token, partial(self._put, put))
+        if self._lot.pending:
+            self._uplink.news()
+        return stopping
+
+    def _stop(self, tokens: Sequence[Token]) -> Awaitable[object]:
+        for token in tokens:
+            for task in self._transferring.pop(token, ()):
+                task.cancel()
+        stopped = self._executor.stop(tokens)
+        stopped.add_done_callback(lambda future: self._stopped(tokens, future))
+        self._uplink.released(tokens)
+        return asyncio.wrap_future(stopped)
+
+    def _stopped(self, tokens: Collection[Token], future: Future[dict[Key, float]]) -> None:
+        lost_s = future.result()
+        self._post(Stopped({token: lost_s.get(token, 0.0) for token in tokens}))
+
+    async def _stopping(self, stopping: Awaitable[object] | None) -> None:
+        if stopping is not None:
+            await stopping
+
+    # Large payloads.
+
+    def _transfer(self, token: Token, transfer: Callable[[], Coroutine[None, None, Event]]) -> None:
+        task = self._tasks.create_task(self._tell(token, transfer))
+        tasks = self._transferring.setdefault(token, set())
+        tasks.add(task)
+
+        def forget(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not tasks:
+                self._transferring.pop(token, None)
+
+        task.add_done_callback(forget)
+
+    async def _tell(self, token: Token, transfer: Callable[[], Coroutine[None, None, Event]]) -> None:
+        try:
+            event = await transfer()
+        except TransferFailed:
+            event = TransferRefused(token)
+        self._handle((event,))
+
+    async def _fetch(self, granted: Granted) -> Event:
+        inputs = list(granted.inputs)
+        for item, payload in (await self._transfers.fetch(granted.token, granted.deferred)).items():
+            inputs[item] = payload
+        return InputsFetched(replace(granted, inputs=inputs))
+
+    async def _put(self, put: Put) -> Event:
+        await self._transfers.put(put.token, put.item, put.payload)
+        return ResultPut(put.token, put.item)
+
+    # The executor's thread calls these.
+
+    def announce(self, key: Key, items: Sequence[int]) -> threading.Event:
+        """The executor is about to run these; the event is set when the coordinator has been told."""
+        assert isinstance(key, Token), "the lot's works are keyed by token"
+        on_wire = threading.Event()
+        self._post((Announced(key, items), on_wire))
+        return on_wire
+
+    def finished(self, finished: Finished) -> None:
+        """The executor finished a micro-batch."""
+        assert isinstance(finished.key, Token), "the lot's works are keyed by token"
+        errors = [ItemError(*error) for error in finished.errors]
+        self._post(Worked(finished.key, finished.items, finished.results, errors, finished.busy_s, finished.last))
+
+    def _post(self, news: Event | tuple[Announced, threading.Event]) -> None:
+        self._inbox.append(news)
+        if not self._wanted:
+            self._wanted = True
+            self._loop.call_soon_threadsafe(self._open_inbox)
+
+    def _open_inbox(self) -> None:
+        self._wanted = False  # first: what comes from here on asks again
+        events: list[Event] = []
+        announcements = []
+        while self._inbox:
+            news = self._inbox.popleft()
+            if isinstance(news, tuple):
+                announcements.append(news)
+                events.append(news[0])
+            else:
+                events.append(news)
+        self._handle(events)
+        for announced, on_wire in announcements:
+            self._uplink.announced(announced.token, on_wire)
+
+
+def _work(granted: Granted) -> Work:
+    return Work(
+        key=granted.token,
+        vehicle=granted.node,
+        model=granted.model,
+        inputs=granted.inputs,
+        offsets=range(len(granted.inputs)),
+        interactive=granted.interactive,
+        solo=granted.solo,
+    )
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)

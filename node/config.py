@@ -1,0 +1,30 @@
+"""What one lot is told when it starts: one frozen tree, made from flags and passed to its process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class LotConfig:
+    """One lot: its vehicles, what they run, whom they call."""
+
+    lot_id: str
+    coordinator: str  # HOST:PORT
+    profiles: tuple[str, ...]  # one for each vehicle, in order
+    first_index: int  # of the first vehicle in the whole fleet
+    models: tuple[str, ...] | None  # None: every model in the cache
+    noop: bool  # whether it offers the echo model as well
+    day: str
+    speed: float  # simulated seconds in a real one
+    device: str  # "auto", "cpu" or "cuda"
+    dtype: str  # "auto", "fp32" or "bf16"
+    threads: int  # of torch
+    run_dir: Path | None  # folder of its cluster; None: its address is written nowhere
+    api_key: str | None
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its vehicles, in order."""
+        indices = range(self.first_index, self.first_index + len(self.profiles))
+        return tuple(f"car-{index:04d}" for index in indices)

@@ -1,0 +1,113 @@
+"""One lease as its lot holds it: what is finished, what runs, what is still to be reported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from node.messages import EndCause, Granted, HeldLease, ItemError, Range, Report, Token, bitmap
+
+
+@dataclass(slots=True)
+class Lease:
+    """Kept from the grant until its end is acknowledged."""
+
+    token: Token
+    node: int
+    job_id: str
+    model: str
+    ranges: Sequence[Range]
+    items: int
+    interactive: bool
+    solo: bool
+    done: int = 0  # bitmap: finished here
+    failed: int = 0  # bitmap: tried alone and failed
+    announced: int = 0  # bitmap: on the executor or next to be
+    putting: int = 0  # results on their way by PutResults
+    stopping: EndCause | None = None
+    ended: EndCause | None = None
+    fresh_items: list[int] = field(default_factory=list)  # offsets of results not yet taken
+    fresh_results: list[bytes] = field(default_factory=list)
+    fresh_bytes: int = 0
+    fresh_errors: list[ItemError] = field(default_factory=list)
+    useful_s: float = 0.0  # not yet taken, as the next two
+    lost_s: float = 0.0
+    energy_modelled_j: float = 0.0
+
+    @classmethod
+    def of(cls, granted: Granted) -> "Lease":
+        """The lease that this grant opens."""
+        return cls(
+            granted.token,
+            granted.node,
+            granted.job_id,
+            granted.model,
+            granted.ranges,
+            len(granted.inputs),
+            granted.interactive,
+            granted.solo,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done or in error."""
+        return (self.done | self.failed).bit_count() == self.items
+
+    def announce(self, items: Sequence[int]) -> None:
+        """These items are on the executor or next to be, and no others."""
+        self.announced = bitmap(items)
+
+    def finish(self, items: Sequence[int], results: Sequence[bytes]) -> None:
+        """These items are done; results in the order of `items`."""
+        bits = bitmap(items)
+        if bits & self.done:
+            fresh = [(i, r) for i, r in zip(items, results, strict=True) if not self.done >> i & 1]
+            items, results = [i for i, _ in fresh], [r for _, r in fresh]
+        self.done |= bits
+        self.fresh_items.extend(items)
+        self.fresh_results.extend(results)
+        self.fresh_bytes += sum(map(len, results))
+
+    def fail(self, errors: Sequence[ItemError]) -> None:
+        """These items failed, each tried alone."""
+        self.failed |= bitmap([error.item for error in errors])
+        self.fresh_errors.extend(errors)
+
+    def discard(self) -> None:
+        """Forget the results that were not yet taken: their items go back to the job."""
+        self.done &= ~bitmap(self.fresh_items)
+        self.fresh_items, self.fresh_results, self.fresh_bytes = [], [], 0
+
+    def take(self, limit_bytes: int) -> tuple[Report, bool]:
+        """What there is to report, results up to about limit_bytes, and whether that was all."""
+        items, results = self.fresh_items, self.fresh_results
+        if any(a > b for a, b in pairwise(items)):
+            order = sorted(range(len(items)), key=items.__getitem__)
+            items, results = [items[i] for i in order], [results[i] for i in order]
+        count = len(items)
+        if self.fresh_bytes > limit_bytes:
+            count, size = 0, 0
+            while count < len(items) and (count == 0 or size + len(results[count]) <= limit_bytes):
+                size += len(results[count])
+                count += 1
+        whole = count == len(items)
+        self.fresh_items, self.fresh_results = items[count:], results[count:]
+        self.fresh_bytes = 0 if whole else sum(map(len, self.fresh_results))
+        report = Report(
+            token=self.token,
+            items=self.items,
+            done=bitmap(items if whole else items[:count]),
+            results=results if whole else results[:count],
+            errors=tuple(self.fresh_errors),
+            running=self.announced & ~(self.done | self.failed),
+            ended=self.ended if whole else None,
+            useful_s=self.useful_s,
+            lost_s=self.lost_s,
+            energy_modelled_j=self.energy_modelled_j,
+        )
+        self.fresh_errors = []
+        self.useful_s = self.lost_s = self.energy_modelled_j = 0.0
+        return report, whole
+
+    def held(self) -> HeldLease:
+        """Its row in Hello."""
+        return HeldLease(self.token, self.node, self.job_id, self.ranges, self.items, self.done, self.model)

@@ -1,0 +1,347 @@
+"""A lot: the vehicles of one process and the leases they hold. Events in, orders out.
+
+Pure: no clock, no stream, no executor. `agent` tells it what happened (`handle`), carries out the `Effects`,
+and writes what `take` yields. A lease lives here from its grant until the coordinator has acknowledged its
+end; a vehicle's departure is told after the ends of its leases, and an offer after the departure before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.events import (
+    Announced,
+    Effects,
+    Event,
+    InputsFetched,
+    PluggedIn,
+    Put,
+    ResultPut,
+    ShutDown,
+    Stopped,
+    TransferRefused,
+    Unplugged,
+    Welcomed,
+    WindowsEstimated,
+    Worked,
+)
+from node.lease import Lease
+from node.messages import (
+    Departure,
+    DepartureCause,
+    DrainAsked,
+    EndCause,
+    Granted,
+    Hello,
+    Message,
+    ModelOffer,
+    Report,
+    RevocationCause,
+    Revoked,
+    Token,
+    Vehicle,
+)
+from node.speeds import Speeds
+from node.vehicles import Nodes, Vehicles
+
+STREAM_PAYLOAD_BYTES = 64 * 1024
+"""Larger results go by PutResults, so that a big tensor never holds up a heartbeat."""
+MESSAGE_BYTES = 1024 * 1024
+"""Results in one message, about: well under gRPC's default cap of 4 MiB."""
+PENDING_BYTES = 64 * 1024 * 1024
+"""Results that may wait for a stream in an outage; beyond it the leases are given up (assumed)."""
+
+
+class Lot:
+    """The state of one lot."""
+
+    def __init__(
+        self, lot_id: str, incarnation: int, vehicles: Sequence[Vehicle], models: Sequence[ModelOffer]
+    ) -> None:
+        self._lot_id = lot_id
+        self._incarnation = incarnation
+        self._speeds = Speeds(models)
+        self._leases: dict[Token, Lease] = {}
+        self._fresh: dict[Token, Lease] = {}  # those with something to report, in order
+        self._fresh_bytes = 0
+        self._departures: list[Departure] = []
+        self._unended = 0
+        self._beat = False
+        self._shutting_down = False
+        self._goodbye_taken = False
+        self.vehicles = Vehicles(vehicles)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `take` may have something to say."""
+        return bool(self._fresh or self._departures or self._beat or self.vehicles.stale or self._speeds.stale) or (
+            self._shutting_down and not self._goodbye_taken
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether some lease has not ended, so that there will be more to say."""
+        return self._unended > 0
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the last message was taken."""
+        return self._goodbye_taken
+
+    def handle(self, events: Sequence[Event], now_s: float) -> Effects:
+        """Apply facts in order; the orders that follow from them."""
+        effects = Effects()
+        for event in events:
+            self._apply(event, now_s, effects)
+        return effects
+
+    def hello(self) -> Hello:
+        """The first message of a stream."""
+        return Hello(
+            self._lot_id,
+            self._incarnation,
+            self.vehicles.rows,
+            [lease.held() for lease in self._leases.values()],
+        )
+
+    def beat(self) -> None:
+        """The next message carries a heartbeat."""
+        self._beat = True
+
+    def take(self, now_s: float) -> Iterator[Message]:
+        """What is to be written now: reports, then departures, then the table, offers and the heartbeat."""
+        while self._fresh or self._departures:
+            reports = self._take_reports()
+            departures: Sequence[Departure] = ()
+            if not self._fresh:
+                departures, self._departures = self._departures, []
+            yield Message(reports=reports, departures=departures)
+        models = self._speeds.table(now_s) if self._speeds.stale else ()
+        offers = self.vehicles.offers(now_s) if self.vehicles.stale else None
+        present, self._beat = (self.vehicles.present() if self._beat else None), False
+        goodbye = self._shutting_down and not self.vehicles.serving.any() and not self._goodbye_taken
+        if models or offers is not None or present is not None or goodbye:
+            self._goodbye_taken = self._goodbye_taken or goodbye
+            yield Message(models=models, offers=offers, present=present, goodbye=goodbye)
+
+    def forget(self, token: Token) -> None:
+        """The end of this lease is acknowledged."""
+        self._leases.pop(token, None)
+
+    def live(self, nodes: Nodes) -> int:
+        """How many leases these vehicles hold that have not ended."""
+        return int(self.vehicles.leases[nodes].sum())
+
+    def solo(self, token: Token) -> bool:
+        """Whether this lease is live and may kill the process: it waits until it is announced."""
+        lease = self._leases.get(token)
+        return lease is not None and lease.solo and lease.ended is None and lease.stopping is None
+
+    def _apply(self, event: Event, now_s: float, effects: Effects) -> None:
+        match event:
+            case Worked():
+                self._worked(event, effects)
+            case Granted():
+                self._granted(event, effects)
+            case Announced(token, items):
+                self._announced(token, items)
+            case PluggedIn(nodes, window_s):
+                self._plugged_in(nodes, now_s + window_s)
+            case WindowsEstimated(nodes, window_s):
+                self.vehicles.estimate(nodes, now_s + window_s)
+            case Unplugged(nodes):
+                self._leave(nodes, effects)
+            case ShutDown():
+                self._shutting_down = True
+                self._leave(np.arange(len(self.vehicles)), effects)
+            case Welcomed(dropped):
+                self._welcomed(dropped, effects)
+            case Revoked(token, cause):
+                self._revoked(token, cause, effects)
+            case DrainAsked(nodes):
+                self._drain(np.asarray(nodes, np.intp))
+            case InputsFetched(granted):
+                lease = self._leases.get(granted.token)
+                if lease is not None and lease.ended is None and lease.stopping is None:
+                    effects.start.append(granted)
+            case TransferRefused(token):
+                self._stop(self._leases.get(token), EndCause.REFUSED, effects)
+            case ResultPut(token, item):
+                self._result_put(token, item)
+            case Stopped(lost_s):
+                for token, seconds in lost_s.items():
+                    self._stopped(token, seconds)
+            case _:
+                assert_never(event)
+
+    def _granted(self, granted: Granted, effects: Effects) -> None:
+        if granted.token in self._leases:
+            return
+        lease = self._leases[granted.token] = Lease.of(granted)
+        known = granted.node < len(self.vehicles)
+        if not known or granted.model not in self._speeds:
+            self._report_end(lease, EndCause.REFUSED)
+        elif not self.vehicles.serving[granted.node] or self.vehicles.leaving[granted.node]:
+            self._report_end(lease, EndCause.UNPLUGGED)
+        else:
+            self.vehicles.leases[granted.node] += 1
+            self._unended += 1
+            (effects.fetch if granted.deferred else effects.start).append(granted)
+
+    def _announced(self, token: Token, items: Sequence[int]) -> None:
+        lease = self._leases.get(token)
+        if lease is not None and lease.ended is None:
+            lease.announce(items)
+            self._fresh[token] = lease
+
+    def _worked(self, worked: Worked, effects: Effects) -> None:
+        lease = self._leases.get(worked.token)
+        if lease is None or lease.ended is not None:
+            return
+        lease.useful_s += worked.busy_s
+        lease.energy_modelled_j += worked.busy_s * float(self.vehicles.power_w[lease.node])
+        if not lease.interactive and worked.items:
+            self._speeds.record(lease.model, len(worked.items), worked.busy_s)
+        if worked.errors:
+            lease.fail(worked.errors)
+        items, results = worked.items, worked.results
+        if any(len(result) > STREAM_PAYLOAD_BYTES for result in results):
+            rows = list(zip(items, results, strict=True))
+            large = [(item, result) for item, result in rows if len(result) > STREAM_PAYLOAD_BYTES]
+            lease.putting += len(large)
+            effects.put.extend(Put(lease.token, item, result) for item, result in large)
+            rows = [(item, result) for item, result in rows if len(result) <= STREAM_PAYLOAD_BYTES]
+            items, results = [item for item, _ in rows], [result for _, result in rows]
+        self._finish(lease, items, results)
+        if worked.last and not lease.putting and not lease.complete:
+            self._stop(lease, EndCause.REFUSED, effects)  # the executor gave some of its items up
+        if self._fresh_bytes > PENDING_BYTES:
+            self._give_up(effects)
+
+    def _finish(self, lease: Lease | None, items: Sequence[int], results: Sequence[bytes]) -> None:
+        if lease is None or lease.ended is not None:
+            return
+        before = lease.fresh_bytes
+        lease.finish(items, results)
+        self._fresh_bytes += lease.fresh_bytes - before
+        self._fresh[lease.token] = lease
+        if lease.complete:
+            self._end(lease, EndCause.FINISHED)
+
+    def _result_put(self, token: Token, item: int) -> None:
+        lease = self._leases.get(token)
+        if lease is not None:
+            lease.putting -= 1
+        self._finish(lease, (item,), (b"",))
+
+    def _give_up(self, effects: Effects) -> None:
+        """Too much waits for a stream: results that were not yet taken go, and their leases with them."""
+        for lease in [lease for lease in self._fresh.values() if lease.fresh_bytes]:
+            lease.discard()
+            if lease.ended is not None:
+                lease.ended = EndCause.REFUSED
+            self._stop(lease, EndCause.REFUSED, effects)
+        self._fresh_bytes = 0
+
+    def _plugged_in(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
+        if not self._shutting_down:
+            self.vehicles.arrive(nodes, leaves_s)
+
+    def _leave(self, nodes: Nodes, effects: Effects) -> None:
+        self.vehicles.returning[nodes] = False
+        nodes = nodes[self.vehicles.serving[nodes] & ~self.vehicles.leaving[nodes]]
+        self.vehicles.leave(nodes)
+        busy = nodes[self.vehicles.leases[nodes] > 0]
+        if busy.size:
+            taken = frozenset(busy.tolist())
+            for lease in self._leases.values():
+                if lease.node in taken:
+                    self._stop(lease, EndCause.UNPLUGGED, effects)
+        self._depart(nodes[self.vehicles.leases[nodes] == 0])
+
+    def _drain(self, nodes: Nodes) -> None:
+        nodes = nodes[nodes < len(self.vehicles)]
+        self.vehicles.drain(nodes)
+        idle = self.vehicles.draining[nodes] & (self.vehicles.leases[nodes] == 0)
+        self._depart(nodes[idle])
+
+    def _depart(self, nodes: Nodes) -> None:
+        driven = self.vehicles.leaving[nodes] & (not self._shutting_down)
+        for node, unplugged in zip(nodes.tolist(), driven.tolist(), strict=True):
+            cause = DepartureCause.UNPLUGGED if unplugged else DepartureCause.DRAINED
+            self._departures.append(Departure(node, cause))
+        self.vehicles.depart(nodes)
+
+    def _welcomed(self, dropped: Sequence[Token], effects: Effects) -> None:
+        for token in dropped:
+            self._drop(token, effects)
+        self.vehicles.retell()
+        self._speeds.retell()
+        for lease in self._leases.values():
+            if lease.announced and lease.ended is None:
+                self._fresh[lease.token] = lease  # a restarted coordinator does not know the suspects
+
+    def _revoked(self, token: Token, cause: RevocationCause, effects: Effects) -> None:
+        if cause is RevocationCause.UNKNOWN:
+            self._drop(token, effects)
+        else:
+            self._stop(self._leases.get(token), EndCause.REVOKED, effects)
+
+    def _drop(self, token: Token, effects: Effects) -> None:
+        """Not ours any more: stop it and say nothing."""
+        lease = self._leases.pop(token, None)
+        if lease is None:
+            return
+        if self._fresh.pop(token, None) is not None:
+            self._fresh_bytes -= lease.fresh_bytes
+        if lease.ended is None:
+            effects.stop.append(token)
+            self._release(lease.node)
+
+    def _stop(self, lease: Lease | None, cause: EndCause, effects: Effects) -> None:
+        if lease is not None and lease.ended is None and lease.stopping is None:
+            lease.stopping = cause
+            effects.stop.append(lease.token)
+
+    def _stopped(self, token: Token, lost_s: float) -> None:
+        lease = self._leases.get(token)
+        if lease is None or lease.ended is not None:
+            return
+        lease.lost_s += lost_s
+        lease.energy_modelled_j += lost_s * float(self.vehicles.power_w[lease.node])
+        self._end(lease, lease.stopping or EndCause.REFUSED)
+
+    def _end(self, lease: Lease, cause: EndCause) -> None:
+        self._report_end(lease, cause)
+        self._release(lease.node)
+
+    def _report_end(self, lease: Lease, cause: EndCause) -> None:
+        lease.ended = cause
+        lease.announced = 0
+        self._fresh[lease.token] = lease
+
+    def _release(self, node: int) -> None:
+        self.vehicles.leases[node] -= 1
+        self._unended -= 1
+        due = self.vehicles.leaving[node] or self.vehicles.draining[node]
+        if due and self.vehicles.leases[node] == 0:
+            self._depart(np.array([node]))
+
+    def _take_reports(self) -> list[Report]:
+        reports: list[Report] = []
+        room = MESSAGE_BYTES
+        for token in list(self._fresh):
+            if room <= 0:
+                break
+            lease = self._fresh[token]
+            before = lease.fresh_bytes
+            report, whole = lease.take(room)
+            taken = before - lease.fresh_bytes
+            self._fresh_bytes -= taken
+            room -= taken + 64  # a report's own fields, about
+            reports.append(report)
+            if whole:
+                del self._fresh[token]
+        return reports

@@ -1,0 +1,226 @@
+"""What a lot and its coordinator tell each other, as plain data.
+
+Mirrors protos/link.proto without protobuf, so that `lot` and `link` stay pure; `wire` converts. Bitmaps are
+Python integers here: bit i stands for item i of the lease.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EndCause(IntEnum):
+    """Why a lease ended on this side; the values are the wire's."""
+
+    FINISHED = 1
+    UNPLUGGED = 2
+    REVOKED = 3
+    REFUSED = 4
+
+
+class DepartureCause(IntEnum):
+    """Why a vehicle stopped serving; the values are the wire's."""
+
+    UNPLUGGED = 1
+    DRAINED = 2
+
+
+class RevocationCause(IntEnum):
+    """Why the coordinator wants a lease back; the values are the wire's."""
+
+    CANCELLED = 1
+    EXPIRED = 2
+    UNKNOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Names one lease for ever: boot epoch of the coordinator, number within it."""
+
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Items [first, first + count) of a job."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vehicle:
+    """One car as the coordinator is told of it; power_w is its computer's modelled draw under load."""
+
+    name: str
+    profile: str
+    power_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """One model that the executor runs; see ModelOffer in link.proto for the units."""
+
+    model: str
+    digest: str
+    kind: str
+    items_per_s: float
+    load_s: float
+    batch_items: int
+    max_item_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offers:
+    """Offers of N vehicles, in columns."""
+
+    node: NDArray[np.int32]  # [N] indices of vehicles
+    window_s: NDArray[np.float64]  # [N] expected real seconds until each leaves
+    share: NDArray[np.float64]  # [N] part of the lot's measured speed, 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """An item that was tried alone and failed: its offset in the lease, a code, a sentence for people."""
+
+    item: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened on one lease since its report before; `results` follow the bits of `done` in order."""
+
+    token: Token
+    items: int  # of the lease: length of its bitmaps
+    done: int = 0
+    results: Sequence[bytes] = ()
+    errors: Sequence[ItemError] = ()
+    running: int = 0
+    ended: EndCause | None = None
+    useful_s: float = 0.0
+    lost_s: float = 0.0
+    energy_modelled_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A vehicle stopped serving."""
+
+    node: int
+    cause: DepartureCause
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease that the lot holds, or has unacknowledged results of."""
+
+    token: Token
+    node: int
+    job_id: str
+    ranges: Sequence[Range]
+    items: int
+    done: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of every stream."""
+
+    lot_id: str
+    incarnation: int
+    vehicles: Sequence[Vehicle]
+    held: Sequence[HeldLease]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Lot to coordinator. `sequence` is 0 until the link has numbered it."""
+
+    sequence: int = 0
+    hello: Hello | None = None
+    models: Sequence[ModelOffer] = ()
+    offers: Offers | None = None
+    reports: Sequence[Report] = ()
+    departures: Sequence[Departure] = ()
+    present: bytes | None = None  # heartbeat: bitmap over the lot's vehicles
+    goodbye: bool = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it must be kept until the coordinator acknowledges it."""
+        return bool(self.reports or self.departures)
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The first answer on every stream."""
+
+    epoch: int
+    heartbeat_s: float
+    silent_after_s: float
+    dropped: Sequence[Token]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A slice of a job was lent to one of the lot's vehicles."""
+
+    token: Token
+    node: int
+    model: str
+    job_id: str
+    ranges: Sequence[Range]
+    inputs: Sequence[bytes]
+    deferred: Sequence[int]  # offsets of the inputs that are to be fetched
+    lease_s: float
+    interactive: bool
+    solo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The coordinator wants a lease back, or does not know it."""
+
+    token: Token
+    cause: RevocationCause
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """These vehicles shall finish what they hold and depart."""
+
+    nodes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Coordinator to lot."""
+
+    welcome: Welcome | None = None
+    acknowledged: int = 0
+    events: Sequence[Revoked | Granted | DrainAsked] = field(default=())
+
+
+def bitmap(items: Iterable[int]) -> int:
+    """The integer whose bits are these item offsets."""
+    offsets = items if isinstance(items, Sequence) else list(items)
+    if len(offsets) < 32:
+        bits = 0
+        for item in offsets:
+            bits |= 1 << item
+        return bits
+    flags = np.zeros(max(offsets) + 1, np.uint8)
+    flags[np.asarray(offsets)] = 1
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
+
+
+def bitmap_bytes(bits: int, items: int) -> bytes:
+    """A bitmap as the wire has it: bit i of byte i/8, least significant first; empty for no bits."""
+    return bits.to_bytes((items + 7) // 8, "little") if bits else b""

@@ -1,0 +1,116 @@
+"""The vehicles of one lot in columns: who serves, until when, and what the coordinator was told of it.
+
+Pure: seconds are the lot's own and come in as parameters. Which leases a vehicle holds is `lot`'s business;
+here is only how many.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.messages import Offers, Vehicle
+
+Nodes = NDArray[np.intp]
+"""[K] indices of vehicles in the lot."""
+
+RETOLD_CHANGE = 0.1
+"""A window or a share that moved by less than this part is not told again (assumed: plans bear a tenth)."""
+LEAST_WINDOW_S = 1.0
+"""Changes are measured against at least this: the last second of a window is not retold in steps."""
+
+
+class Vehicles:
+    """N vehicles, numbered from 0 in the order of Hello."""
+
+    def __init__(self, vehicles: Sequence[Vehicle]) -> None:
+        count = len(vehicles)
+        self.rows = tuple(vehicles)
+        self.power_w = np.array([vehicle.power_w for vehicle in vehicles], np.float64)  # [N]
+        self.serving = np.zeros(count, np.bool_)  # [N] plugged in and not departed
+        self.leaving = np.zeros(count, np.bool_)  # [N] departs as soon as its work is stopped
+        self.returning = np.zeros(count, np.bool_)  # [N] plugged in again while it was leaving
+        self.draining = np.zeros(count, np.bool_)  # [N] departs when it has finished what it holds
+        self.leases = np.zeros(count, np.int32)  # [N] held and not ended
+        self._leaves_s = np.zeros(count, np.float64)  # [N] expected end of the window
+        self._told_leaves_s = np.zeros(count, np.float64)  # [N] as last offered
+        self._told_share = np.full(count, np.nan)  # [N] as last offered; NaN: not offered
+        self._stale = False
+        self._present: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def stale(self) -> bool:
+        """Whether some offer may have changed since they were last told."""
+        return self._stale
+
+    def arrive(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
+        """These are on the charger, expected to stay until then [K]; a drained one serves again.
+
+        One whose work is still being stopped departs first, and serves again after that.
+        """
+        self.draining[nodes] = False
+        self.returning[nodes] = self.leaving[nodes]
+        self.serving[nodes] = True
+        self._leaves_s[nodes] = leaves_s
+        self._changed()
+
+    def estimate(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
+        """These are now expected to stay until then [K]."""
+        self._leaves_s[nodes] = leaves_s
+        self._stale = True
+
+    def drain(self, nodes: Nodes) -> None:
+        """These finish what they hold; their offers are withdrawn."""
+        self.draining[nodes] = self.serving[nodes] & ~self.leaving[nodes]
+        self._changed()
+
+    def leave(self, nodes: Nodes) -> None:
+        """These depart as soon as nothing of them runs."""
+        self.leaving[nodes] = True
+        self._changed()
+
+    def depart(self, nodes: Nodes) -> None:
+        """These serve no more."""
+        self.serving[nodes] = self.returning[nodes]
+        for column in (self.returning, self.leaving, self.draining):
+            column[nodes] = False
+        self._told_share[nodes] = np.nan
+        self._changed()
+
+    def retell(self) -> None:
+        """The coordinator knows none of the offers: tell all of them."""
+        self._told_share[:] = np.nan
+        self._stale = True
+
+    def offers(self, now_s: float) -> Offers | None:
+        """What the coordinator has to be told about windows and shares now, if anything."""
+        self._stale = False
+        here = self.serving & ~self.leaving
+        share = np.where(here & ~self.draining, 1.0 / max(1, int(np.count_nonzero(here & ~self.draining))), 0.0)
+        known_s = np.maximum(self._told_leaves_s - now_s, LEAST_WINDOW_S)
+        moved = np.abs(self._leaves_s - self._told_leaves_s) > RETOLD_CHANGE * known_s
+        shared = ~(np.abs(share - self._told_share) <= RETOLD_CHANGE * self._told_share)  # also when NaN
+        nodes = np.flatnonzero(here & (moved | shared))
+        if not nodes.size:
+            return None
+        self._told_leaves_s[nodes] = self._leaves_s[nodes]
+        self._told_share[nodes] = share[nodes]
+        window_s = np.maximum(self._leaves_s[nodes] - now_s, 0.0)
+        return Offers(nodes.astype(np.int32), window_s, share[nodes])
+
+    def window_s(self, now_s: float) -> NDArray[np.float64]:
+        """What remains of each vehicle's window [N], real seconds; 0 for those that are away."""
+        return np.where(self.serving, np.maximum(self._leaves_s - now_s, 0.0), 0.0)
+
+    def present(self) -> bytes:
+        """Bitmap over the lot: whose computers answer."""
+        if self._present is None:
+            self._present = np.packbits(self.serving, bitorder="little").tobytes()
+        return self._present
+
+    def _changed(self) -> None:
+        self._stale = True
+        self._present = None

@@ -1,0 +1,425 @@
+"""A lot keeps its promises: events in, orders and messages out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.events import (
+    Announced,
+    Effects,
+    Event,
+    InputsFetched,
+    PluggedIn,
+    ResultPut,
+    ShutDown,
+    Stopped,
+    TransferRefused,
+    Unplugged,
+    Welcomed,
+    WindowsEstimated,
+    Worked,
+)
+from node.lot import MESSAGE_BYTES, PENDING_BYTES, STREAM_PAYLOAD_BYTES, Lot
+from node.messages import (
+    Departure,
+    DepartureCause,
+    DrainAsked,
+    EndCause,
+    Granted,
+    ItemError,
+    Message,
+    ModelOffer,
+    Offers,
+    Range,
+    Report,
+    RevocationCause,
+    Revoked,
+    Token,
+    Vehicle,
+    bitmap,
+)
+
+ECHO = ModelOffer("noop", "d1", "echo", 1000.0, 0.0, 64, 1 << 20)
+A, B = Token(1, 1), Token(1, 2)
+
+
+def lot_of(count: int) -> Lot:
+    return Lot("lot", 7, [Vehicle(f"car-{n:04d}", "hw4", 160.0) for n in range(count)], [ECHO])
+
+
+def plugged(count: int, window_s: float = 3600.0) -> Lot:
+    """A lot whose cars all serve, with everything told."""
+    lot = lot_of(count)
+    nodes = np.arange(count)
+    lot.handle([PluggedIn(nodes, np.full(count, window_s)), Welcomed(())], 0.0)
+    list(lot.take(0.0))
+    return lot
+
+
+def grant(
+    token: Token = A, node: int = 0, items: int = 4, *, deferred: tuple[int, ...] = (), solo: bool = False
+) -> Granted:
+    inputs = [b"" if item in deferred else b"x%d" % item for item in range(items)]
+    return Granted(token, node, "noop", "job-1", [Range(10, items)], inputs, deferred, 30.0, False, solo)
+
+
+def worked(token: Token, items: list[int], last: bool = False, busy_s: float = 0.1) -> Worked:
+    return Worked(token, items, [b"r%d" % item for item in items], (), busy_s, last)
+
+
+def taken(lot: Lot, now_s: float = 1.0) -> list[Message]:
+    return list(lot.take(now_s))
+
+
+def reports(lot: Lot) -> list[Report]:
+    return [report for message in taken(lot) for report in message.reports]
+
+
+def test_a_grant_is_started_and_its_results_are_reported_in_bit_order() -> None:
+    lot = plugged(1)
+    effects = lot.handle([grant()], 1.0)
+    assert effects.start == [grant()]
+    lot.handle([worked(A, [2, 0])], 1.0)
+    lot.handle([worked(A, [1])], 1.0)
+    (report,) = reports(lot)
+    assert report.done == 0b111
+    assert report.results == [b"r0", b"r1", b"r2"]
+    assert report.ended is None
+    assert report.useful_s == pytest.approx(0.2)
+    assert report.energy_modelled_j == pytest.approx(0.2 * 160.0)
+    lot.handle([worked(A, [3], last=True)], 1.0)
+    (report,) = reports(lot)
+    assert (report.done, report.results, report.ended) == (0b1000, [b"r3"], EndCause.FINISHED)
+
+
+def test_the_same_grant_again_changes_nothing() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    assert lot.handle([grant()], 1.0) == Effects()
+
+
+def test_a_finished_lease_is_held_until_its_end_is_acknowledged() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), worked(A, [0, 1, 2, 3], last=True)], 1.0)
+    reports(lot)
+    (held,) = lot.hello().held
+    assert (held.token, held.done, held.job_id, held.ranges) == (A, 0b1111, "job-1", [Range(10, 4)])
+    lot.forget(A)
+    assert not lot.hello().held
+
+
+def test_unplugging_stops_the_work_then_reports_it_then_departs() -> None:
+    lot = plugged(2)
+    lot.handle([grant(A, 0), grant(B, 1), worked(A, [0])], 1.0)
+    effects = lot.handle([Unplugged(np.array([0]))], 2.0)
+    assert effects.stop == [A]
+    assert not [m for m in taken(lot) if m.departures], "the car has not departed before its work is stopped"
+    lot.handle([Stopped({A: 0.05})], 2.0)
+    (message,) = [m for m in taken(lot) if m.lasting]
+    (report,) = message.reports
+    assert (report.ended, report.lost_s) == (EndCause.UNPLUGGED, 0.05)
+    assert message.departures == [Departure(0, DepartureCause.UNPLUGGED)]
+    assert lot.live(np.array([0, 1])) == 1
+
+
+def test_an_idle_car_departs_at_once() -> None:
+    lot = plugged(1)
+    lot.handle([Unplugged(np.array([0]))], 2.0)
+    (message,) = taken(lot)
+    assert message.departures == [Departure(0, DepartureCause.UNPLUGGED)]
+    lot.handle([Unplugged(np.array([0]))], 2.0)
+    assert not taken(lot), "it can leave but once"
+
+
+def test_a_car_that_comes_back_is_offered_after_its_departure_was_told() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    lot.handle([Unplugged(np.array([0])), PluggedIn(np.array([0]), np.array([60.0]))], 2.0)
+    assert not [m for m in taken(lot) if m.offers]
+    lot.handle([Stopped({A: 0.0})], 2.0)
+    first, second = taken(lot, 2.0)
+    assert first.departures
+    assert second.offers is None or not first.offers
+
+
+def test_results_that_were_ready_before_the_stop_are_kept() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    lot.handle([Unplugged(np.array([0])), worked(A, [0, 1]), Stopped({A: 0.0})], 2.0)
+    (report,) = reports(lot)
+    assert (report.done, report.ended) == (0b11, EndCause.UNPLUGGED)
+
+
+def test_what_comes_after_the_end_changes_nothing() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Unplugged(np.array([0])), Stopped({A: 0.0})], 1.0)
+    reports(lot)
+    lot.handle([worked(A, [0]), Announced(A, [1]), ResultPut(A, 2), Stopped({A: 1.0})], 2.0)
+    assert not reports(lot)
+
+
+def test_a_grant_that_crosses_the_departure_is_given_back() -> None:
+    lot = plugged(1)
+    lot.handle([Unplugged(np.array([0]))], 1.0)
+    assert not lot.handle([grant()], 1.0).start
+    (report,) = reports(lot)
+    assert report.ended is EndCause.UNPLUGGED
+
+
+def test_a_grant_for_an_unknown_model_or_car_is_refused() -> None:
+    lot = plugged(1)
+    strange = Granted(B, 0, "other", "job-1", [Range(0, 1)], [b""], (), 30.0, False, False)
+    assert lot.handle([strange, grant(A, node=5)], 1.0) == Effects()
+    assert {report.ended for report in reports(lot)} == {EndCause.REFUSED}
+
+
+def test_a_drained_car_finishes_what_it_holds_and_departs() -> None:
+    lot = plugged(2)
+    lot.handle([grant()], 1.0)
+    lot.handle([DrainAsked((0, 1))], 1.0)
+    (message,) = [m for m in taken(lot) if m.lasting]
+    assert message.departures == [Departure(1, DepartureCause.DRAINED)]
+    lot.handle([worked(A, [0, 1, 2, 3], last=True)], 1.0)
+    (message,) = [m for m in taken(lot) if m.lasting]
+    assert message.reports[0].ended is EndCause.FINISHED
+    assert message.departures == [Departure(0, DepartureCause.DRAINED)]
+
+
+def test_a_revoked_lease_is_stopped_and_reported() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    assert lot.handle([Revoked(A, RevocationCause.CANCELLED)], 1.0).stop == [A]
+    lot.handle([Stopped({A: 0.01})], 1.0)
+    (report,) = reports(lot)
+    assert report.ended is EndCause.REVOKED
+
+
+def test_a_lease_unknown_to_the_coordinator_is_dropped_in_silence() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), worked(A, [0])], 1.0)
+    assert lot.handle([Revoked(A, RevocationCause.UNKNOWN)], 1.0).stop == [A]
+    lot.handle([Stopped({A: 0.01}), worked(A, [1])], 1.0)
+    assert not reports(lot)
+    assert not lot.hello().held
+    assert not lot.busy
+
+
+def test_leases_dropped_by_a_welcome_are_stopped_and_the_rest_goes_on() -> None:
+    lot = plugged(2)
+    lot.handle([grant(A, 0), grant(B, 1), worked(A, [0]), worked(B, [0])], 1.0)
+    assert lot.handle([Welcomed((A,))], 2.0).stop == [A]
+    assert [report.token for report in reports(lot)] == [B]
+    assert [held.token for held in lot.hello().held] == [B]
+
+
+def test_every_welcome_is_followed_by_the_table_and_all_offers() -> None:
+    lot = plugged(3)
+    assert not taken(lot)
+    lot.handle([Welcomed(())], 5.0)
+    (message,) = taken(lot, 5.0)
+    assert message.models == (ECHO,)
+    assert message.offers is not None
+    assert message.offers.node.tolist() == [0, 1, 2]
+    assert message.offers.share.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_shares_follow_who_is_plugged_in() -> None:
+    lot = plugged(2)
+    lot.handle([Unplugged(np.array([0]))], 1.0)
+    offers = [m.offers for m in taken(lot) if m.offers is not None]
+    assert [(o.node.tolist(), o.share.tolist()) for o in offers] == [([1], [1.0])]
+
+
+def test_a_window_is_told_again_only_when_it_moved_by_a_tenth() -> None:
+    lot = plugged(1, window_s=1000.0)
+    node = np.array([0])
+    lot.handle([WindowsEstimated(node, np.array([950.0]))], 100.0)  # 900 were left
+    assert not taken(lot, 100.0)
+    lot.handle([WindowsEstimated(node, np.array([1200.0]))], 100.0)
+    (message,) = taken(lot, 100.0)
+    assert message.offers is not None
+    assert message.offers.window_s.tolist() == [1200.0]
+
+
+def test_announced_items_are_reported_as_running_until_they_are_done() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Announced(A, [0, 1, 2])], 1.0)
+    (report,) = reports(lot)
+    assert report.running == 0b111
+    lot.handle([worked(A, [0, 1])], 1.0)
+    (report,) = reports(lot)
+    assert (report.done, report.running) == (0b11, 0b100)
+
+
+def test_an_item_that_fails_alone_is_an_error_and_its_neighbours_are_results() -> None:
+    lot = plugged(1)
+    error = ItemError(2, "bad_input", "no picture")
+    lot.handle([grant(), Worked(A, [0, 1, 3], [b"a", b"b", b"c"], [error], 0.1, True)], 1.0)
+    (report,) = reports(lot)
+    assert (report.done, report.errors, report.ended) == (0b1011, (error,), EndCause.FINISHED)
+
+
+def test_an_executor_that_gives_items_up_ends_the_lease() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    assert lot.handle([worked(A, [0], last=True)], 1.0).stop == [A]
+    lot.handle([Stopped({A: 0.0})], 1.0)
+    assert reports(lot)[-1].ended is EndCause.REFUSED
+
+
+def test_deferred_inputs_are_fetched_before_the_start() -> None:
+    lot = plugged(1)
+    asked = grant(deferred=(1,))
+    effects = lot.handle([asked], 1.0)
+    assert (effects.fetch, effects.start) == ([asked], [])
+    assert lot.handle([InputsFetched(asked)], 1.0).start == [asked]
+
+
+def test_inputs_that_cannot_be_fetched_give_the_lease_back() -> None:
+    lot = plugged(1)
+    lot.handle([grant(deferred=(1,))], 1.0)
+    assert lot.handle([TransferRefused(A)], 1.0).stop == [A]
+    lot.handle([Stopped({})], 1.0)
+    assert lot.handle([Stopped({A: 0.0})], 1.0) == Effects()
+    assert reports(lot)[-1].ended is EndCause.REFUSED
+
+
+def test_a_large_result_is_put_before_it_is_reported_as_done() -> None:
+    lot = plugged(1)
+    large = b"x" * (STREAM_PAYLOAD_BYTES + 1)
+    effects = lot.handle([grant(items=2), Worked(A, [0, 1], [b"small", large], (), 0.1, True)], 1.0)
+    (put,) = effects.put
+    assert (put.token, put.item, put.payload) == (A, 1, large)
+    (report,) = reports(lot)
+    assert (report.done, report.results, report.ended) == (0b01, [b"small"], None)
+    lot.handle([ResultPut(A, 1)], 1.0)
+    (report,) = reports(lot)
+    assert (report.done, report.results, report.ended) == (0b10, [b""], EndCause.FINISHED)
+
+
+def test_many_results_are_cut_into_messages_of_bounded_size() -> None:
+    lot = plugged(1)
+    payload = b"x" * 60_000
+    lot.handle([grant(items=100), Worked(A, list(range(100)), [payload] * 100, (), 1.0, True)], 1.0)
+    messages = taken(lot)
+    assert len(messages) >= 6
+    assert all(sum(len(r) for report in m.reports for r in report.results) <= MESSAGE_BYTES for m in messages)
+    cut = [report for message in messages for report in message.reports]
+    assert sum(len(report.results) for report in cut) == 100
+    assert [report.ended for report in cut] == [None] * (len(cut) - 1) + [EndCause.FINISHED]
+    done = 0
+    for report in cut:
+        assert done & report.done == 0
+        done |= report.done
+    assert done == (1 << 100) - 1
+
+
+def test_results_beyond_what_an_outage_may_hold_give_their_leases_up() -> None:
+    lot = plugged(1)
+    payload = b"x" * 60_000
+    items = PENDING_BYTES // len(payload) + 2
+    lot.handle([grant(items=items + 1)], 1.0)
+    effects = lot.handle([Worked(A, list(range(items)), [payload] * items, (), 1.0, False)], 1.0)
+    assert effects.stop == [A]
+    assert lot.hello().held[0].done == 0
+    lot.handle([Stopped({A: 0.0})], 1.0)
+    (report,) = reports(lot)
+    assert (report.done, report.results, report.ended) == (0, [], EndCause.REFUSED)
+
+
+def test_a_shutdown_stops_reports_departs_and_says_goodbye() -> None:
+    lot = plugged(2)
+    lot.handle([grant()], 1.0)
+    assert lot.handle([ShutDown()], 2.0).stop == [A]
+    assert not any(message.goodbye for message in taken(lot))
+    lot.handle([Stopped({A: 0.0})], 2.0)
+    *_, work, last = taken(lot)
+    assert work.reports[-1].ended is EndCause.UNPLUGGED
+    assert last.goodbye
+    assert lot.said_goodbye
+    assert not lot.pending
+
+
+def test_a_heartbeat_names_who_is_here() -> None:
+    lot = plugged(10)
+    lot.handle([Unplugged(np.array([0, 8]))], 1.0)
+    taken(lot)
+    lot.beat()
+    (message,) = taken(lot)
+    assert message.present == bytes([0b11111110, 0b10])
+
+
+def test_a_speed_that_moved_is_told_but_not_at_once_again() -> None:
+    lot = plugged(1)
+    many = Granted(A, 0, "noop", "job-1", [Range(0, 4096)], [b""] * 4096, (), 30.0, False, False)
+    lot.handle([many], 10.0)
+    for start in range(0, 400, 100):  # 500 items/s instead of 1,000
+        lot.handle([worked(A, list(range(start, start + 100)), busy_s=0.2)], 10.0)
+    (message,) = [m for m in taken(lot, 10.0) if m.models]
+    assert message.models[0].items_per_s == pytest.approx(500.0)
+    for start in range(400, 2400, 100):
+        lot.handle([worked(A, list(range(start, start + 100)), busy_s=0.8)], 10.5)
+    assert not [m for m in taken(lot, 11.0) if m.models]
+    assert [m for m in taken(lot, 12.5) if m.models]
+
+
+@given(st.lists(st.integers(0, 4095), unique=True, max_size=200))
+def test_a_bitmap_has_a_bit_for_each_item(items: list[int]) -> None:
+    bits = bitmap(items)
+    assert [i for i in range(4096) if bits >> i & 1] == sorted(items)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(data: st.DataObject) -> None:
+    """Random lives of three cars: at the end of each, nothing is told twice, nothing is left, all departed."""
+    lot = plugged(3)
+    stopping: set[Token] = set()
+    told: dict[Token, int] = {}
+    ended: dict[Token, EndCause] = {}
+    offered = {0, 1, 2}
+
+    def feed(event: Event) -> None:
+        stopping.update(lot.handle([event], 1.0).stop)
+        for message in lot.take(1.0):
+            for report in message.reports:
+                assert report.token not in ended
+                assert told.get(report.token, 0) & report.done == 0
+                assert report.done.bit_count() == len(report.results)
+                told[report.token] = told.get(report.token, 0) | report.done
+                if report.ended is not None:
+                    ended[report.token] = report.ended
+            for departure in message.departures:
+                assert departure.node in offered
+                offered.discard(departure.node)
+            if isinstance(message.offers, Offers):
+                offered.update(message.offers.node.tolist())
+
+    tokens = [Token(1, number) for number in range(1, 6)]
+    for _ in range(data.draw(st.integers(0, 25))):
+        token = data.draw(st.sampled_from(tokens))
+        node = data.draw(st.integers(0, 2))
+        match data.draw(st.sampled_from(["grant", "work", "unplug", "plug", "revoke", "stopped", "drain"])):
+            case "grant" if token not in told and token not in ended:
+                feed(grant(token, node))
+            case "work":
+                feed(worked(token, data.draw(st.lists(st.integers(0, 3), unique=True))))
+            case "unplug":
+                feed(Unplugged(np.array([node])))
+            case "plug":
+                feed(PluggedIn(np.array([node]), np.array([60.0])))
+            case "revoke":
+                feed(Revoked(token, RevocationCause.EXPIRED))
+            case "drain":
+                feed(DrainAsked((node,)))
+            case "stopped" if token in stopping:
+                stopping.discard(token)
+                feed(Stopped({token: 0.0}))
+    feed(ShutDown())
+    for token in tuple(stopping):
+        feed(Stopped({token: 0.0}))
+    assert lot.said_goodbye
+    assert not offered
+    assert not lot.busy
+    assert {held.token for held in lot.hello().held} == set(ended)

@@ -1,0 +1,110 @@
+"""`python -m node`: bad input is one line and exit code 2; every way out leaves nothing behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from node import client
+from node.address import addresses
+from tests.node.test_agent import WITHIN_S, Coordinator
+
+NODE = (sys.executable, "-m", "node", "--models", "", "--noop")
+RAY_WITHIN_S = 120.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, hw4"),
+        (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
+        (["--day", "sunday"], "there is no day 'sunday'"),
+        (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
+        (["--models", "nix"], "no model 'nix'"),
+        (["--vehicles", "many"], "'many' is no count"),
+    ],
+)
+def test_a_wrong_flag_is_named_in_the_last_line(flags: list[str], why: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*NODE, "--coordinator", "127.0.0.1:1", *flags],
+        env={**os.environ, "CARPOOL_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert why in done.stderr.splitlines()[-1]
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "eof"])
+def test_a_lot_ends_cleanly(how: str, tmp_path: Path) -> None:
+    async def scene() -> None:
+        coordinator = Coordinator()
+        server, port = await coordinator.listen_on(0)
+        flags = ["--coordinator", f"127.0.0.1:{port}", "--run-dir", str(tmp_path), "--stop-at-eof"]
+        process = await asyncio.create_subprocess_exec(
+            *NODE, *flags, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(WITHIN_S):
+            assert await process.stderr.readline() == b"lot lot ready vehicles=1\n"
+            assert len(addresses(tmp_path)) == 1
+            if how == "eof":
+                process.stdin.close()
+            else:
+                process.send_signal(signal.Signals[how])
+            await coordinator.until(lambda m: m.HasField("goodbye"))
+            assert await process.wait() == 0
+        assert not addresses(tmp_path)
+        await server.stop(0)
+
+    asyncio.run(scene())
+
+
+def test_a_killed_actor_comes_back_as_a_new_incarnation_and_no_process_is_left() -> None:
+    async def scene(folder: Path) -> None:
+        coordinator = Coordinator()
+        server, port = await coordinator.listen_on(0)
+        errors = (folder / "errors").open("wb")
+        process = await _ray_lot(port, folder, errors)
+        async with asyncio.timeout(RAY_WITHIN_S):
+            first = await coordinator.hellos.get()
+            await coordinator.until(lambda m: bool(m.offers))
+            (car,) = await asyncio.to_thread(client.parked, folder)
+            assert os.getpriority(os.PRIO_PROCESS, car.process_id) == os.getpriority(os.PRIO_PROCESS, 0)
+            os.kill(car.process_id, signal.SIGKILL)
+            second = await coordinator.hellos.get()
+            assert second.lot_id == first.lot_id == "lot-0000"
+            assert second.incarnation != first.incarnation
+            await coordinator.until(lambda m: bool(m.offers))
+            process.terminate()
+            await coordinator.until(lambda m: m.HasField("goodbye"))
+            assert await process.wait() == 0
+        await server.stop(0)
+        assert not addresses(folder)
+        assert not _mentioning(str(folder)), "Ray's processes carry the path of their folder"
+
+    # A short path: then Ray's own files lie in it as well, and its processes name it.
+    with tempfile.TemporaryDirectory(prefix="carpool-") as folder:
+        asyncio.run(scene(Path(folder)))
+
+
+async def _ray_lot(port: int, folder: Path, errors: IO[bytes]) -> asyncio.subprocess.Process:
+    flags = ["--ray", "--coordinator", f"127.0.0.1:{port}", "--run-dir", str(folder)]
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "HOME": str(folder / "nowhere")}
+    return await asyncio.create_subprocess_exec(*NODE, *flags, env=environment, stderr=errors)
+
+
+def _mentioning(text: str) -> list[str]:
+    """Command lines of processes that name this text."""
+    listed = subprocess.run(["ps", "-A", "-o", "command"], capture_output=True, text=True, check=True)
+    return [line for line in listed.stdout.splitlines() if text in line]
