@@ -180,7 +180,7 @@ def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
                     f"{duration(node.heartbeat_age_s)} ago",
                     ",".join(node.models),
                 )
-                for node in _finish(listed())
+                for node in sorted(_finish(listed()), key=lambda node: node.name)
             ],
         )
     )
@@ -236,3 +236,7 @@ def _finish(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(cancellable())
     except asyncio.CancelledError:
         raise typer.Exit(128 + signal.SIGTERM) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from typing import Any
 
 from coordinator.errors import CarpoolError
 
-PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what Pillow reads without any further program
+PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what a car reads
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".json"})
 CAPABILITY = {
     "embed": "embeds text: give a text file of one item a line, or JSONL with body.input",

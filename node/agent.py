@@ -39,7 +39,7 @@ from node.events import (
     WindowsEstimated,
     Worked,
 )
-from node.executor import Executor, Finished, Key, Listener, Work
+from node.executor import Executor
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle
@@ -47,6 +47,7 @@ from node.models import NOOP, ModelCache, ModelError
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink
 from node.vehicles import Nodes
+from node.work import Finished, Key, Listener, Work
 
 ESTIMATE_EVERY_S = 600.0
 """Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""

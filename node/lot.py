@@ -81,9 +81,9 @@ class Lot:
         )
 
     @property
-    def busy(self) -> bool:
-        """Whether some lease has not ended, so that there will be more to say."""
-        return self._unended > 0
+    def unended(self) -> int:
+        """Leases that have not ended, of which there will be more to say."""
+        return self._unended
 
     @property
     def said_goodbye(self) -> bool:

@@ -29,9 +29,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the coordinator bounds its grants
     ("grpc.max_send_message_length", -1),
 )
-PACE_S = 0.002
-"""Writes come at least so far apart while more is to come: doubles throughput at 64 requests at a time, and a
-single one never waits (measured)."""
+PACE_S, LONGEST_PACE_S = 0.00025, 0.008
+"""Writes come so far apart for each lease that is still to end, up to the second: more rows travel together, and a
+single one never waits."""
 WELCOME_WITHIN_S = 10.0
 """A coordinator that accepts a stream and says nothing for so long is tried again (assumed)."""
 RETRY_AFTER = "retry-after-ms"
@@ -174,8 +174,8 @@ class Uplink:
         loop = asyncio.get_running_loop()
         while not self._lot.said_goodbye:
             await self._news.wait()
-            pause_s = self._written_s + PACE_S - loop.time()
-            if pause_s > 0 and self._lot.busy:
+            pause_s = self._written_s + min(PACE_S * self._lot.unended, LONGEST_PACE_S) - loop.time()
+            if pause_s > 0:
                 await asyncio.sleep(pause_s)
             self._news.clear()
             announcements, flushes = len(self._announcements), len(self._flushes)

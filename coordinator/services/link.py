@@ -17,7 +17,8 @@ from protos import link_pb2, link_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 
-_PACE_S = 0.002  # least time between writes to one lot while several clients wait: rows travel together
+_PACE_S = 0.000125  # of waiting between two writes to a lot, for each client that waits: rows travel together
+_LONGEST_PACE_S = 0.008
 _MESSAGE_BYTES = 1 << 20  # inputs in one message, about: a long one holds up what is behind it
 
 
@@ -115,4 +116,4 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
                 queued = following
             await context.write(response(orders, runtime.roster.index, self._terms))
             if runtime.open_requests > 1:
-                await asyncio.sleep(_PACE_S)
+                await asyncio.sleep(min(_PACE_S * runtime.open_requests, _LONGEST_PACE_S))

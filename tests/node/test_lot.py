@@ -202,7 +202,7 @@ def test_a_lease_unknown_to_the_coordinator_is_dropped_in_silence() -> None:
     lot.handle([Stopped({A: 0.01}), worked(A, [1])], 1.0)
     assert not reports(lot)
     assert not lot.hello().held
-    assert not lot.busy
+    assert not lot.unended
 
 
 def test_leases_dropped_by_a_welcome_are_stopped_and_the_rest_goes_on() -> None:
@@ -421,5 +421,5 @@ def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(da
         feed(Stopped({token: 0.0}))
     assert lot.said_goodbye
     assert not offered
-    assert not lot.busy
+    assert not lot.unended
     assert {held.token for held in lot.hello().held} == set(ended)

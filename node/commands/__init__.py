@@ -1,0 +1,1 @@
+"""Sub-commands of `carpool` that this package brings."""

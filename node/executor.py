@@ -1,0 +1,326 @@
+"""The executor: one thread that runs all the computing of a process, micro-batch by micro-batch.
+
+It owns the loaded models and whatever waits for them. It knows works by a key, and neither leases nor the wire:
+its listener is told what is about to run and what has finished, on the executor's thread.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from itertools import chain
+from typing import Any
+
+from node import attempt
+from node.attempt import Failure
+from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
+from node.running import Batch, Running, Stop, Task, batches_of
+from node.turns import Turns
+from node.work import Key, Listener, ModelSpeed, Work
+from node.workloads import Control, Stopped, Workload, load
+from node.workloads.echo import Echo
+
+_LOOK_S = 0.005
+"""How often a wait for the wire looks for a stop or for interactive work. Assumed: far below an owner's 100 ms."""
+
+
+class Executor:
+    """Loads models and runs works. Make it, `start` it, and `close` it."""
+
+    def __init__(
+        self, listener: Listener, *, cache: ModelCache, models: Sequence[str], device: str, dtype: str, threads: int
+    ) -> None:
+        self._listener = listener
+        self._cache = cache
+        self._models = models
+        self._device = device
+        self._dtype = dtype
+        self._threads = threads
+        self._workloads: dict[str, Workload] = {}
+        self._limits: dict[str, int] = {}
+        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: look around
+        self._turns: Turns[Task] = Turns()
+        self._ahead: Task | None = None  # its next micro-batch is announced already
+        self._lock = threading.Lock()  # over what follows, and Task.stopped
+        self._tasks: dict[Key, Task] = {}
+        self._running: list[Running] = []  # the last one has the thread
+        self._stops: list[Stop] = []
+        self._closed = False
+        self._died: BaseException | None = None
+        self._started: Future[tuple[ModelSpeed, ...]] = Future()
+        self._thread = threading.Thread(target=self._serve, name="executor", daemon=True)
+
+    def start(self) -> tuple[ModelSpeed, ...]:
+        """Load every model and measure its speed. Blocks for seconds; raises ModelError."""
+        self._thread.start()
+        return self._started.result()
+
+    def submit(self, work: Work) -> None:
+        """Take a work. From any thread; returns at once. Raises RuntimeError when the thread died of a bug."""
+        if self._died is not None:
+            raise RuntimeError("the executor's thread has died") from self._died
+        task = Task(work, left=len(work.inputs))
+        with self._lock:
+            assert work.key not in self._tasks, "a key names one work at a time"
+            self._tasks[work.key] = task
+        self._inbox.put(task)
+
+    def stop(self, keys: Collection[Key]) -> Future[dict[Key, float]]:
+        """End these works, in the middle of a micro-batch if need be. From any thread; returns at once.
+
+        The future gives the accelerator-seconds thrown away for each key, once nothing of them runs any more.
+        """
+        stop = Stop(Future(), dict.fromkeys(keys, 0.0))
+        with self._lock:
+            for key in keys:
+                task = self._tasks.pop(key, None)
+                if task is None:
+                    continue
+                task.stopped = True
+                for running in self._running:
+                    if not any(other is task for other, _ in running.parts):
+                        continue
+                    running.heed()
+                    if running is self._running[-1]:
+                        stop.waits_for.add(task)
+                    else:  # it was interrupted for urgent work, and will not come back
+                        stop.lost_s[key] = running.busy_s(task)
+            waiting = bool(stop.waits_for)
+            if waiting:
+                self._stops.append(stop)
+        if not waiting:
+            stop.future.set_result(stop.lost_s)
+        return stop.future
+
+    def close(self) -> None:
+        """End everything, and the thread."""
+        with self._lock:
+            self._closed = True
+            keys = list(self._tasks)
+        self.stop(keys)
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            speeds = self._load()
+        except BaseException as error:
+            self._started.set_exception(error)
+            return
+        self._started.set_result(speeds)
+        try:
+            while not self._closed:
+                self._admit(wait=not self._turns)
+                if self._turns.urgent is not None:
+                    self._run_urgent()
+                elif (task := self._turns.first()) is not None:
+                    self._run_turn(task)
+        except BaseException as error:
+            self._died = error
+            raise
+
+    def _load(self) -> tuple[ModelSpeed, ...]:
+        speeds = []
+        if any(name != NOOP for name in self._models):
+            from node.workloads.device import use_threads
+
+            use_threads(self._threads)
+        for name in self._models:
+            began_s = time.perf_counter()
+            workload = Echo() if name == NOOP else load(self._cache, name, self._device, self._dtype)
+            load_s = time.perf_counter() - began_s
+            limit = MAX_ITEM_BYTES[workload.kind] if name == NOOP else self._cache.get(name).max_item_bytes
+            digest = "" if name == NOOP else self._cache.get(name).digest
+            self._workloads[name], self._limits[name] = workload, limit
+            speed = workload.items_per_s()
+            speeds.append(ModelSpeed(name, digest, workload.kind, speed, workload.batch_items, limit, load_s))
+        return tuple(speeds)
+
+    def _admit(self, wait: bool = False) -> None:
+        """Take what arrived, waiting for something if asked to."""
+        while True:
+            try:
+                task = self._inbox.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            if task is not None:
+                self._turns.add(task, task.work.interactive)
+
+    def _run_urgent(self) -> None:
+        """Run the first interactive work to its end, with those that may share its micro-batches."""
+        tasks = self._turns.take_urgent()
+        if tasks[0].solo and not self._announced_alone(tasks[0]):
+            return
+        for batch in self._prepare(tasks):
+            self._execute(batch, None)
+
+    def _run_urgent_in_between(self) -> None:
+        """Called from inside batch work, between two layers."""
+        if self._inbox.empty() and self._turns.urgent is None:
+            return
+        self._admit()
+        outer = self._running[-1]
+        began_s = time.perf_counter()
+        while (urgent := self._turns.urgent) is not None and not urgent.solo and not outer.control.ended:
+            self._run_urgent()
+        outer.others_s += time.perf_counter() - began_s
+
+    def _run_turn(self, task: Task) -> None:
+        """Run the next micro-batch of a batch work, unless something more urgent came, or its owner."""
+        if task.solo:
+            if self._announced_alone(task) and self._prepared(task):
+                self._run_next(task, None)
+        elif self._prepared(task):
+            self._announce(task, self._turns.following(task))
+            if self._on_the_wire(task):
+                self._run_next(task, self._run_urgent_in_between)
+
+    def _run_next(self, task: Task, urgent: Callable[[], None] | None) -> None:
+        assert task.batches, "prepared and not over"
+        self._turns.pass_on(task)
+        batch = task.batches.popleft()
+        task.announced, task.announced_after = task.announced_after, None
+        self._execute(batch, urgent)
+
+    def _announced_alone(self, task: Task) -> bool:
+        """Announce a solo work, when nothing else is announced any more, and wait; False when it was stopped."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not ahead.over and self._on_the_wire(ahead, interruptible=False):
+            self._run_next(ahead, None)
+        task.announced = self._listener.announce(task.work.key, task.work.offsets)
+        return self._on_the_wire(task, interruptible=False)
+
+    def _announce(self, task: Task, following: Task | None) -> None:
+        """Announce the next micro-batch if it is not yet, and the one after it: then that one need not wait."""
+        assert task.batches, "prepared and not over"
+        key, this = task.work.key, task.batches[0].offsets
+        if following is task:
+            if task.announced_after is None:
+                task.announced_after = self._listener.announce(key, (*this, *task.batches[1].offsets))
+            task.announced = task.announced or task.announced_after
+            self._ahead = task
+            return
+        task.announced = task.announced or self._listener.announce(key, this)
+        if following is None or following.solo or following.announced is not None:
+            return
+        if self._prepared(following):
+            assert following.batches, "prepared"
+            following.announced = self._listener.announce(following.work.key, following.batches[0].offsets)
+            self._ahead = following
+
+    def _on_the_wire(self, task: Task, interruptible: bool = True) -> bool:
+        """Wait until the next micro-batch of a task was announced; False when something else comes first."""
+        assert task.announced is not None, "announced before"
+        while not task.announced.wait(_LOOK_S):
+            self._admit()
+            if task.stopped or (interruptible and self._turns.urgent is not None):
+                return False
+        return not task.stopped
+
+    def _prepared(self, task: Task) -> bool:
+        """Prepare a task if it is not yet; False when nothing of it is to be run."""
+        if task.batches is None:
+            task.batches = self._prepare([task])
+        return not task.over
+
+    def _prepare(self, tasks: Sequence[Task]) -> deque[Batch]:
+        """Read the payloads of tasks of one group, report what is bad, and cut the rest into micro-batches."""
+        workload, limit = self._workloads[tasks[0].work.model], self._limits[tasks[0].work.model]
+        inputs = tasks[0].work.inputs if len(tasks) == 1 else [*chain(*(task.work.inputs for task in tasks))]
+        urgent = None if tasks[0].work.interactive or tasks[0].solo else self._run_urgent_in_between
+        running = self._enter(tuple((task, len(task.work.inputs)) for task in tasks), urgent)
+        if running is None:
+            return deque()
+        try:
+            prepared = attempt.read(workload, inputs, limit, running.control)
+        except Stopped:
+            self._leave(running, told=())
+            return deque()
+        for task in tasks:
+            task.unreported_s += running.busy_s(task)
+        self._leave(running, told=tasks)
+        sound: Sequence[int] = range(len(prepared))
+        if Failure in set(map(type, prepared)):
+            self._report_failures(tasks, prepared)
+            sound = [index for index, item in enumerate(prepared) if not isinstance(item, Failure)]
+        plan = workload.plan([prepared[index] for index in sound])
+        return batches_of(tasks, prepared, [[sound[index] for index in batch] for batch in plan])
+
+    def _report_failures(self, tasks: Sequence[Task], prepared: Sequence[Any]) -> None:
+        first = 0
+        for task in tasks:
+            own = prepared[first : first + len(task.work.inputs)]
+            first += len(own)
+            bad = [place for place, item in enumerate(own) if isinstance(item, Failure)]
+            if bad:
+                self._report(task, bad, [own[place] for place in bad])
+
+    def _execute(self, batch: Batch, urgent: Callable[[], None] | None) -> None:
+        """Run one micro-batch and report it."""
+        running = self._enter(tuple((task, len(places)) for task, places in batch.parts), urgent)
+        if running is None:
+            return
+        workload = self._workloads[batch.parts[0][0].work.model]
+        told = []
+        try:
+            outcomes = attempt.run(workload, batch.items, running.control)
+        except Stopped:
+            pass
+        else:
+            first = 0
+            for task, places in batch.parts:
+                part = outcomes[first : first + len(places)] if len(batch.parts) > 1 else outcomes
+                first += len(places)
+                task.unreported_s += running.busy_s(task)
+                if self._report(task, places, part):
+                    told.append(task)
+        self._leave(running, told)
+
+    def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any]) -> bool:
+        """Tell the listener how these inputs of a task ended; False when nothing of them has."""
+        finished = task.finish(places, outcomes)
+        if finished is None:
+            return False
+        if finished.last:
+            with self._lock:
+                if self._tasks.get(task.work.key) is task:
+                    del self._tasks[task.work.key]
+        self._listener.finished(finished)
+        return True
+
+    def _enter(self, parts: tuple[tuple[Task, int], ...], urgent: Callable[[], None] | None) -> Running | None:
+        """Begin something for these tasks; None when all of them were stopped."""
+        running = Running(parts, Control(urgent=urgent), time.perf_counter())
+        with self._lock:
+            running.heed()
+            if running.control.ended:
+                return None
+            # What this interrupts does not run any more, and will not come back if it was stopped.
+            answered = self._ended(self._running[-1], ()) if self._running else []
+            self._running.append(running)
+        for stop in answered:
+            stop.future.set_result(stop.lost_s)
+        return running
+
+    def _leave(self, running: Running, told: Collection[Task]) -> None:
+        """End it. For all its tasks but those in `told` it was in vain."""
+        with self._lock:
+            self._running.remove(running)
+            answered = self._ended(running, told)
+        for stop in answered:
+            stop.future.set_result(stop.lost_s)
+
+    def _ended(self, running: Running, told: Collection[Task]) -> list[Stop]:
+        """Stops that waited for nothing but this to end. Needs the lock."""
+        for stop in self._stops:
+            for task, _ in running.parts:
+                if task in stop.waits_for:
+                    stop.waits_for.remove(task)
+                    stop.lost_s[task.work.key] = 0.0 if task in told else running.busy_s(task)
+        answered = [stop for stop in self._stops if not stop.waits_for]
+        self._stops = [stop for stop in self._stops if stop.waits_for]
+        return answered

@@ -1,0 +1,129 @@
+"""The executor's books: works on their way, their micro-batches, what runs now, and who waits for its end.
+
+No thread of its own and no lock: the executor holds one where it says so.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from node.attempt import Failure
+from node.work import Finished, Key, Work
+from node.workloads import Control
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A work on its way through the executor. `stopped` is written under the executor's lock."""
+
+    work: Work
+    left: int  # items without a result or an error
+    stopped: bool = False
+    batches: "deque[Batch] | None" = None  # None until prepared
+    announced: threading.Event | None = None  # of the first of `batches`
+    announced_after: threading.Event | None = None  # of the second
+    unreported_s: float = 0.0  # of work on it that no report has told
+
+    @property
+    def vehicle(self) -> int:
+        return self.work.vehicle
+
+    @property
+    def group(self) -> Hashable:
+        return self.work.vehicle, self.work.model
+
+    @property
+    def solo(self) -> bool:
+        return self.work.solo
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or (self.batches is not None and not self.batches)
+
+    @property
+    def last_batch(self) -> bool:
+        return self.batches is not None and len(self.batches) < 2
+
+    def finish(self, places: Sequence[int], outcomes: Sequence[Any]) -> Finished | None:
+        """Book how these inputs ended; None when nothing of them has, since all were dropped."""
+        offsets = self.work.offsets
+        errors: tuple[tuple[int, str, str], ...] = ()
+        if set(map(type, outcomes)) == {bytes}:
+            items, results = tuple([offsets[place] for place in places]), tuple(outcomes)
+        else:
+            pairs = [(offsets[place], outcome) for place, outcome in zip(places, outcomes, strict=True)]
+            items = tuple(offset for offset, outcome in pairs if isinstance(outcome, bytes))
+            results = tuple(outcome for _, outcome in pairs if isinstance(outcome, bytes))
+            errors = tuple((offset, bad.code, bad.message) for offset, bad in pairs if isinstance(bad, Failure))
+        if not items and not errors:
+            return None
+        self.left -= len(items) + len(errors)
+        busy_s, self.unreported_s = self.unreported_s, 0.0
+        return Finished(self.work.key, items, results, errors, busy_s, self.left == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch: for each task in it, which of its inputs; and what `prepare` made of them, in that order."""
+
+    parts: tuple[tuple[Task, Sequence[int]], ...]
+    items: Sequence[Any]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Offsets in the lease of the items of a micro-batch that has one task."""
+        ((task, places),) = self.parts
+        return [task.work.offsets[place] for place in places]
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """Something that the thread is doing for some tasks."""
+
+    parts: tuple[tuple[Task, int], ...]  # with so many items each
+    control: Control
+    began_s: float
+    others_s: float = 0.0  # spent in between on urgent work
+
+    def busy_s(self, task: Task) -> float:
+        """The part of a task in the time that this has taken, by its items."""
+        items = sum(count for _, count in self.parts)
+        own = sum(count for other, count in self.parts if other is task)
+        return (time.perf_counter() - self.began_s - self.others_s) * own / items
+
+    def heed(self) -> None:
+        """Bring the control up to date with the tasks that were stopped."""
+        self.control.ended = all(task.stopped for task, _ in self.parts)
+        first = 0
+        for task, count in self.parts:
+            if task.stopped:
+                self.control.dropped.update(range(first, first + count))
+            first += count
+
+
+@dataclass(slots=True, eq=False)
+class Stop:
+    """A call of `stop` that waits for running work to end."""
+
+    future: Future[dict[Key, float]]
+    lost_s: dict[Key, float]
+    waits_for: set[Task] = field(default_factory=set)
+
+
+def batches_of(tasks: Sequence[Task], prepared: Sequence[Any], plan: Sequence[list[int]]) -> deque[Batch]:
+    """Micro-batches of tasks whose prepared items follow each other, planned by index in that row."""
+    if len(tasks) == 1:
+        return deque(Batch(((tasks[0], indices),), [prepared[index] for index in indices]) for indices in plan)
+    owners = [(task, place) for task in tasks for place in range(len(task.work.inputs))]
+    batches: deque[Batch] = deque()
+    for indices in plan:
+        shares: dict[Task, list[int]] = {}
+        for index in sorted(indices):
+            task, place = owners[index]
+            shares.setdefault(task, []).append(place)
+        batches.append(Batch(tuple(shares.items()), [prepared[index] for index in sorted(indices)]))
+    return batches

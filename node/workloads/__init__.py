@@ -1,0 +1,101 @@
+"""Workloads: what a model of each kind does with payloads. One module a kind; this one is what they share.
+
+A workload is asked in three steps: `prepare` reads payloads, `plan` cuts them into micro-batches, `run` computes
+one micro-batch. It knows neither leases nor cars, and asks its `Control` between two layers whether to go on.
+Importing this package does not import torch: a lot that only echoes never needs it.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from node.models import ModelCache
+
+
+class Stopped(Exception):
+    """Raised inside running work whose control says that it has ended."""
+
+
+class BadInput(Exception):
+    """A payload that no car could run. The message is one sentence for the person who sent it."""
+
+
+@dataclass(slots=True)
+class Control:
+    """What running work looks at between two layers. Other threads may set `ended` and add to `dropped`."""
+
+    ended: bool = False
+    """All of the micro-batch is to end now."""
+    dropped: set[int] = field(default_factory=set)
+    """Items of the micro-batch, by position, that nobody waits for any more."""
+    first: int = 0
+    """Position of the first item of this run, when the items of a micro-batch are run one by one."""
+    urgent: Callable[[], None] | None = None
+    """Runs what may not wait, if there is any; set for work that lets others go first."""
+
+    def wanted(self, item: int) -> bool:
+        """Whether somebody still waits for an item of this run."""
+        return self.first + item not in self.dropped
+
+    def check(self) -> None:
+        """Let urgent work go first. Raises Stopped when this work has ended."""
+        if self.urgent is not None:
+            self.urgent()
+        if self.ended:
+            raise Stopped
+
+
+Outcome = bytes | BadInput | None
+"""What `run` gives for one item: its result, why it has none, or None for an item that was dropped."""
+
+
+class Workload(Protocol):
+    """One model, loaded."""
+
+    @property
+    def kind(self) -> str:
+        """How payloads read: see protos/jobs.proto."""
+
+    @property
+    def batch_items(self) -> int:
+        """Ordinary items that one micro-batch holds well."""
+
+    def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Any]:
+        """Read payloads: for each a prepared item, or a BadInput. Cheap, and never decodes what is large."""
+
+    def plan(self, prepared: Sequence[Any]) -> list[list[int]]:
+        """Cut prepared items (none of them a BadInput) into micro-batches, by index, in the order to run them."""
+
+    def run(self, prepared: Sequence[Any], control: Control) -> Sequence[Outcome]:
+        """Compute one micro-batch. Raises Stopped, or whatever the model raises."""
+
+    def items_per_s(self) -> float:
+        """Measure the speed on ordinary items, items a second. Takes about a second; warms up on the way."""
+
+
+def load(cache: ModelCache, name: str, device: str = "cpu", dtype: str = "fp32") -> Workload:
+    """Load a cached model. `device` is "auto", "cpu" or "cuda", `dtype` is "auto", "fp32" or "bf16".
+
+    Raises ModelError when the model is not cached or its files are not whole, or there is no such device.
+    """
+    model = cache.get(name)
+    model.verify(contents=False)  # done when it was added; half a gigabyte takes 0.4 s in each process
+    module = importlib.import_module(f"node.workloads.{model.kind}")
+    workload: Workload = module.load(model, device, dtype)
+    return workload
+
+
+def run_alone(workload: Workload, inputs: Sequence[bytes]) -> list[bytes | BadInput]:
+    """Results of all inputs, in their order, computed here and now: the reference that a fleet is compared with."""
+    control = Control()
+    prepared = workload.prepare(inputs, control)
+    results: list[bytes | BadInput] = [item if isinstance(item, BadInput) else b"" for item in prepared]
+    sound = [index for index, item in enumerate(prepared) if not isinstance(item, BadInput)]
+    for batch in workload.plan([prepared[index] for index in sound]):
+        places = [sound[index] for index in batch]
+        outcomes = workload.run([prepared[place] for place in places], control)
+        for place, outcome in zip(places, outcomes, strict=True):
+            assert outcome is not None, "nothing was dropped"
+            results[place] = outcome
+    return results

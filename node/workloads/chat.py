@@ -1,0 +1,114 @@
+"""A chat request: the body of an OpenAI chat completion, read and checked, and the answer's form.
+
+It knows JSON and the fields that change an answer; tokens and tensors are `generate`'s.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from node.workloads import BadInput
+
+DEFAULT_TOKENS = 64
+"""Tokens of an answer when the request names no limit. Assumed: two or three sentences."""
+
+_ROLES: Mapping[str, str] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options", "service_tier"})
+_NEUTRAL: Mapping[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False}
+"""Fields that are understood at this value only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What to answer, and how."""
+
+    messages: tuple[Mapping[str, str], ...]  # each with "role" and "content"
+    max_tokens: int
+    temperature: float  # 0: always the likeliest token
+    top_p: float
+    seed: int
+    stop: tuple[str, ...]  # the answer ends before any of these
+
+
+def read_request(payload: bytes) -> ChatRequest:
+    """Read a request. Raises BadInput naming the field."""
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the request is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadInput(f"the request is a JSON {type(body).__name__}, not an object with `messages`")
+    fields = {key: value for key, value in body.items() if key not in _IGNORED and value is not None}
+    messages = _messages(fields.pop("messages", None))
+    older = fields.pop("max_tokens", DEFAULT_TOKENS)
+    limit = fields.pop("max_completion_tokens", older)
+    request = ChatRequest(
+        messages=messages,
+        max_tokens=int(_number("max_tokens", limit, 1, 1 << 20, whole=True)),
+        temperature=_number("temperature", fields.pop("temperature", 0), 0, 2),
+        top_p=_number("top_p", fields.pop("top_p", 1), 0, 1),
+        # Without a seed the payload gives one, so that a repeated attempt gives the same answer.
+        seed=int(_number("seed", fields.pop("seed", _seed_of(payload)), -(1 << 63), (1 << 64) - 1, whole=True)),
+        stop=_stops(fields.pop("stop", ())),
+    )
+    for field, value in fields.items():
+        if field not in _NEUTRAL or value != _NEUTRAL[field]:
+            raise BadInput(f"the field {field!r} is not supported here; leave it out")
+    return request
+
+
+def answer(text: str, finish_reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
+    """The result of one request, as JSON."""
+    body = {
+        "text": text,
+        "finish_reason": finish_reason,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+    }
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def _messages(messages: Any) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(messages, list) or not messages:
+        raise BadInput("`messages` must be a list of at least one message")
+    read = []
+    for index, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
+            raise BadInput(f"messages[{index}] has the role {role!r}; {', '.join(_ROLES)} are known")
+        content = _content(message.get("content"), index)
+        if any("\ud800" <= character <= "\udfff" for character in content):
+            raise BadInput(f"messages[{index}].content holds half a character (a lone surrogate)")
+        read.append({"role": _ROLES[role], "content": content})
+    return tuple(read)
+
+
+def _content(content: Any, index: int) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        parts = [text for text in texts if isinstance(text, str)]
+        if len(parts) == len(content):
+            return "".join(parts)
+    raise BadInput(f"messages[{index}].content must be a string or a list of text parts")
+
+
+def _number(field: str, value: Any, least: float, most: float, whole: bool = False) -> float:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        raise BadInput(f"{field} is {value!r}, not a{' whole' if whole else ''} number from {least} to {most}")
+    return value
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+    stops: Sequence[Any] = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, list | tuple) or not all(isinstance(text, str) and text for text in stops):
+        raise BadInput("stop must be a string or a list of strings, none of them empty")
+    return tuple(stops)
+
+
+def _seed_of(payload: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(payload).digest()[:8], "little")

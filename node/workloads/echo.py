@@ -1,0 +1,29 @@
+"""Echo: every item's result is its input. It needs neither files nor torch; it shows what the way there costs."""
+
+from collections.abc import Sequence
+
+from node.workloads import Control
+
+
+class Echo:
+    """The built-in `noop` model."""
+
+    kind = "echo"
+    batch_items = 4096
+
+    def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[bytes]:
+        """The inputs themselves."""
+        return inputs
+
+    def plan(self, prepared: Sequence[bytes]) -> list[list[int]]:
+        """All in one micro-batch, up to the size of a lease."""
+        count = len(prepared)
+        return [list(range(first, min(first + 4096, count))) for first in range(0, count, 4096)]
+
+    def run(self, prepared: Sequence[bytes], control: Control) -> Sequence[bytes]:
+        """The inputs again."""
+        return prepared
+
+    def items_per_s(self) -> float:
+        """Assumed: nothing is computed, the wire sets the pace."""
+        return 100_000.0

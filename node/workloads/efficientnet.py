@@ -1,0 +1,115 @@
+"""EfficientNet-Lite0: our own small definition (Tan and Le, 2019; the "lite" form has ReLU6 and no squeeze-and-
+excitation), for weights whose batch normalisations were folded into the convolutions.
+
+It knows tensors only: pictures in, logits out.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMAGE_SIZE = 224
+"""Height and width of its input, pixels."""
+
+_STAGES = (
+    # repeats, kernel, stride, expansion, channels out: efficientnet_lite_builder.py of the TensorFlow TPU models
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_STEM = 32
+_HEAD = 1280
+_CLASSES = 1000
+_EPSILON = 1e-3  # of its batch normalisations, same source
+
+
+class SameConvolution(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: the output has ceil(input / stride) pixels a side, and where the
+    padding is odd, the extra pixel goes right and below."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        even = kernel // 2 if stride == 1 else 0
+        super().__init__(channels_in, channels_out, kernel, stride, padding=even, groups=groups)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', ceil(H / stride), ceil(W / stride)]"""
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        if stride > 1:
+            height, width = (
+                max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in pixels.shape[-2:]
+            )
+            pixels = functional.pad(pixels, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return super().forward(pixels)
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: widen, filter each channel by itself, narrow; added to its input where shapes agree."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels_in * expansion
+        self.expand = SameConvolution(channels_in, wide) if expansion > 1 else None
+        self.depthwise = SameConvolution(wide, wide, kernel, stride, groups=wide)
+        self.project = SameConvolution(wide, channels_out)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']"""
+        wide = pixels if self.expand is None else functional.relu6(self.expand(pixels))
+        narrow: Tensor = self.project(functional.relu6(self.depthwise(wide)))
+        return narrow + pixels if self.residual else narrow
+
+
+class EfficientNetLite0(nn.Module):
+    """The network. Its parameters are named after the parts below: stem, blocks.0 to blocks.15, head, classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConvolution(3, _STEM, 3, 2)
+        self.blocks = nn.Sequential(*_blocks())
+        self.head = SameConvolution(_STAGES[-1][-1], _HEAD)
+        self.classes = nn.Linear(_HEAD, _CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pictures [B, 3, 224, 224] -> logits [B, 1000]"""
+        features = functional.relu6(self.head(self.blocks(functional.relu6(self.stem(pixels)))))
+        logits: Tensor = self.classes(features.mean((2, 3)))
+        return logits
+
+
+def _blocks() -> Iterator[Block]:
+    channels = _STEM
+    for repeats, kernel, stride, expansion, channels_out in _STAGES:
+        for repeat in range(repeats):
+            yield Block(channels, channels_out, kernel, stride if repeat == 0 else 1, expansion)
+            channels = channels_out
+
+
+def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of EfficientNetLite0 from those of the published PyTorch port: every batch normalisation
+    becomes a factor and a bias of the convolution before it."""
+    pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    for index, block in enumerate(_blocks()):
+        port = f"_blocks.{index}"
+        norms = iter(("_bn0", "_bn1", "_bn2") if block.expand is not None else ("_bn1", "_bn2"))
+        if block.expand is not None:
+            pairs[f"blocks.{index}.expand"] = (f"{port}._expand_conv", f"{port}.{next(norms)}")
+        pairs[f"blocks.{index}.depthwise"] = (f"{port}._depthwise_conv", f"{port}.{next(norms)}")
+        pairs[f"blocks.{index}.project"] = (f"{port}._project_conv", f"{port}.{next(norms)}")
+    folded = {"classes.weight": state["_fc.weight"], "classes.bias": state["_fc.bias"]}
+    for name, (convolution, norm) in pairs.items():
+        variance = state[f"{norm}.running_var"].double()
+        scale = state[f"{norm}.weight"].double() / torch.sqrt(variance + _EPSILON)
+        weight = state[f"{convolution}.weight"].double() * scale[:, None, None, None]
+        bias = state[f"{norm}.bias"].double() - state[f"{norm}.running_mean"].double() * scale
+        folded[f"{name}.weight"], folded[f"{name}.bias"] = weight.float(), bias.float()
+    return folded

@@ -1,0 +1,43 @@
+"""Model caches for the tests of this package."""
+
+from pathlib import Path
+
+import pytest
+
+from node import conversion
+from node.models import ModelCache, ModelError
+from node.workloads.device import use_threads
+from tests.node.small_models import make_bert, make_efficientnet, make_llama
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directories of small random models: bert, llama, efficientnet."""
+    use_threads(1)
+    root = tmp_path_factory.mktemp("directories")
+    for name, make in (("bert", make_bert), ("llama", make_llama), ("efficientnet", make_efficientnet)):
+        (root / name).mkdir()
+        make(root / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_cache(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
+    """A cache that holds them."""
+    cache = ModelCache(tmp_path_factory.mktemp("cache"))
+    for name in ("bert", "llama", "efficientnet"):
+        conversion.add(cache, str(small_models / name))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def named_cache() -> ModelCache:
+    """This user's own cache with the models that are had by name, fetched if need be."""
+    use_threads(1)
+    cache = ModelCache.of_user()
+    for name in ("minilm", "smollm2", "efficientnet-lite0"):
+        try:
+            conversion.add(cache, name)
+        except ModelError as error:
+            pytest.skip(f"real models are not to be had here: {error}")
+    return cache
