@@ -73,6 +73,7 @@ def up_command(
         Path | None, typer.Option(metavar="FILE", help="TOML: [tenants], [nodes], [operators], NAME = KEY.")
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML, see the README.")] = None,
+    stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", hidden=True)] = False,
 ) -> None:
     """Bring up a coordinator and a fleet of cars on this machine; Ctrl-C takes them down."""
     plan = Plan(
@@ -95,7 +96,7 @@ def up_command(
         api_keys=api_keys,
         config=config,
     )
-    if asyncio.run(up(plan, _stderr(), _announce)) is signal.SIGINT:
+    if asyncio.run(up(plan, _stderr(), _announce, stop_at_eof)) is signal.SIGINT:
         raise typer.Exit(130)
 
 

@@ -66,6 +66,7 @@ _LAG_CHECK_S = 0.5
 _CHECK_S = 10.0
 _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
+_ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
@@ -74,7 +75,8 @@ _Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
 class Link:
     """One lot's open stream, from the runtime's side: orders that wait to be written.
 
-    The first is the core's answer to the hello; what it decided before that is void and is not sent.
+    The first is the core's answer to the hello; what it decided before that is void and is not sent. An
+    acknowledgement is in no hurry: it goes with the next order, or alone after `_ACKNOWLEDGE_WITHIN_S`.
     """
 
     def __init__(self, lot: LotId, name: str, rows: Rows) -> None:
@@ -84,14 +86,22 @@ class Link:
         self.broken = False  # to be closed
         self._welcomed = False
         self._orders: deque[_Queued] = deque()
+        self._acknowledge: Acknowledge | None = None
         self._wake = asyncio.Event()
 
     def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
         """Queue an order; a grant of an interactive job brings its inputs."""
         self._welcomed = self._welcomed or isinstance(order, Drop)
-        if self._welcomed:
-            self._orders.append((order, inputs))
-            self._wake.set()
+        if not self._welcomed:
+            return
+        if isinstance(order, Acknowledge):
+            if self._acknowledge is None:
+                asyncio.get_running_loop().call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
+            self._acknowledge = order  # it holds for all before it, too
+            return
+        self._orders.append((order, inputs))
+        self._put_acknowledge()
+        self._wake.set()
 
     def close(self) -> None:
         """Ask for the stream to be broken."""
@@ -109,6 +119,12 @@ class Link:
     def empty(self) -> bool:
         """Whether no order waits."""
         return not self._orders
+
+    def _put_acknowledge(self) -> None:
+        if self._acknowledge is not None:
+            self._orders.append((self._acknowledge, None))
+            self._acknowledge = None
+            self._wake.set()
 
 
 @dataclass(slots=True)

@@ -86,15 +86,18 @@ def _arguments(flags: dict[str, object]) -> list[str]:
     return [text for flag, value in flags.items() if value not in (None, "") for text in (flag, str(value))]
 
 
-async def up(plan: Plan, console: Console, announce: Callable[[rundir.Cluster], None]) -> signal.Signals:
+async def up(
+    plan: Plan, console: Console, announce: Callable[[rundir.Cluster], None], stop_at_eof: bool
+) -> signal.Signals:
     """Bring the cluster up, announce it when it can take work, and keep it until a signal, which is returned.
 
-    CarpoolError when a child ends by itself. No child is left either way.
+    The end of standard input is taken for SIGTERM, if asked for. CarpoolError when a child ends by itself. No child
+    is left either way.
     """
     node_key, operator_key = _keys(plan.api_keys) if plan.api_keys else ("", "")
     folder = rundir.create_cluster_dir()
     children: list[tuple[Child, float]] = []
-    signals = _cancel_on_signals(children)
+    signals = _cancel_on_signals(children, stop_at_eof)
     logs_matter = False
     try:
         async with asyncio.TaskGroup() as group:
@@ -123,7 +126,7 @@ async def up(plan: Plan, console: Console, announce: Callable[[rundir.Cluster], 
         rundir.forget(folder, keep=logs_matter)
 
 
-def _cancel_on_signals(children: Sequence[tuple[Child, float]]) -> Sequence[signal.Signals]:
+def _cancel_on_signals(children: Sequence[tuple[Child, float]], stop_at_eof: bool) -> Sequence[signal.Signals]:
     """The signals that came: the first cancels the running task, each further one kills the children."""
     task = asyncio.current_task()
     assert task is not None
@@ -137,8 +140,16 @@ def _cancel_on_signals(children: Sequence[tuple[Child, float]]) -> Sequence[sign
             for child, _ in children:
                 child.kill()
 
+    def read() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            take(signal.SIGTERM)
+
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, take, number)
+        loop.add_signal_handler(number, take, number)
+    if stop_at_eof:
+        loop.add_reader(0, read)
     return came
 
 

