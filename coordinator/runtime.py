@@ -87,6 +87,7 @@ class Link:
         self._welcomed = False
         self._orders: deque[_Queued] = deque()
         self._acknowledge: Acknowledge | None = None
+        self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
         self._wake = asyncio.Event()
 
     def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
@@ -95,8 +96,9 @@ class Link:
         if not self._welcomed:
             return
         if isinstance(order, Acknowledge):
-            if self._acknowledge is None:
-                asyncio.get_running_loop().call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
+            if self._patience is None:
+                loop = asyncio.get_running_loop()
+                self._patience = loop.call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
             self._acknowledge = order  # it holds for all before it, too
             return
         self._orders.append((order, inputs))
@@ -121,9 +123,10 @@ class Link:
         return not self._orders
 
     def _put_acknowledge(self) -> None:
-        if self._acknowledge is not None:
+        if self._acknowledge is not None and self._patience is not None:
             self._orders.append((self._acknowledge, None))
-            self._acknowledge = None
+            self._patience.cancel()
+            self._acknowledge = self._patience = None
             self._wake.set()
 
 

@@ -18,7 +18,7 @@ from protos import link_pb2, link_pb2_grpc
 _LOG = logging.getLogger(__name__)
 
 _PACE_S = 0.000125  # of waiting between two writes to a lot, for each client that waits: rows travel together
-_LONGEST_PACE_S = 0.008
+_LONGEST_PACE_S = 0.002
 _MESSAGE_BYTES = 1 << 20  # inputs in one message, about: a long one holds up what is behind it
 
 

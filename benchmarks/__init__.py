@@ -1,0 +1,1 @@
+"""Outside both machines: the demo, the benchmarks and the simulators. May import anything."""

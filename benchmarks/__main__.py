@@ -1,0 +1,56 @@
+"""`python -m benchmarks` lists every benchmark; `python -m benchmarks NAME ...` runs one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One that may be run: `module` has main(arguments) -> exit code."""
+
+    name: str
+    module: str
+    summary: str
+
+
+BENCHMARKS = (
+    Benchmark(
+        "batch", "benchmarks.batch", "sentences a second through a live fleet, beside plain torch and Ray Data"
+    ),
+    Benchmark("dispatch", "benchmarks.dispatch", "what a request and an item cost, beside a raw gRPC echo and Ray"),
+    Benchmark("fleet-size", "benchmarks.fleet_size", "10,000 vehicles: memory, idle share, restart, a silent loss"),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0, 1 when something was wrong, 2 for bad input, 130 after Ctrl-C."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(len(benchmark.name) for benchmark in BENCHMARKS)
+        for benchmark in BENCHMARKS:
+            print(f"{benchmark.name:{width}}  {benchmark.summary}")
+        return 0
+    for benchmark in BENCHMARKS:
+        if benchmark.name == arguments[0]:
+            return _run(benchmark, arguments[1:])
+    names = ", ".join(benchmark.name for benchmark in BENCHMARKS)
+    print(f"benchmarks: there is no {arguments[0]!r}; choose one of {names}", file=sys.stderr)
+    return 2
+
+
+def _run(benchmark: Benchmark, arguments: Sequence[str]) -> int:
+    from benchmarks.figures import BenchmarkFailed
+
+    try:
+        code: int = import_module(benchmark.module).main(arguments)
+    except BenchmarkFailed as failed:
+        print(f"benchmarks {benchmark.name}: {failed}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""A coordinator and node processes on the loopback interface, as `carpool up` starts them."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.figures import BenchmarkFailed
+from benchmarks.process import Process
+from coordinator.client import Client
+from coordinator.errors import CarpoolError
+
+ECHO = ("--models", "", "--noop")
+"""Flags of a node process that only echoes, and needs no torch."""
+START_S = 120.0  # what a cluster may take until every car is offered
+_POLL_S = 0.05
+_READY = r"coordinator ready grpc=(\S+) http=(\S+) metrics=(\S+)"
+
+
+class Cluster:
+    """A context manager: inside, every car is offered.
+
+    One node process for each of `vehicles`, which says how many it has; all get the same `flags`, by which they
+    offer one model. Lot and cars are named as `carpool up` names them; the process of number K is lot-K.
+    """
+
+    def __init__(self, vehicles: Sequence[int], flags: Sequence[object], folder: Path) -> None:
+        self._sizes = vehicles
+        self._flags = flags
+        self._folder = folder
+        self._exits = ExitStack()
+        self.lots: list[Process] = []
+
+    def __enter__(self) -> Self:
+        with self._exits:
+            self._exits.callback(lambda: self.coordinator.stop())  # whichever it is by then
+            self._start_coordinator(0)
+            self.target = self.coordinator.expect(_READY, START_S)[1]
+            first = 0
+            for number, size in enumerate(self._sizes):
+                self.lots.append(self._exits.enter_context(self._node(number, size, first)))
+                first += size
+            asyncio.run(self._all_offered(first))
+            self._exits = self._exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.close()
+
+    def restart_coordinator(self) -> None:
+        """Start another on the same port, after the old one was killed; returns while it starts."""
+        self._start_coordinator(int(self.target.rpartition(":")[2]))
+
+    def _start_coordinator(self, port: int) -> None:
+        flags = ("--grpc-port", port, "--stop-at-eof")
+        self.coordinator = Process.python("coordinator", "coordinator", *flags, folder=self._folder)
+
+    def _node(self, number: int, size: int, first: int) -> Process:
+        named = ("--coordinator", self.target, "--lot-id", f"lot-{number}", "--run-dir", self._folder)
+        cars = ("--vehicles", size, "--first-index", first, "--stop-at-eof")
+        return Process.python(f"lot-{number}", "node", *named, *cars, *self._flags, folder=self._folder)
+
+    async def _all_offered(self, vehicles: int) -> None:
+        offered = 0
+        try:
+            async with asyncio.timeout(START_S), Client(self.target) as client:
+                while (offered := sum(model.nodes for model in await client.models())) < vehicles:
+                    for process in (self.coordinator, *self.lots):
+                        process.check()
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise BenchmarkFailed(f"after {START_S:g} s {offered} of {vehicles} cars are offered") from None
+        except CarpoolError as error:
+            raise BenchmarkFailed(str(error)) from None
