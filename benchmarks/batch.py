@@ -48,8 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         directory = ModelCache.of_user().get(given.model).directory
     except ModelError as error:
-        raise BenchmarkFailed(str(error)) from None
+        options.error(str(error))
     machine = Machine.here(given.device)
+    if given.device == "cuda" and not machine.accelerators:
+        options.error("there is no CUDA device here; use --device cpu")
     console = terminal()
     with TemporaryDirectory(prefix="carpool-") as name:
         bench = _Bench(

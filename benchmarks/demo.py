@@ -31,7 +31,7 @@ from node.models import ModelCache, ModelError
 VEHICLES = 6
 PROFILE = "hw4:4,ai5:2"
 SENTENCES = 2_000
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 24
 PROMPTS = (
     "Why is the sky blue?",
     "What does a heat pump do?",
@@ -43,7 +43,7 @@ PROMPTS = (
     "Why do leaves turn red in autumn?",
 )
 MODELS = ("minilm", "smollm2", "efficientnet-lite0")
-LEAVE_AT = (0.1, 0.35, 0.6)  # of the sentences embedded: when the cars leave
+LEAVE_AT = (0.2, 0.45, 0.7)  # of the sentences embedded: when the cars leave
 ANSWER_S = 300.0  # what one answer may take on a busy machine, its car unplugged on the way
 START_S = 300.0  # what six actors, each with three models, may take on a busy machine
 READY = r"carpool ready grpc=(\S+) http=(\S+) metrics=(\S+)"

@@ -16,17 +16,18 @@ from tempfile import TemporaryDirectory
 import grpc
 
 from benchmarks.cluster import ECHO, START_S, Cluster
-from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, ratio, terminal
+from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, ratio, seconds, terminal
 from benchmarks.machine import Machine
 from benchmarks.payloads import BYTES, payloads
 from benchmarks.process import Process
-from coordinator.client import OPTIONS, Client
+from coordinator.client import Client
 from coordinator.errors import CarpoolError
 from protos import jobs_pb2, jobs_pb2_grpc
 
 WIDTH = 64
 MODEL = "noop"
 WARM_UP_S = 1.0
+_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))  # every channel its connection
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and tell; the exit code."""
     options = parser("dispatch", str(__doc__).partition("\n")[0])
     options.add_argument("--pairs", type=count, default=7, metavar="N", help="interleaved repetitions (7)")
-    options.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of each measurement (3)")
+    options.add_argument("--seconds", type=seconds, default=3.0, metavar="S", help="of each measurement (3)")
     options.add_argument("--items", type=count, default=100_000, metavar="N", help="of the batch job (100,000)")
     options.add_argument("--ray-repeats", type=int, default=3, metavar="N", help="0 leaves Ray out (3)")
     given = options.parse_args(arguments)
@@ -129,7 +130,8 @@ async def _pair(sides: Sequence[tuple[_Side, str]], seconds: float) -> None:
 async def one_by_one(target: str, width: int, seconds: float) -> tuple[float, list[float]]:
     """Calls a second, and what each took, milliseconds: `width` callers that each wait for their answers."""
     fresh = payloads()
-    async with grpc.aio.insecure_channel(target, OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(target, _OPTIONS) as channel:
+        await asyncio.wait_for(channel.channel_ready(), START_S)
         stub: jobs_pb2_grpc.JobServiceAsyncStub = jobs_pb2_grpc.JobServiceStub(channel)
         await asyncio.gather(*(_caller(stub, fresh, WARM_UP_S * min(1, seconds)) for _ in range(width)))
         begun_s = time.perf_counter()

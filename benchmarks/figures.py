@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -117,10 +118,7 @@ class Report:
             "figures": [_document(figure) for figure in self.figures],
             "notes": list(self.notes),
         }
-        try:
-            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise BenchmarkFailed(f"cannot write {path}: {error.strerror}; name another file with --json") from None
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def terminal() -> Console:
@@ -131,7 +129,7 @@ def terminal() -> Console:
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that every benchmark has."""
     made = argparse.ArgumentParser(f"python -m benchmarks {name}", description=description, allow_abbrev=False)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine to it")
+    made.add_argument("--json", type=_file, metavar="FILE", help="write the figures and the machine to it")
     return made
 
 
@@ -140,6 +138,25 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number over 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time over 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds, over 0")
+    return value
+
+
+def _file(text: str) -> Path:
+    """Where a file can be written: found out before the measuring, not after."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written; name a file in a folder that is there")
+    return path
 
 
 def _document(figure: Figure) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import grpc
 
 from benchmarks.cluster import ECHO, Cluster
-from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, terminal
+from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, seconds, terminal
 from benchmarks.machine import Machine
 from coordinator.client import Client
 from protos import jobs_pb2, jobs_pb2_grpc
@@ -37,10 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("fleet-size", str(__doc__).partition("\n")[0])
     options.add_argument("--vehicles", type=count, default=10_000, metavar="N", help="in all (10,000)")
     options.add_argument("--lots", type=count, default=4, metavar="N", help="processes they share (4)")
-    options.add_argument("--idle-s", type=float, default=30.0, metavar="S", help="watched while idle (30)")
+    options.add_argument("--idle-s", type=seconds, default=30.0, metavar="S", help="watched while idle (30)")
     options.add_argument("--restarts", type=count, default=5, metavar="N", help="repetitions (5)")
     options.add_argument("--losses", type=int, default=3, metavar="N", help="repetitions, some 20 s each (3)")
     given = options.parse_args(arguments)
+    if given.lots > given.vehicles:
+        options.error(f"--lots {given.lots} is more than the {given.vehicles} vehicles; give at most as many")
     machine = Machine.here()
     console = terminal()
     sizes = [given.vehicles // given.lots + (lot < given.vehicles % given.lots) for lot in range(given.lots)]

@@ -252,11 +252,7 @@ class Runtime:
         if key:
             self._keys[tenant, key] = waiting
         self.post(JobsSubmitted((spec,)))
-        try:
-            await asyncio.shield(waiting.saved)
-        finally:
-            if key and waiting.saved.done():
-                self._keys.pop((tenant, key), None)
+        await asyncio.shield(waiting.saved)
         return job, False
 
     def job(self, tenant: str, job: JobId) -> views.JobView:
@@ -299,12 +295,11 @@ class Runtime:
         async for view in self._watch(tenant, job):
             while True:
                 part = await self._store.results(job, first, limit_bytes)
-                if part.payloads or view.ended is None:
-                    yield first, part, view
+                yield first, part, view
                 first += len(part.payloads)
                 if not part.payloads or first == items:
                     break
-            if view.ended is not None and (first == items or not part.payloads):
+            if view.ended is not None:
                 return
 
     def key_of(self, job: JobId) -> str:
@@ -512,7 +507,9 @@ class Runtime:
                 if request is not None and not request.answered.done():
                     request.answered.set_result(outcome)
             case JobRecord(spec):
-                self._submissions.pop(spec.job).saved.set_result(None)
+                waiting = self._submissions.pop(spec.job)
+                self._keys.pop((spec.tenant, waiting.submission.key), None)
+                waiting.saved.set_result(None)
                 self.post(JobsSaved((spec.job,)))
                 return
             case _:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 from node import attempt
@@ -79,14 +79,14 @@ class Executor:
                 if task is None:
                     continue
                 task.stopped = True
-                for running in self._running:
+                for running, urgent in zip_longest(self._running, self._running[1:]):
                     if not any(other is task for other, _ in running.parts):
                         continue
                     running.heed()
-                    if running is self._running[-1]:
+                    if urgent is None:
                         stop.waits_for.add(task)
                     else:  # it was interrupted for urgent work, and will not come back
-                        stop.lost_s[key] = running.busy_s(task)
+                        stop.lost_s[key] = running.busy_s(task, until_s=urgent.began_s)
             waiting = bool(stop.waits_for)
             if waiting:
                 self._stops.append(stop)

@@ -89,11 +89,12 @@ class Running:
     began_s: float
     others_s: float = 0.0  # spent in between on urgent work
 
-    def busy_s(self, task: Task) -> float:
-        """The part of a task in the time that this has taken, by its items."""
+    def busy_s(self, task: Task, until_s: float | None = None) -> float:
+        """The part of a task in the time that this took until now, or until it was interrupted, by its items."""
         items = sum(count for _, count in self.parts)
         own = sum(count for other, count in self.parts if other is task)
-        return (time.perf_counter() - self.began_s - self.others_s) * own / items
+        until_s = time.perf_counter() if until_s is None else until_s
+        return (until_s - self.began_s - self.others_s) * own / items
 
     def heed(self) -> None:
         """Bring the control up to date with the tasks that were stopped."""

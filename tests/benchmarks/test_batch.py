@@ -65,5 +65,5 @@ def test_ray_data_writes_a_line_for_every_sentence(ray_data: Process, tmp_path: 
 
 def test_a_model_that_is_not_cached_is_named(tmp_path: Path) -> None:
     ended = run("batch", CARPOOL_CACHE=str(tmp_path))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "no model 'minilm'" in ended.stderr

@@ -4,10 +4,9 @@ import io
 import json
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, ratio
+from benchmarks.figures import Figure, Goal, Report, ratio
 from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
@@ -60,9 +59,11 @@ def test_the_file_holds_every_sample_and_the_machine(tmp_path: Path) -> None:
     assert document["machine"]["packages"]["grpcio"]
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkFailed, match=r"cannot write .*figures.json"):
-        report(Figure("rate", "/s", [1.0])).write(tmp_path / "missing" / "figures.json")
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "figures.json"
+    ended = run("dispatch", "--json", file)
+    assert ended.returncode == 2
+    assert f"{file} cannot be written" in ended.stderr
 
 
 def test_every_benchmark_is_listed_on_one_line() -> None:
