@@ -401,11 +401,15 @@ class Runtime:
 
     # The loop
 
-    def post(self, event: Event) -> None:
-        """Hand a fact to the core at the end of this turn of the loop."""
-        self._events.append(event)
-        if not self._turn_is_due:
-            self._turn_is_due = True
+    def post(self, *events: Event) -> None:
+        """Hand facts to the core: at once when little is going on, else together at the end of this turn."""
+        self._events.extend(events)
+        if self._turn_is_due:
+            return
+        self._turn_is_due = True
+        if len(self._requests) <= 1:
+            self._turn()
+        else:
             self._loop.call_soon(self._turn)
 
     async def check_invariants(self) -> None:
@@ -426,7 +430,6 @@ class Runtime:
             self.metrics.observe_loop_lag(max(0.0, self._loop.time() - due_s))
 
     def _turn(self) -> None:
-        self._turn_is_due = False
         events, self._events = self._events, []
         try:
             started_s = perf_counter()
@@ -438,6 +441,9 @@ class Runtime:
             return
         self._payloads.clear()
         self._set_timer()
+        self._turn_is_due = bool(self._events)  # what the answers gave rise to
+        if self._turn_is_due:
+            self._loop.call_soon(self._turn)
 
     def _set_timer(self) -> None:
         wakeup_s = self._scheduler.next_wakeup_s()
@@ -451,8 +457,7 @@ class Runtime:
 
     def _wake(self) -> None:
         self._timer = None
-        if not self._turn_is_due:
-            self._turn()
+        self.post()
 
     def _stop(self, error: Exception) -> None:
         """What the core holds may not be what was recorded: stop rather than go on."""

@@ -29,7 +29,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the coordinator bounds its grants
     ("grpc.max_send_message_length", -1),
 )
-PACE_S, LONGEST_PACE_S = 0.00025, 0.002
+PACE_S, LONGEST_PACE_S = 0.0005, 0.004
 """Writes come so far apart for each lease that is still to end, up to the second: more rows travel together, and a
 single one never waits."""
 WELCOME_WITHIN_S = 10.0

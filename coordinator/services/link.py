@@ -17,8 +17,9 @@ from protos import link_pb2, link_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 
-_PACE_S = 0.000125  # of waiting between two writes to a lot, for each client that waits: rows travel together
-_LONGEST_PACE_S = 0.002
+# Least time between two writes to a lot, for each client that waits: rows travel together. With 64 clients that is
+# 12 rows a message instead of 2, and 680 us of processor time a request instead of 1,070 (all processes, measured).
+_PACE_S, _LONGEST_PACE_S = 0.0004, 0.016
 _MESSAGE_BYTES = 1 << 20  # inputs in one message, about: a long one holds up what is behind it
 
 
@@ -95,8 +96,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
             for row in request.reports
         ]
         serial = runtime.keep(results)
-        for event in facts(request, link.lot, link.rows, serial, monotonic()):
-            runtime.post(event)
+        runtime.post(*facts(request, link.lot, link.rows, serial, monotonic()))
 
     async def _write(self, link: Link, context: Context) -> None:
         """Write orders as they come, those that wait together."""
