@@ -9,6 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
+# Read when grpc is first imported. gRPC's own poller threads cost a wake-up for each event that grpc.aio does not need:
+# without them a request takes a quarter less (measured with 1.81; look again with every newer one).
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_poller_for_python")
+
 from coordinator.config import Config, ConfigError, read_config
 from coordinator.keys import KeyFileError, Keys, read_keys
 from coordinator.server import CannotServe, serve

@@ -30,7 +30,7 @@ OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # every client its own connection
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # what one attempt may take; a busy machine needs seconds
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

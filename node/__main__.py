@@ -21,6 +21,8 @@ from node.config import LotConfig
 
 def main() -> int:
     """The exit code: 0 after a stop, 2 for bad input, 1 for a failure."""
+    # Read when grpc is first imported, also by Ray's workers; `coordinator.__main__` says what it is good for.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_poller_for_python")
     options = _parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
