@@ -67,6 +67,7 @@ _CHECK_S = 10.0
 _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
 _ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
+_FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
@@ -402,15 +403,17 @@ class Runtime:
     # The loop
 
     def post(self, *events: Event) -> None:
-        """Hand facts to the core: at once when little is going on, else together at the end of this turn."""
+        """Hand facts to the core: at once when little is going on, else together with those that come after."""
         self._events.extend(events)
         if self._turn_is_due:
             return
         self._turn_is_due = True
         if len(self._requests) <= 1:
             self._turn()
-        else:
+        elif len(self._requests) <= _FEW_REQUESTS:
             self._loop.call_soon(self._turn)
+        else:
+            self._loop.call_later(_TURN_S, self._turn)
 
     async def check_invariants(self) -> None:
         """Check the core for ever, while it is small enough for that to cost little."""
