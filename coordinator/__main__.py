@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--metrics-port", type=int, help="0 for any")
     parser.add_argument("--api-keys", type=Path, metavar="FILE", help="TOML file of keys")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="where state is kept")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="reserved: state is kept in memory today")
     parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input ends")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
