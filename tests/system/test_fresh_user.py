@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import photographs
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 CARPOOL = Path(sys.executable).parent / "carpool"
 MODELS = ("minilm", "smollm2", "efficientnet-lite0")
@@ -85,10 +87,12 @@ def stranger(scratch: Path) -> Stranger:
 
 @pytest.fixture
 def cache(scratch: Path, stranger: Stranger) -> Path:
-    """A copy of the three models that belongs to the stranger."""
+    """A copy, which belongs to the stranger, of all that the demo otherwise fetches."""
     for model in MODELS:
         subprocess.run([CARPOOL, "models", "add", model], check=True, stdin=subprocess.DEVNULL)
     ours = Path(os.environ.get("CARPOOL_CACHE") or Path.home() / ".cache" / "carpool")
+    if not photographs.cached(ours / "photographs"):
+        photographs.fetch(ours / "photographs")
     copy = scratch / "cache"
     shutil.copytree(ours, copy)
     for path in [copy, *copy.rglob("*")]:
