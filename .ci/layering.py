@@ -71,7 +71,8 @@ WALLS = (
         "protobuf stays at the wire",
         doors=(
             *("coordinator.client", "coordinator.server", "coordinator.services", "coordinator.wire"),
-            *("node.agent", "node.client", "node.driver", "node.transfer", "node.uplink", "node.wire"),
+            *("node.agent", "node.client", "node.driver", "node.transfer", "node.uplink", "node.weights"),
+            "node.wire",
         ),
     ),
     Wall(PRODUCT, ("ray",), "only node/actor.py knows Ray", doors=("node.actor",)),

@@ -45,8 +45,9 @@ from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle
 from node.models import NOOP, ModelCache, ModelError
 from node.transfer import TransferFailed, Transfers
-from node.uplink import CHANNEL_OPTIONS, Uplink
+from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Nodes
+from node.weights import fetch_missing
 from node.work import Finished, Key, Listener, Work
 
 ESTIMATE_EVERY_S = 600.0
@@ -111,6 +112,8 @@ class Agent:
         kinds = {name: profile.load(name) for name in set(config.profiles)}
         profiles = [kinds[name] for name in config.profiles]
         plan = day.load(config.day)
+        metadata = bearer(config.api_key)
+        await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
         models = [
             ModelOffer(s.name, s.digest, s.kind, s.items_per_s, s.load_s, s.batch_items, s.max_item_bytes)
@@ -122,7 +125,7 @@ class Agent:
         incarnation = secrets.randbits(64) or 1
         self._lot = Lot(config.lot_id, incarnation, self._vehicles, models)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
-        self._uplink = Uplink(config.coordinator, config.api_key, self._lot, link, self._handle, ready)
+        self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
         self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
         self._battery = Battery(profiles, np.full(len(profiles), plan.state_of_charge))
         self._started_s = self._told_s = self._loop.time()

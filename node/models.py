@@ -168,6 +168,23 @@ class ModelCache:
         }
         manifest["digest"] = _digest(manifest)
         (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        return self._place(name, staging)
+
+    def adopt(self, name: str, staging: Path) -> CachedModel:
+        """Move files into place that came with their manifest. Raises ModelError unless they are just what it
+        says."""
+        model = _read(staging / _MANIFEST)
+        if model.name != name:
+            raise ModelError(f"the manifest in {staging} is of model {model.name!r}; {name!r} was expected")
+        model.verify()
+        stray = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()}
+        stray -= {_MANIFEST, *(file.path for file in model.files)}
+        if stray:
+            raise ModelError(f"the manifest of {name} does not name {', '.join(sorted(stray))}")
+        return self._place(name, staging)
+
+    def _place(self, name: str, staging: Path) -> CachedModel:
+        """Move a described directory to where model `name` lives, replacing an older one."""
         place = self.root / "models" / name
         replaced = staging.with_name(staging.name + "-replaced")
         if place.exists():

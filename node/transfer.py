@@ -12,6 +12,7 @@ import grpc
 
 from node import wire
 from node.messages import Token
+from node.uplink import Metadata
 from protos import link_pb2, link_pb2_grpc
 
 CHUNK_BYTES = 1024 * 1024
@@ -28,9 +29,9 @@ class TransferFailed(Exception):
 class Transfers:
     """Large payloads of one lot."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._stub: link_pb2_grpc.TransferServiceAsyncStub = link_pb2_grpc.TransferServiceStub(channel)
-        self._metadata = tuple(metadata)
+        self._metadata = metadata
         self._room = asyncio.Semaphore(CONCURRENT)
 
     async def fetch(self, token: Token, items: Sequence[int]) -> dict[int, bytes]:

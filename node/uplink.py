@@ -44,7 +44,15 @@ _REFUSALS = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 
+Metadata = tuple[tuple[str, str], ...]
+"""What every call of a lot carries."""
+
 Stream = grpc.aio.StreamStreamCall[link_pb2.ConnectRequest, link_pb2.ConnectResponse]
+
+
+def bearer(api_key: str | None) -> Metadata:
+    """What tells the coordinator who calls."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 class CoordinatorRefused(Exception):
@@ -61,7 +69,7 @@ class Uplink:
     def __init__(
         self,
         target: str,
-        api_key: str | None,
+        metadata: Metadata,
         lot: Lot,
         link: Link,
         handle: Callable[[Sequence[Event]], object],
@@ -69,7 +77,7 @@ class Uplink:
     ) -> None:
         """`handle` tells the lot what was read; `ready` is called once, when the first offers are written."""
         self._target = target
-        self.metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self.metadata = metadata
         self._lot = lot
         self._link = link
         self._handle = handle

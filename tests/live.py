@@ -48,7 +48,7 @@ class Cluster:
         self.lots: dict[str, subprocess.Popen[str]] = {}
 
     def add(self, name: str, *flags: str, vehicles: int = 1, first_index: int = 0, module: str = "node") -> None:
-        """Start a lot without torch, that echoes."""
+        """Start a lot that echoes, without torch unless a flag names other models."""
         self.lots[name] = subprocess.Popen(
             [
                 *(sys.executable, "-m", module, "--coordinator", self.coordinator.grpc, "--lot-id", name),
