@@ -15,6 +15,8 @@ POISON = b"POISON"
 class DeadlyEcho(Echo):
     """Echo, but for one input."""
 
+    computes = True
+
     def run(self, prepared: Sequence[bytes], control: Control) -> Sequence[bytes]:
         """The inputs again, or the end of the process."""
         if POISON in prepared:

@@ -15,6 +15,7 @@ _BATCH_S = 0.05
 class SlowEcho(Echo):
     """Echo, at 1,280 items a second."""
 
+    computes = True
     batch_items = 64
 
     def plan(self, prepared: Sequence[bytes]) -> list[list[int]]:

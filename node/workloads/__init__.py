@@ -58,6 +58,10 @@ class Workload(Protocol):
         """How payloads read: see protos/jobs.proto."""
 
     @property
+    def computes(self) -> bool:
+        """Whether it occupies the accelerator, and could fail there; what does not waits for no turn."""
+
+    @property
     def batch_items(self) -> int:
         """Ordinary items that one micro-batch holds well."""
 

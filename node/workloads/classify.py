@@ -37,6 +37,7 @@ class Classify:
     """EfficientNet-Lite0 and the names of its classes."""
 
     kind = "classify"
+    computes = True
 
     def __init__(self, network: EfficientNetLite0, labels: Sequence[str], device: torch.device) -> None:
         self._network = network

@@ -9,6 +9,7 @@ class Echo:
     """The built-in `noop` model."""
 
     kind = "echo"
+    computes = False
     batch_items = 4096
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[bytes]:

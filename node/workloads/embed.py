@@ -34,6 +34,7 @@ class Embed:
     """A BERT encoder with its pooling."""
 
     kind = "embed"
+    computes = True
 
     def __init__(self, encoder: Bert, tokenizer: Tokenizer, pooling: str, device: torch.device) -> None:
         self._encoder = encoder

@@ -70,6 +70,7 @@ class Generate:
     """A Llama decoder with its tokenizer."""
 
     kind = "generate"
+    computes = True
 
     def __init__(
         self,

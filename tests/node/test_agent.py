@@ -15,6 +15,7 @@ from node import client
 from node.address import addresses
 from node.agent import Agent
 from node.config import LotConfig
+from node.models import ModelCache
 from node.uplink import CoordinatorRefused
 from protos import jobs_pb2, link_pb2, link_pb2_grpc
 
@@ -126,13 +127,18 @@ class Coordinator(link_pb2_grpc.LinkServiceServicer, link_pb2_grpc.TransferServi
 
 
 def grant(
-    number: int, node: int, inputs: list[bytes], deferred: tuple[int, ...] = (), **more: Any
+    number: int,
+    node: int,
+    inputs: list[bytes],
+    deferred: tuple[int, ...] = (),
+    model: str = "noop",
+    **more: Any,
 ) -> link_pb2.ConnectResponse:
     more.setdefault("job_class", jobs_pb2.JOB_CLASS_BATCH)
     row = link_pb2.Grant(
         token=link_pb2.Token(epoch=1, attempt=number),
         node=node,
-        model="noop",
+        model=model,
         job_id="job-1",
         ranges=[link_pb2.Range(first=0, count=len(inputs))],
         inputs=inputs,
@@ -208,13 +214,25 @@ def test_a_lot_says_hello_and_offers_its_cars(tmp_path: Path) -> None:
     go(scene())
 
 
-def test_batch_work_is_announced_done_and_reported(tmp_path: Path) -> None:
+def test_batch_work_is_announced_done_and_reported(
+    tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, models=("bert",), noop=False) as lot:
+            await lot.coordinator.to_say.put(grant(1, 0, [b"a car is parked"] * 100, model="bert"))
+            announced = await lot.coordinator.until(lambda m: bool(m.reports))
+            assert announced.reports[0].running
+            assert len({*await lot.coordinator.results(100)}) == 1
+
+    monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    go(scene())
+
+
+def test_a_batch_of_echoes_is_reported_without_an_announcement(tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(tmp_path) as lot:
             inputs = [b"item %d" % number for number in range(500)]
             await lot.coordinator.to_say.put(grant(1, 0, inputs))
-            announced = await lot.coordinator.until(lambda m: bool(m.reports))
-            assert announced.reports[0].running
             assert await lot.coordinator.results(500) == inputs
 
     go(scene())

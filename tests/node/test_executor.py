@@ -130,10 +130,10 @@ def test_items_are_announced_before_they_run_and_one_micro_batch_ahead(small_cac
 
 def test_nothing_runs_before_its_announcement_is_on_the_wire(small_cache: ModelCache) -> None:
     ear = Ear(held=True)
-    with running(ear, small_cache, "noop") as executor:
-        executor.submit(work("batch", [b"x"]))
+    with running(ear, small_cache, "bert") as executor:
+        executor.submit(work("batch", [b"a car"], "bert"))
         ear.wait_to_hear("announce", "batch")
-        executor.submit(work("chat", [b"y"], interactive=True))  # is not announced, and does not wait
+        executor.submit(work("chat", [b"a car"], "bert", interactive=True))  # is not announced, and does not wait
         ear.wait_for("chat")
         assert not ear.results("batch")
         ear.events[0].set()
@@ -143,12 +143,12 @@ def test_nothing_runs_before_its_announcement_is_on_the_wire(small_cache: ModelC
 
 def test_a_work_that_waits_for_the_wire_can_be_stopped(small_cache: ModelCache) -> None:
     ear = Ear(held=True)
-    with running(ear, small_cache, "noop") as executor:
-        executor.submit(work("batch", [b"x"]))
+    with running(ear, small_cache, "bert") as executor:
+        executor.submit(work("batch", [b"a car"], "bert"))
         ear.wait_to_hear("announce", "batch")
         assert executor.stop(["batch", "unknown"]).result(1) == {"batch": 0.0, "unknown": 0.0}
         ear.held = False
-        executor.submit(work("next", [b"z"]))
+        executor.submit(work("next", [b"a car"], "bert"))
         ear.wait_for("next")
     assert not ear.results("batch")
 
