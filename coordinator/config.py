@@ -35,6 +35,20 @@ class LimitSettings:
     """Inputs of one job together."""
 
 
+MEMORY = ":memory:"
+"""In place of a folder: jobs are forgotten when the process ends, and nothing is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where jobs are kept, and how much room they leave."""
+
+    folder: str = ""
+    """Empty: a temporary folder that goes with the process."""
+    free_bytes: int = 256 << 20
+    """With less free space on its disk no submission is taken in (assumed: results of what runs need room, too)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that may be set, by table of the TOML file."""
@@ -42,10 +56,12 @@ class Config:
     listen: ListenSettings = field(default_factory=ListenSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
 
 
-def read_config(path: Path | None, **listen: Any) -> Config:
-    """The configuration in a file, if one is named, under the flags that are not None."""
+def read_config(path: Path | None, state: str | None = None, **listen: Any) -> Config:
+    """The configuration in a file, if one is named, under the flags that are not None; `state` is the store's
+    folder."""
     tables: dict[str, Any] = {}
     if path is not None:
         try:
@@ -63,6 +79,7 @@ def read_config(path: Path | None, **listen: Any) -> Config:
         _table(ListenSettings, "listen", {**tables.get("listen", {}), **given}),
         _table(SchedulingSettings, "scheduling", tables.get("scheduling", {})),
         _table(LimitSettings, "limits", tables.get("limits", {})),
+        _table(StoreSettings, "store", {**tables.get("store", {}), **({} if state is None else {"folder": state})}),
     )
 
 

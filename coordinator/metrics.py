@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from coordinator.census import Census
 from coordinator.core.snapshot import Snapshot
 from coordinator.instruments import Histogram, Scalar
+from coordinator.store import StoreState
 
 _INSTANT_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _CALL_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -28,9 +29,14 @@ class Metrics:
     as "OK".
     """
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], store: Callable[[], StoreState] = StoreState) -> None:
+        self._store = store
         self._rejected = Scalar("carpool_jobs_rejected_total", "Submissions refused, by reason.", ("reason",))
         self._store_queue = Scalar("carpool_store_queue_operations", "Records that wait for the store.")
+        self._store_log = Scalar("carpool_store_wal_bytes", "Size of the store's write-ahead log.")
+        self._store_free = Scalar("carpool_store_free_bytes", "Free space on the store's disk.")
+        self._store_errors = Scalar("carpool_store_errors_total", "What the store could not do.", ("kind",))
+        self._recovery = Scalar("carpool_recovery_duration_seconds", "Start to serving with what was recorded.")
         self._violations = Scalar(
             "carpool_invariant_violations_total", "Invariants of the scheduler found broken.", ("invariant",)
         )
@@ -49,7 +55,9 @@ class Metrics:
             "carpool_scheduler_handle_duration_seconds", "Scheduler's time for a batch of events.", _INSTANT_S
         )
         self._lag = Histogram("carpool_event_loop_lag_seconds", "How late a timer of the loop ran.", _INSTANT_S)
-        self._commit = Histogram("carpool_store_commit_duration_seconds", "Time of one commit.", _INSTANT_S)
+        self._commit = Histogram(
+            "carpool_store_commit_duration_seconds", "Handing in of the oldest record to its commit.", _INSTANT_S
+        )
         self._committed = Histogram("carpool_store_commit_operations", "Records in one commit.", _OPERATIONS)
         self._rpc = Histogram(
             "carpool_rpc_duration_seconds",
@@ -57,7 +65,6 @@ class Metrics:
             _CALL_S,
             ("method", "code"),
         )
-        self._store_queue.values[()] = 0
         self.registry = CollectorRegistry()
         self.registry.register(Census(snapshot))
         self.registry.register(self)
@@ -71,9 +78,13 @@ class Metrics:
         self._commit.observe((), duration_s)
         self._committed.observe((), operations)
 
-    def set_store_queue(self, operations: int) -> None:
-        """So many records wait for the store now."""
-        self._store_queue.values[()] = operations
+    def count_store_error(self, kind: str) -> None:
+        """The store refused: "full", "corrupt"."""
+        self._store_errors.add((kind,), 1)
+
+    def set_recovery(self, duration_s: float) -> None:
+        """The coordinator knows again what was recorded."""
+        self._recovery.values[()] = duration_s
 
     def observe_loop_lag(self, lag_s: float) -> None:
         """The event loop ran a timer so much too late."""
@@ -115,7 +126,21 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What the runtime reported: prometheus-client asks every collector so."""
-        for scalar in (self._rejected, self._store_queue, self._violations, self._in_flight, self._auth_failures):
+        store = self._store()
+        self._store_queue.values[()] = store.waiting
+        self._store_log.values[()] = store.log_bytes
+        self._store_free.values[()] = store.free_bytes
+        for scalar in (
+            self._rejected,
+            self._store_queue,
+            self._store_log,
+            self._store_free,
+            self._store_errors,
+            self._recovery,
+            self._violations,
+            self._in_flight,
+            self._auth_failures,
+        ):
             yield scalar.family()
         for times in (
             self._queued,

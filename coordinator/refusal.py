@@ -15,6 +15,7 @@ class Refusal(Enum):
     ALREADY_EXISTS = (grpc.StatusCode.ALREADY_EXISTS, 409)
     OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
     UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
+    DAMAGED = (grpc.StatusCode.DATA_LOSS, 500)
     TOO_LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, 504)
 
     @property

@@ -8,13 +8,12 @@ together when it is busy.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import count
 from math import inf
 from time import monotonic, perf_counter
-from typing import assert_never
+from typing import NoReturn, TypeVar, assert_never
 
 from coordinator.config import LimitSettings
 from coordinator.core import invariants, views
@@ -36,6 +35,7 @@ from coordinator.core.events import (
     Event,
     JobId,
     JobsCancelled,
+    JobsClosed,
     JobSpec,
     JobsSaved,
     JobsSubmitted,
@@ -57,7 +57,17 @@ from coordinator.metrics import Metrics
 from coordinator.perform import perform
 from coordinator.refusal import Refusal, Refused
 from coordinator.roster import Roster
-from coordinator.store import Operation, Results, Store, Submission, accepted_payloads
+from coordinator.store import (
+    Corrupt,
+    Full,
+    Intake,
+    Operation,
+    Results,
+    Store,
+    StoredJob,
+    Submission,
+    accepted_payloads,
+)
 from coordinator.wire import OfferedModel, job_name
 
 _LOG = logging.getLogger(__name__)
@@ -68,8 +78,10 @@ _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
 _ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 _FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
+_FIRST_REQUEST = 1 << 62
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
+_T = TypeVar("_T")
 _Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
 
 
@@ -154,8 +166,9 @@ class Runtime:
     """The live coordinator behind every front."""
 
     def __init__(
-        self, scheduler: Scheduler, store: Store, metrics: Metrics, limits: LimitSettings, first_job: int = 1
+        self, scheduler: Scheduler, store: Store, metrics: Metrics, limits: LimitSettings, newest_job: JobId
     ) -> None:
+        """`newest_job` is the last that was recorded before."""
         self.metrics = metrics
         self.roster = Roster()
         self.models: dict[str, OfferedModel] = {}
@@ -165,13 +178,18 @@ class Runtime:
         self._events: list[Event] = []
         self._turn_is_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._job_numbers = count(first_job)
+        self.epoch = scheduler.epoch
+        self._job_numbers = count(newest_job + 1)
+        # Requests are not recorded: their numbers differ from those of other boots and of jobs, lest a lot that
+        # comes back with work for an old one is taken to hold a new one.
+        self._request_numbers = count(_FIRST_REQUEST + (self.epoch << 40))
         self._serial = 1
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[JobId, _Request] = {}
         self._submissions: dict[JobId, _Waiting] = {}
-        self._keys: dict[tuple[str, str], _Waiting] = {}  # submissions on their way, by tenant and key
+        self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys of submissions on their way
         self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
+        self._ended: set[JobId] = set()  # recorded as ended; the core is told next
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._staged: dict[Token, dict[int, bytes]] = {}  # results that were put ahead of their report
@@ -191,14 +209,16 @@ class Runtime:
 
         Cancelling the call cancels the job.
         """
-        self._check(model, inputs)
+        if not inputs:
+            self._refuse_empty()
+        self._check_items(self._offered(model), inputs, 0)
         if len(self._requests) >= self._limits.open_requests:
             self.metrics.count_rejection("overloaded")
             raise Refused(
                 Refusal.OVERLOADED,
                 f"{len(self._requests)} requests are open, the limit; try again later",
             )
-        job = JobId(next(self._job_numbers))
+        job = JobId(next(self._request_numbers))
         deadline_s = inf if timeout_s is None else monotonic() + timeout_s
         spec = JobSpec(job, tenant, api, model, len(inputs), _mean(inputs), True, deadline_s, float(len(inputs)))
         request = _Request(model, monotonic(), inputs, [b""] * len(inputs), self._loop.create_future())
@@ -215,73 +235,72 @@ class Runtime:
             raise Refused(Refusal.TOO_LATE, self._why_late(model))
         return request.answers
 
+    def intake(self, model: str) -> Intake:
+        """Begin to take in a batch job for a model."""
+        self._offered(model)
+        try:
+            return self._store.intake(JobId(next(self._job_numbers)), model)
+        except Full as full:
+            raise self._no_room(full) from None
+
+    async def take_in(self, intake: Intake, items: Sequence[bytes]) -> None:
+        """Take the next items of a batch job; refused when one of them cannot be run."""
+        self._check_items(self._offered(intake.model), items, intake.items)
+        try:
+            await intake.add(items)
+        except Full as full:
+            raise self._no_room(full) from None
+
     async def submit(
-        self,
-        tenant: str,
-        api: str,
-        model: str,
-        inputs: Sequence[bytes],
-        *,
-        key: str,
-        deadline_s: float,
-        value: float,
+        self, tenant: str, api: str, intake: Intake, *, key: str, deadline_s: float, value: float
     ) -> tuple[JobId, bool]:
         """Record a batch job; answers when it is durable, with its id and whether its key named it before.
 
         `deadline_s` is from now, 0 for none; `value` 0 stands for one an item.
         """
-        self._check(model, inputs)
-        digest = _digest(model, inputs)
-        known = self._store.find(tenant, key) if key else None
-        on_its_way = self._keys.get((tenant, key)) if key else None
-        if on_its_way is not None:
-            await asyncio.shield(on_its_way.saved)
-            known = on_its_way.submission
-        if known is not None:
-            if known.digest != digest:
-                raise Refused(
-                    Refusal.ALREADY_EXISTS,
-                    f"the key {key!r} belongs to {job_name(known.spec.job)} with other content; use another key",
-                )
-            return known.spec.job, True
-        job = JobId(next(self._job_numbers))
-        deadline = monotonic() + deadline_s if deadline_s > 0 else inf
-        items = len(inputs)
-        spec = JobSpec(job, tenant, api, model, items, _mean(inputs), False, deadline, value or float(items))
-        waiting = _Waiting(Submission(spec, inputs, key, digest), self._loop.create_future())
-        self._submissions[job] = waiting
+        items = intake.items
+        if not items:
+            self._refuse_empty()
         if key:
-            self._keys[tenant, key] = waiting
+            known = await self._claim(tenant, key, intake)
+            if known is not None:
+                return known, True
+        deadline = monotonic() + deadline_s if deadline_s > 0 else inf
+        mean = intake.bytes // items
+        spec = JobSpec(
+            intake.job, tenant, api, intake.model, items, mean, False, deadline, value or float(items), key
+        )
+        waiting = _Waiting(Submission(spec, intake), self._loop.create_future())
+        self._submissions[spec.job] = waiting
         self.post(JobsSubmitted((spec,)))
         await asyncio.shield(waiting.saved)
-        return job, False
+        return spec.job, False
 
-    def job(self, tenant: str, job: JobId) -> views.JobView:
+    async def job(self, tenant: str, job: JobId) -> views.JobView:
         """A batch job of this tenant; refused when there is none."""
-        view = views.job_view(self._scheduler.state, job, monotonic())
+        view = None if job in self._ended else views.job_view(self._scheduler.state, job, monotonic())
+        if view is None:
+            stored = await self._reading(self._store.job(job))
+            view = _view(stored) if stored is not None else None
         if view is None or view.spec.tenant != tenant or view.spec.interactive:
             raise Refused(Refusal.NOT_FOUND, f"no job is called {job_name(job)}; `carpool jobs` lists them")
         return view
 
-    def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
-        """The newest batch jobs of this tenant."""
-        found: list[views.JobView] = []
-        for job in reversed(self._scheduler.jobs):
-            if len(found) == limit:
-                break
-            spec = self._scheduler.jobs[job].spec
-            if spec.tenant == tenant and not spec.interactive:
-                found.append(self.job(tenant, job))
-        return found
+    async def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
+        """The newest batch jobs of this tenant, the newest first."""
+        stored = await self._reading(self._store.jobs(tenant, limit))
+        now_s, state = monotonic(), self._scheduler.state
+        live = (views.job_view(state, row.spec.job, now_s) if row.outcome is None else None for row in stored)
+        return [view or _view(row) for view, row in zip(live, stored, strict=True)]
 
     async def cancel(self, tenant: str, job: JobId) -> views.JobView:
         """End a batch job, unless it has ended; answers when that is recorded."""
-        if self.job(tenant, job).ended is None:
+        if (await self.job(tenant, job)).ended is None:
             self.post(JobsCancelled((job,)))
             async for view in self._watch(tenant, job):
                 if view.ended is not None:
                     break
-        return self.job(tenant, job)
+        return await self.job(tenant, job)
 
     async def results(
         self, tenant: str, job: JobId, first: int, limit_bytes: int
@@ -290,22 +309,18 @@ class Runtime:
 
         Yields (index of the first item, results, progress); at least once a second, perhaps without results.
         """
-        items = self.job(tenant, job).spec.items
+        items = (await self.job(tenant, job)).spec.items
         if first > items:
             raise Refused(Refusal.BAD_INPUT, f"the job has {items} items; item {first} was asked for")
         async for view in self._watch(tenant, job):
             while True:
-                part = await self._store.results(job, first, limit_bytes)
+                part = await self._reading(self._store.results(job, first, limit_bytes))
                 yield first, part, view
                 first += len(part.payloads)
                 if not part.payloads or first == items:
                     break
             if view.ended is not None:
                 return
-
-    def key_of(self, job: JobId) -> str:
-        """The idempotency key that a batch job was submitted under."""
-        return self._store.key_of(job)
 
     def capable(self, model: str) -> int:
         """Vehicles here that run a model."""
@@ -443,6 +458,7 @@ class Runtime:
             self._stop(error)
             return
         self._payloads.clear()
+        self._ended.clear()
         self._set_timer()
         self._turn_is_due = bool(self._events)  # what the answers gave rise to
         if self._turn_is_due:
@@ -512,11 +528,15 @@ class Runtime:
             case EndRecord(job, outcome):
                 request = self._requests.get(job)
                 self._observe_end(request or self._scheduler.jobs.get(job), outcome)
-                if request is not None and not request.answered.done():
+                if request is None:
+                    self._ended.add(job)
+                    self.post(JobsClosed((job,)))
+                elif not request.answered.done():
                     request.answered.set_result(outcome)
             case JobRecord(spec):
                 waiting = self._submissions.pop(spec.job)
-                self._keys.pop((spec.tenant, waiting.submission.key), None)
+                if spec.key:
+                    self._unclaim(spec.tenant, spec.key)
                 waiting.saved.set_result(None)
                 self.post(JobsSaved((spec.job,)))
                 return
@@ -537,31 +557,74 @@ class Runtime:
             news = self._news.get(job)
             if news is None:
                 news = self._news[job] = self._loop.create_future()
-            yield self.job(tenant, job)
+            yield await self.job(tenant, job)
             await asyncio.wait((news,), timeout=_NEWS_S)
 
-    def _check(self, model: str, inputs: Sequence[bytes]) -> None:
-        """Refuse what no lot could run."""
+    async def _claim(self, tenant: str, key: str, intake: Intake) -> JobId | None:
+        """The job that this key names already, refused when its content was another; None: the key is free, and
+        kept for this job until it is recorded."""
+        while (claim := self._claims.get((tenant, key))) is not None:
+            await asyncio.wait((claim,))
+        self._claims[tenant, key] = self._loop.create_future()
+        try:
+            known = await self._reading(self._store.find(tenant, key))
+        except BaseException:
+            self._unclaim(tenant, key)
+            raise
+        if known is None:
+            return None
+        self._unclaim(tenant, key)
+        if known.digest != intake.digest:
+            raise Refused(
+                Refusal.ALREADY_EXISTS,
+                f"the key {key!r} belongs to {job_name(known.spec.job)} with other content; use another key",
+            )
+        return known.spec.job
+
+    def _unclaim(self, tenant: str, key: str) -> None:
+        self._claims.pop((tenant, key)).set_result(None)
+
+    async def _reading(self, read: Awaitable[_T]) -> _T:
+        """What the store answers; refused when what it holds is damaged."""
+        try:
+            return await read
+        except Corrupt as corrupt:
+            self.metrics.count_store_error("corrupt")
+            _LOG.critical("%s", corrupt)
+            raise Refused(Refusal.DAMAGED, str(corrupt)) from None
+
+    def _offered(self, model: str) -> OfferedModel:
+        """A model that some lot could run; refused when there is none."""
         offered = self.models.get(model)
         if offered is None:
             self.metrics.count_rejection("unknown_model")
             names = ", ".join(sorted(self.models)) or "none yet: no vehicle has joined"
             raise Refused(Refusal.NOT_FOUND, f"no vehicle here offers model {model!r}; offered: {names}")
-        if not inputs:
-            self.metrics.count_rejection("empty")
-            raise Refused(Refusal.BAD_INPUT, "the job has no items; give at least one")
-        largest = max(map(len, inputs))
+        return offered
+
+    def _check_items(self, offered: OfferedModel, items: Sequence[bytes], first: int) -> None:
+        """Refuse items, the job's from `first` on, that no lot would run."""
+        sizes = [*map(len, items)]
+        largest, smallest = max(sizes, default=1), min(sizes, default=1)
         if largest > offered.max_item_bytes:
-            item = next(item for item, payload in enumerate(inputs) if len(payload) == largest)
             self.metrics.count_rejection("too_large")
             raise Refused(
                 Refusal.BAD_INPUT,
-                f"item {item} has {largest} bytes; {model} takes at most {offered.max_item_bytes}: split it",
+                f"item {first + sizes.index(largest)} has {largest} bytes; {offered.name} takes at most "
+                f"{offered.max_item_bytes}: split it",
             )
-        if not all(inputs):
-            item = next(item for item, payload in enumerate(inputs) if not payload)
+        if not smallest:
             self.metrics.count_rejection("empty")
-            raise Refused(Refusal.BAD_INPUT, f"item {item} is empty; leave it out")
+            raise Refused(Refusal.BAD_INPUT, f"item {first + sizes.index(0)} is empty; leave it out")
+
+    def _refuse_empty(self) -> NoReturn:
+        self.metrics.count_rejection("empty")
+        raise Refused(Refusal.BAD_INPUT, "the job has no items; give at least one")
+
+    def _no_room(self, full: Full) -> Refused:
+        self.metrics.count_rejection("disk_full")
+        self.metrics.count_store_error("full")
+        return Refused(Refusal.OVERLOADED, str(full))
 
     def _why_late(self, model: str) -> str:
         capable = self.capable(model)
@@ -590,10 +653,6 @@ def _mean(inputs: Sequence[bytes]) -> int:
     return sum(map(len, inputs)) // len(inputs)
 
 
-def _digest(model: str, inputs: Sequence[bytes]) -> bytes:
-    """What must be equal for a key to name the same job: the model and every item, with its length."""
-    digest = sha256(model.encode())
-    for payload in inputs:
-        digest.update(len(payload).to_bytes(8, "little"))
-        digest.update(payload)
-    return digest.digest()
+def _view(stored: StoredJob) -> views.JobView:
+    deadline_in_s = stored.spec.deadline_s - monotonic()
+    return views.JobView(stored.spec, stored.done, stored.failed, 0, 0, stored.age_s, deadline_in_s, stored.outcome)

@@ -2,15 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from coordinator.config import Config
+from coordinator.config import MEMORY, Config, StoreSettings
 from coordinator.core.scheduler import Scheduler
 from coordinator.keys import Keys
 from coordinator.metrics import Metrics
@@ -22,7 +24,10 @@ from coordinator.services.http import serve as serve_http
 from coordinator.services.jobs import JobService
 from coordinator.services.link import LinkService
 from coordinator.services.transfer import TransferService
-from coordinator.store import MemoryStore
+from coordinator.store import Corrupt, Store
+from coordinator.store.memory import MemoryStore
+from coordinator.store.opening import Occupied
+from coordinator.store.sqlite import SqliteStore
 from coordinator.wire import Terms
 from protos import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, link_pb2, link_pb2_grpc
 
@@ -45,12 +50,42 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
 
     Raises CannotServe when an address cannot be had, and whatever the runtime failed with.
     """
-    host = config.listen.host
-    scheduler = Scheduler(config.scheduling, epoch=1)
-    metrics = Metrics(lambda: scheduler.snapshot(monotonic()))
-    runtime = Runtime(scheduler, MemoryStore(metrics.observe_commit), metrics, config.limits)
-    edge = Edge(keys, runtime.metrics)
-    terms = Terms(scheduler.epoch, config.scheduling.heartbeat_s, config.scheduling.silent_after_s)
+    metrics = Metrics(lambda: scheduler.snapshot(monotonic()), lambda: store.state())
+    with _store(config.store, metrics) as store:
+        began_s = monotonic()
+        try:
+            scheduler = Scheduler.restore(config.scheduling, store.epoch, store.live(), began_s)
+        except Corrupt as corrupt:
+            raise CannotServe(str(corrupt)) from None
+        metrics.set_recovery(monotonic() - began_s)
+        runtime = Runtime(scheduler, store, metrics, config.limits, store.newest_job)
+        await _serve(config, keys, runtime, stop, ready)
+
+
+@contextmanager
+def _store(settings: StoreSettings, metrics: Metrics) -> Iterator[Store]:
+    """The store that the settings name, closed at the end. Raises CannotServe."""
+    with ExitStack() as exits:
+        folder = settings.folder or exits.enter_context(TemporaryDirectory(prefix="carpool-state-"))
+        try:
+            if folder == MEMORY:
+                store: Store = MemoryStore(metrics.observe_commit)
+            else:
+                store = SqliteStore(Path(folder), metrics.observe_commit, free_bytes=settings.free_bytes)
+        except (Corrupt, Occupied) as error:
+            raise CannotServe(str(error)) from None
+        except OSError as error:
+            raise CannotServe(f"cannot keep state in {folder}: {error.strerror}; choose another --state") from None
+        exits.callback(store.close)
+        yield store
+
+
+async def _serve(
+    config: Config, keys: Keys, runtime: Runtime, stop: asyncio.Event, ready: Callable[[str], None]
+) -> None:
+    host, metrics = config.listen.host, runtime.metrics
+    edge = Edge(keys, metrics)
+    terms = Terms(runtime.epoch, config.scheduling.heartbeat_s, config.scheduling.silent_after_s)
     server = grpc.aio.server(options=_OPTIONS)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, config.limits), server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
@@ -84,7 +119,7 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
     http_stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(serve_http(health_app(lambda: not stop.is_set()), sockets["--http-port"], http_stop))
-        tasks.create_task(serve_http(metrics_app(runtime.metrics), sockets["--metrics-port"], http_stop))
+        tasks.create_task(serve_http(metrics_app(metrics), sockets["--metrics-port"], http_stop))
         watching = (
             tasks.create_task(runtime.measure_lag()),
             tasks.create_task(runtime.check_invariants()),

@@ -156,7 +156,7 @@ def _cancel_on_signals(children: Sequence[tuple[Child, float]], stop_at_eof: boo
 def models_to_offer(named: str, noop: bool) -> tuple[str, ...]:
     """The models of `--models a,b`, or all that the cache holds, and `noop` if that is wanted."""
     cache = Path(os.environ.get("CARPOOL_CACHE") or Path.home() / ".cache" / "carpool")
-    cached = sorted(path.parent.name for path in cache.glob("models/*/manifest.json"))
+    cached = sorted(path.parent.name for path in cache.glob("models/[!.]*/manifest.json"))
     names = [name.strip() for name in named.split(",") if name.strip()] or cached
     for name in names:
         if name not in cached and name != "noop":

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from node import day, profile
@@ -78,15 +79,18 @@ def _configs(options: argparse.Namespace) -> list[LotConfig]:
     if not (math.isfinite(options.speed) and options.speed > 0):
         raise ValueError(f"--speed {options.speed} cannot be; give a number over 0")
     day.load(options.day)
-    size = len(profiles)
-    if options.ray:
-        size = options.vehicles_per_actor or math.ceil(size / (os.cpu_count() or 1))
+    lots, count = 1, len(profiles)
+    if options.ray and options.vehicles_per_actor:
+        lots = math.ceil(count / options.vehicles_per_actor)
+    elif options.ray:
+        lots = min(os.cpu_count() or 1, count)
+    firsts = [count * lot // lots for lot in range(lots + 1)]
     models = None if options.models is None else tuple(filter(None, options.models.split(",")))
     return [
         LotConfig(
             lot_id=f"{options.lot_id}-{options.first_index + start:04d}" if options.ray else options.lot_id,
             coordinator=options.coordinator,
-            profiles=tuple(profiles[start : start + size]),
+            profiles=tuple(profiles[start:end]),
             first_index=options.first_index + start,
             models=models,
             noop=options.noop,
@@ -99,7 +103,7 @@ def _configs(options: argparse.Namespace) -> list[LotConfig]:
             api_key=options.api_key,
             seed=options.seed,
         )
-        for start in range(0, len(profiles), size)
+        for start, end in pairwise(firsts)
     ]
 
 

@@ -116,8 +116,8 @@ class Agent:
         await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
         models = [
-            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, s.load_s, s.batch_items, s.max_item_bytes)
-            for s in speeds
+            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, 0.0, s.batch_items, s.max_item_bytes)
+            for s in speeds  # all of them are resident
         ]
         self._vehicles = [
             Vehicle(name, kind.name, kind.board_w) for name, kind in zip(config.names, profiles, strict=True)

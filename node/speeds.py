@@ -34,11 +34,6 @@ class Speeds:
         return model in self._models
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The models offered."""
-        return tuple(self._models)
-
-    @property
     def stale(self) -> bool:
         """Whether the table has to be told again."""
         return self._stale

@@ -69,7 +69,7 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainNodes(self, request, context):
-        """Cordons these vehicles and lets them depart when they have finished what they hold.
+        """Gives these vehicles no new work until they have departed, which they do when they have finished what they hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class FleetServiceStub:
     CordonNodes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodesRequest, _fleet_pb2.CordonNodesResponse]
     """Gives these vehicles no new work, or gives them work again."""
     DrainNodes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodesRequest, _fleet_pb2.DrainNodesResponse]
-    """Cordons these vehicles and lets them depart when they have finished what they hold."""
+    """Gives these vehicles no new work until they have departed, which they do when they have finished what they hold."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -46,7 +46,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     CordonNodes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodesRequest, _fleet_pb2.CordonNodesResponse]  # type: ignore[assignment]
     """Gives these vehicles no new work, or gives them work again."""
     DrainNodes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodesRequest, _fleet_pb2.DrainNodesResponse]  # type: ignore[assignment]
-    """Cordons these vehicles and lets them depart when they have finished what they hold."""
+    """Gives these vehicles no new work until they have departed, which they do when they have finished what they hold."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,6 +71,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.DrainNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.DrainNodesResponse, _abc.Awaitable[_fleet_pb2.DrainNodesResponse]]:
-        """Cordons these vehicles and lets them depart when they have finished what they hold."""
+        """Gives these vehicles no new work until they have departed, which they do when they have finished what they hold."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -118,7 +118,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Models that some vehicle of the fleet offers.
+        """Models that some vehicle of the fleet has offered since the coordinator started; `nodes` tells how many do now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,7 @@ class JobServiceStub:
     response may carry progress alone (no results): at least one a second while the job runs.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListModelsRequest, _jobs_pb2.ListModelsResponse]
-    """Models that some vehicle of the fleet offers."""
+    """Models that some vehicle of the fleet has offered since the coordinator started; `nodes` tells how many do now."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -80,7 +80,7 @@ class JobServiceAsyncStub(JobServiceStub):
     response may carry progress alone (no results): at least one a second while the job runs.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListModelsRequest, _jobs_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Models that some vehicle of the fleet offers."""
+    """Models that some vehicle of the fleet has offered since the coordinator started; `nodes` tells how many do now."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -141,6 +141,6 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListModelsResponse, _abc.Awaitable[_jobs_pb2.ListModelsResponse]]:
-        """Models that some vehicle of the fleet offers."""
+        """Models that some vehicle of the fleet has offered since the coordinator started; `nodes` tells how many do now."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

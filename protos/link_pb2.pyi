@@ -418,8 +418,9 @@ class LeaseReport(_message.Message):
     done: _builtins.bytes
     """bitmap of the items finished since the last report; results follow in bit order"""
     running: _builtins.bytes
-    """Bitmap of items that are on the accelerator or next to be. It is written to the wire before the work
-    starts, and for a solo lease nothing else runs: so a process that dies leaves the names of its suspects.
+    """Bitmap of items that are on the accelerator or next to be. For batch and solo leases it is written to the wire
+    before the work starts, and beside a solo one nothing else runs: so a process that dies leaves the names of its
+    suspects. Interactive items are suspects from their grant on; echoes never are.
     """
     ended: _builtins.bool
     """the lot gives the lease up; what is neither done nor in error goes back to the job"""

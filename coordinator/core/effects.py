@@ -17,9 +17,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """Save: this submission."""
+    """Save: this submission. Restored, it was made `age_s` ago."""
 
     spec: JobSpec
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

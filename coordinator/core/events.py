@@ -57,6 +57,7 @@ class JobSpec:
     interactive: bool
     deadline_s: float  # coordinator seconds; infinity when there is none
     value: float
+    key: str = ""  # its idempotency key; empty: none
 
     @property
     def label(self) -> str:
@@ -189,6 +190,13 @@ class JobsSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsClosed:
+    """The store has recorded that these jobs ended: nobody asks the core for them any more."""
+
+    jobs: tuple[JobId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobsCancelled:
     """Nobody wants these jobs any more."""
 
@@ -216,6 +224,7 @@ Event = (
     | NodesDrained
     | JobsSubmitted
     | JobsSaved
+    | JobsClosed
     | JobsCancelled
     | Progressed
 )

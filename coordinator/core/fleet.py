@@ -127,6 +127,13 @@ class Fleet:
         """Vehicles that take new work and run this model."""
         return sum(self._serving[capability] for capability in self._by_model.get(model, ()))
 
+    def has_choice(self, model: str) -> bool:
+        """Whether more than one lot has a vehicle that takes new work and runs this model."""
+        lots = (
+            lot for lot in self.lots.values() if model in lot.speeds and any(map(self.serves, lot.rows.tolist()))
+        )
+        return next(lots, None) is not None and next(lots, None) is not None
+
     def candidates(self, model: str, interactive: bool) -> Iterator[int]:
         """Free rows for a model: fewest leases first, then the longest windows, then the fastest lots.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from coordinator.core.effects import Outcome
-from coordinator.core.events import JobSpec, Token
+from coordinator.core.events import JobSpec, LotId, Token
 from coordinator.core.lease import Lease
 from coordinator.core.ranges import Range, Ranges
 
@@ -15,7 +15,7 @@ class Trouble:
     errors: int = 0
     deaths: int = 0  # processes that ended while they ran it alone
     solo: bool = False  # suspected of killing a process: run it with nothing else in flight
-    last_node: int = -1
+    last_lot: int = -1  # cars of one lot share a process and its accelerator
     code: str = ""
     message: str = ""
 
@@ -29,7 +29,6 @@ class Job:
         "failed",
         "leases",
         "lent",
-        "missed_deadline",
         "open",
         "queued",
         "ready",
@@ -56,7 +55,6 @@ class Job:
         self.failed = 0
         self.leases: dict[Token, Lease] = {}
         self.ended: Outcome | None = None
-        self.missed_deadline = False
 
     @property
     def placeable(self) -> int:
@@ -68,15 +66,15 @@ class Job:
         """Items that have a result or an error."""
         return self.done + self.failed
 
-    def carve(self, count: int, node: int, choosy: bool) -> tuple[tuple[Range, ...], bool]:
-        """Take out up to `count` items for a node, and whether they are to run solo.
+    def carve(self, count: int, lot: LotId, choosy: bool) -> tuple[tuple[Range, ...], bool]:
+        """Take out up to `count` items for a node of this lot, and whether they are to run solo.
 
-        Items that went wrong come first; with `choosy` one does not go back to the node where it did. Nothing may
+        Items that went wrong come first; with `choosy` one does not go back to the lot where it did. Nothing may
         be fit: then the ranges are empty.
         """
         again: list[int] = []
         for item, trouble in self.waiting.items():
-            if choosy and trouble.last_node == node:
+            if choosy and trouble.last_lot == lot:
                 continue
             if trouble.solo:
                 if again:

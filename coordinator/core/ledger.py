@@ -39,6 +39,8 @@ class Ledger:
         job = self._state.jobs.get(held.job)
         if job is None or job.ended is not None or not job.ready or held.token in self._state.leases:
             return False
+        if held.model != job.spec.model:
+            return False
         items = sum(count for _, count in held.ranges)
         wanted, offset = 0, 0
         for first, count in held.ranges:

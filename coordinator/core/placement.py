@@ -3,7 +3,7 @@
 from math import ceil
 
 from coordinator.core.effects import Effects, Grant
-from coordinator.core.events import ModelSpeed
+from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
 from coordinator.core.queues import Queue, Queues, urgency
@@ -65,7 +65,8 @@ class Placement:
             if count < 1:
                 self._state.tally.decisions["window_too_short"] += 1
                 continue
-            ranges, solo = job.carve(count, row, choosy=capable > 1)
+            choosy = bool(job.waiting) and fleet.has_choice(spec.model)
+            ranges, solo = job.carve(count, LotId(int(fleet.lot[row])), choosy)
             if not ranges:
                 continue
             lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)

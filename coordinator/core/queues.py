@@ -1,6 +1,5 @@
 """Jobs with items to place, by model and class; earliest deadline first inside each queue."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -57,9 +56,6 @@ class Queues:
     def ready(self, version: int) -> list[Queue]:
         """Queues that may find a node: not empty, and something changed since they last did not."""
         return [queue for queue in self._queues.values() if queue.entries and queue.blocked_at != version]
-
-    def __iter__(self) -> Iterator[Queue]:
-        return iter(self._queues.values())
 
 
 def urgency(queue: Queue) -> tuple[bool, float, int]:

@@ -27,11 +27,6 @@ class Ranges:
         at = bisect_left(self._firsts, item + 1) - 1
         return at >= 0 and item < self._ends[at]
 
-    def covers(self, first: int, count: int) -> bool:
-        """Whether all of [first, first + count) is in."""
-        at = bisect_left(self._firsts, first + 1) - 1
-        return at >= 0 and first + count <= self._ends[at]
-
     def add(self, first: int, count: int) -> None:
         """Put [first, first + count) in; none of it may be in already."""
         end = first + count

@@ -28,6 +28,7 @@ from coordinator.core.events import (
     Event,
     JobId,
     JobsCancelled,
+    JobsClosed,
     JobSpec,
     JobsSaved,
     JobsSubmitted,
@@ -139,6 +140,9 @@ class Scheduler:
                 for job_id in event.jobs:
                     self.jobs[job_id].ready = True
                     self._queues.put(self.jobs[job_id])
+            case JobsClosed():
+                for job_id in event.jobs:
+                    del self.jobs[job_id]
             case JobsCancelled():
                 for job_id in event.jobs:
                     job = self.jobs.get(job_id)
@@ -234,7 +238,7 @@ class Scheduler:
         item = lease.item(offset)
         trouble = job.trouble(item)
         trouble.errors += 1
-        trouble.last_node, trouble.code, trouble.message = lease.node, code, message
+        trouble.last_lot, trouble.code, trouble.message = lease.lot, code, message
         job.lent -= 1
         if code == "bad_input" or trouble.errors >= self.settings.item_attempts:
             self._fail_item(job, item, effects)
@@ -274,6 +278,7 @@ class Scheduler:
             self._broken.pop(event.lot, None)
             fleet.seen_s[known.rows] = now_s
             fleet.refresh_all(known.rows, now_s)
+            self._drain(known.rows[fleet.draining[known.rows]], now_s, effects)  # it may not have heard
         else:
             if known is not None:
                 self._die(event.lot, now_s, effects)
@@ -312,7 +317,7 @@ class Scheduler:
                 suspects = lease.undone if lease.interactive else lease.running & lease.undone
                 for item in lease.items_of(suspects):
                     trouble = self.jobs[lease.job].trouble(item)
-                    trouble.solo, trouble.last_node = True, lease.node
+                    trouble.solo, trouble.last_lot = True, lease.lot
         self._leave_lot(lot_id, Cause.DIED, now_s, effects)
 
     def _count_death(self, lease: Lease, effects: Effects) -> None:
@@ -320,7 +325,7 @@ class Scheduler:
         job, item = self.jobs[lease.job], lease.item(0)
         trouble = job.trouble(item)
         trouble.deaths += 1
-        trouble.solo, trouble.last_node, trouble.code = True, lease.node, "node_died"
+        trouble.solo, trouble.last_lot, trouble.code = True, lease.lot, "node_died"
         before = f"; before that: {trouble.message}" if trouble.errors else ""
         if trouble.deaths >= self.settings.item_deaths:
             trouble.message = f"{trouble.deaths} processes died while running this item alone{before}"
@@ -333,14 +338,14 @@ class Scheduler:
             self._leave(row, cause, now_s, effects)
 
     def _leave(self, row: int, cause: Cause, now_s: float, effects: Effects) -> None:
-        if not self.fleet.present[row]:
-            return
         for lease in list(self.held.get(row, {}).values()):
             if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
                 lost_s = min(now_s - lease.reported_s, lease.expected_s)
                 self._ledger.meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
             self._ledger.end(lease, _END_OF_CAUSE[cause], now_s)
             self._finish_if_settled(self.jobs[lease.job], now_s, effects)
+        if not self.fleet.present[row]:
+            return  # it has adopted leases, and offered nothing yet
         self.fleet.leave(row)
         self.tally.departures[cause.name.lower(), self.fleet.profile_of(row)] += 1
 
@@ -362,7 +367,6 @@ class Scheduler:
         job = self.jobs.get(job_id)
         if job is None or job.ended is not None:
             return
-        job.missed_deadline = True
         self.tally.deadlines_missed[job.spec.label] += 1
         if job.spec.interactive:
             self._end_job(job, Outcome.EXPIRED, "expired", now_s, effects)
@@ -396,9 +400,9 @@ class Scheduler:
 
     def _replay(self, record: Record, now_s: float) -> None:
         match record:
-            case JobRecord(spec):
+            case JobRecord(spec, age_s):
                 self._sequence += 1
-                self.jobs[spec.job] = Job(spec, self._sequence, now_s, ready=True)
+                self.jobs[spec.job] = Job(spec, self._sequence, now_s - age_s, ready=True)
                 if spec.deadline_s < inf:
                     heappush(self._deadlines, (spec.deadline_s, spec.job))
             case ResultsRecord(job_id, _, ranges, _, accepted):

@@ -31,6 +31,6 @@ class Snapshot:
     leases: Mapping[tuple[str, str], int]  # (outcome, profile); by how it ended: `LeaseEnd` in lower case
     leases_active: int
     results_rejected: Mapping[str, int]  # reason: stale_token, duplicate
-    accelerator_s: Mapping[tuple[str, str], float]  # (profile, use); uses: useful lost hedged loading verification
+    accelerator_s: Mapping[tuple[str, str], float]  # (profile, use); uses: useful lost loading
     energy_modelled_j: Mapping[tuple[str, str], float]  # (profile, use)
     decisions: Mapping[str, int]  # result: placed, no_node, window_too_short

@@ -18,7 +18,7 @@ _STATES = ("away", "withdrawn", "cordoned", "idle", "busy")
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One job now. Counts are items, seconds from now."""
+    """One job now. Counts are items, seconds from now; `ended` only once that is recorded."""
 
     spec: JobSpec
     done: int
@@ -48,7 +48,7 @@ class NodeView:
 
 
 def job_view(state: State, job_id: JobId, now_s: float) -> JobView | None:
-    """One job, or None when it is not known."""
+    """One job that has not ended, as far as anybody has been told; None when it is not known."""
     job = state.jobs.get(job_id)
     if job is None:
         return None
@@ -61,7 +61,7 @@ def job_view(state: State, job_id: JobId, now_s: float) -> JobView | None:
         nodes,
         now_s - job.submitted_s,
         job.spec.deadline_s - now_s,
-        job.ended,
+        None,
     )
 
 

@@ -19,13 +19,13 @@ from coordinator.metrics import Metrics
 
 
 def health_app(ready: Callable[[], bool]) -> Starlette:
-    """/healthz answers while the loop turns; /readyz answers 503 until `ready`."""
+    """/healthz answers while the loop turns; /readyz answers 503 unless `ready`."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("starting\n", 503)
+        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("stopping\n", 503)
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
 

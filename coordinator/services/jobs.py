@@ -10,6 +10,7 @@ from coordinator.keys import Role
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import Context, Edge, refuse, streaming, unary
+from coordinator.store import Intake
 from coordinator.wire import job_name, job_number
 from protos import jobs_pb2, jobs_pb2_grpc
 
@@ -43,41 +44,40 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
     ) -> jobs_pb2.SubmitJobResponse:
         tenant = self.edge.caller(context, Role.TENANT)
         header: jobs_pb2.JobHeader | None = None
-        inputs: list[bytes] = []
-        size = 0
+        intake: Intake | None = None
         async for request in request_iterator:
-            if header is None:
+            if header is None or intake is None:
                 header = self._header(request)
-            inputs.extend(request.items)
-            size += sum(map(len, request.items))
-            if len(inputs) > header.items or size > self._limits.job_bytes:
+                intake = self._runtime.intake(header.model)
+            items, size = intake.items + len(request.items), intake.bytes + sum(map(len, request.items))
+            if items > header.items or size > self._limits.job_bytes:
                 limit = f"{header.items} announced items and {self._limits.job_bytes} bytes"
-                raise refuse(f"the job brings {len(inputs)} items and {size} bytes; the limit is {limit}: split it")
-        if header is None:
+                raise refuse(f"the job brings {items} items and {size} bytes; the limit is {limit}: split it")
+            await self._runtime.take_in(intake, request.items)
+        if header is None or intake is None:
             raise refuse("a submission begins with a header; none came")
-        if len(inputs) != header.items:
-            raise refuse(f"the header announces {header.items} items, {len(inputs)} came; submit again")
+        if intake.items != header.items:
+            raise refuse(f"the header announces {header.items} items, {intake.items} came; submit again")
         job, existed = await self._runtime.submit(
             tenant,
             _API,
-            header.model,
-            inputs,
+            intake,
             key=header.idempotency_key,
             deadline_s=header.deadline_s,
             value=header.value,
         )
-        return jobs_pb2.SubmitJobResponse(job=self._job(self._runtime.job(tenant, job)), existed=existed)
+        return jobs_pb2.SubmitJobResponse(job=self._job(await self._runtime.job(tenant, job)), existed=existed)
 
     @unary("JobService/GetJob")
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        view = self._runtime.job(tenant, job_number(request.job_id))
+        view = await self._runtime.job(tenant, job_number(request.job_id))
         return jobs_pb2.GetJobResponse(job=self._job(view))
 
     @unary("JobService/ListJobs")
     async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        jobs = self._runtime.jobs(tenant, request.limit or 100)
+        jobs = await self._runtime.jobs(tenant, request.limit or 100)
         return jobs_pb2.ListJobsResponse(jobs=[self._job(view) for view in jobs])
 
     @unary("JobService/CancelJob")
@@ -132,7 +132,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             age_s=view.age_s,
             deadline_s=view.deadline_in_s if spec.deadline_s != float("inf") else 0.0,
             nodes_at_work=view.nodes,
-            idempotency_key=self._runtime.key_of(spec.job),
+            idempotency_key=spec.key,
             kind=model.kind if model else "",
         )
 

@@ -70,7 +70,7 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
     ) -> AsyncIterator[link_pb2.FetchWeightsResponse]:
         self.edge.caller(context, Role.NODE)
         folder = self._cache / "models" / request.model
-        known = {path.name for path in (self._cache / "models").glob("*")}
+        known = {path.parent.name for path in (self._cache / "models").glob("[!.]*/manifest.json")}
         if request.model not in known:
             raise Refused(
                 Refusal.NOT_FOUND,

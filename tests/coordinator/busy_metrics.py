@@ -2,6 +2,7 @@
 
 from coordinator.core.snapshot import Snapshot
 from coordinator.metrics import Metrics
+from coordinator.store import StoreState
 
 PROFILES = ("hw4", "ai5")
 MODELS = ("minilm", "smollm2")
@@ -42,10 +43,11 @@ def snapshot(
 
 def busy_metrics() -> Metrics:
     """Metrics in which every family has a value."""
-    metrics = Metrics(snapshot)
+    metrics = Metrics(snapshot, lambda: StoreState(waiting=7, log_bytes=4096, free_bytes=1 << 30))
     metrics.observe_handle(0.0003)
     metrics.observe_commit(0.004, operations=12)
-    metrics.set_store_queue(7)
+    metrics.count_store_error("full")
+    metrics.set_recovery(0.4)
     metrics.observe_loop_lag(0.0002)
     metrics.observe_job_queue("batch", 0.02)
     metrics.observe_job("minilm", "done", 12.5)

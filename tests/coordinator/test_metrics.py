@@ -44,6 +44,7 @@ FAMILIES = {
     "carpool_node_departures": ("counter", {"cause", "profile"}),
     "carpool_node_heartbeats_overdue": ("gauge", set()),
     "carpool_nodes": ("gauge", {"state", "profile"}),
+    "carpool_recovery_duration_seconds": ("gauge", set()),
     "carpool_results_rejected": ("counter", {"reason"}),
     "carpool_rpc_duration_seconds": ("histogram", {"method", "code"}),
     "carpool_rpcs_in_flight": ("gauge", {"method"}),
@@ -51,7 +52,10 @@ FAMILIES = {
     "carpool_scheduler_handle_duration_seconds": ("histogram", set()),
     "carpool_store_commit_duration_seconds": ("histogram", set()),
     "carpool_store_commit_operations": ("histogram", set()),
+    "carpool_store_errors": ("counter", {"kind"}),
+    "carpool_store_free_bytes": ("gauge", set()),
     "carpool_store_queue_operations": ("gauge", set()),
+    "carpool_store_wal_bytes": ("gauge", set()),
     "carpool_window_remaining_seconds": ("gaugehistogram", {"profile"}),
 }
 

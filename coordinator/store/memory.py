@@ -1,0 +1,153 @@
+"""The store that forgets everything when the process ends: for tests and for a first look."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import assert_never
+
+from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcome, Record, ResultsRecord
+from coordinator.core.events import JobId
+from coordinator.core.lease import ranges_of
+from coordinator.core.ranges import Range
+from coordinator.errors import Failure
+from coordinator.store import (
+    Committed,
+    Intake,
+    Operation,
+    Results,
+    StoredJob,
+    StoreState,
+    Submission,
+    accepted_payloads,
+)
+
+
+class _Intake(Intake):
+    """Inputs in a list."""
+
+    def __init__(self, job: JobId, model: str) -> None:
+        super().__init__(job, model)
+        self.inputs: list[bytes] = []
+
+    async def _keep(self, items: Sequence[bytes]) -> None:
+        self.inputs.extend(items)
+
+
+@dataclass(slots=True)
+class _Job:
+    submission: Submission
+    inputs: list[bytes]
+    submitted_s: float
+    results: list[bytes | None]
+    done: int = 0
+    failures: dict[int, Failure] = field(default_factory=dict)
+    outcome: Outcome | None = None
+
+
+class MemoryStore:
+    """Everything in dictionaries; a commit is done when it is asked for."""
+
+    def __init__(self, observe: Callable[[float, int], None] = lambda duration_s, operations: None) -> None:
+        """`observe` is told of each commit: its seconds, its operations."""
+        self.epoch, self.newest_job = 1, JobId(0)
+        self._observe = observe
+        self._jobs: dict[JobId, _Job] = {}
+        self._keys: dict[tuple[str, str], JobId] = {}
+
+    def intake(self, job: JobId, model: str) -> Intake:
+        """Begin to take a job's inputs in."""
+        return _Intake(job, model)
+
+    def commit(self, operations: Sequence[Operation], committed: Committed) -> None:
+        """Record operations at once."""
+        started_s = perf_counter()
+        for operation in operations:
+            self._record(operation)
+        if operations:
+            self._observe(perf_counter() - started_s, len(operations))
+        committed(None)
+
+    async def find(self, tenant: str, key: str) -> StoredJob | None:
+        """The recorded job of a tenant under this idempotency key."""
+        job = self._keys.get((tenant, key))
+        return None if job is None else self._stored(self._jobs[job])
+
+    async def job(self, job: JobId) -> StoredJob | None:
+        """A recorded job."""
+        return self._stored(self._jobs[job]) if job in self._jobs else None
+
+    async def jobs(self, tenant: str, limit: int) -> list[StoredJob]:
+        """The newest recorded jobs of a tenant, the newest first."""
+        newest = [job for job in reversed(self._jobs.values()) if job.submission.spec.tenant == tenant]
+        return [self._stored(job) for job in newest[:limit]]
+
+    async def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
+        """Inputs of these items, in order."""
+        inputs = self._jobs[job].inputs
+        return [payload for first, count in ranges for payload in inputs[first : first + count]]
+
+    async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`."""
+        stored = self._jobs[job]
+        payloads: list[bytes] = []
+        failures: dict[int, Failure] = {}
+        for item in range(first, len(stored.results)):
+            payload = stored.results[item]
+            if payload is None or limit_bytes <= 0:
+                break
+            if not payload and item in stored.failures:
+                failures[item] = stored.failures[item]
+            payloads.append(payload)
+            limit_bytes -= len(payload)
+        return Results(payloads, failures)
+
+    def live(self) -> Iterable[Record]:
+        """What was recorded of jobs that have not ended: each job, followed by what is settled of it."""
+        for job_id, job in self._jobs.items():
+            if job.outcome is not None:
+                continue
+            yield JobRecord(job.submission.spec, monotonic() - job.submitted_s)
+            for item, payload in enumerate(job.results):
+                if item in job.failures:
+                    failure = job.failures[item]
+                    yield FailureRecord(job_id, item, failure.code, failure.message)
+                elif payload is not None:
+                    yield ResultsRecord(job_id, 0, ((item, 1),), 1, 1)
+
+    def state(self) -> StoreState:
+        """Nothing waits, nothing is written."""
+        return StoreState()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _stored(self, job: _Job) -> StoredJob:
+        spec, digest = job.submission.spec, job.submission.intake.digest
+        return StoredJob(spec, digest, monotonic() - job.submitted_s, job.done, len(job.failures), job.outcome)
+
+    def _record(self, operation: Operation) -> None:
+        match operation.record:
+            case JobRecord(spec):
+                submission = operation.submission
+                assert submission is not None
+                assert isinstance(submission.intake, _Intake), "an intake of this store"
+                assert not spec.key or (spec.tenant, spec.key) not in self._keys, "a key names one job"
+                inputs = submission.intake.inputs
+                self._jobs[spec.job] = _Job(submission, inputs, monotonic(), [None] * spec.items)
+                if spec.key:
+                    self._keys[spec.tenant, spec.key] = spec.job
+            case ResultsRecord() as record:
+                job = self._jobs[record.job]
+                payloads = accepted_payloads(record, operation.payloads)
+                at = 0
+                for first, count in ranges_of(record.ranges, record.accepted):
+                    job.results[first : first + count] = payloads[at : at + count]
+                    at += count
+                job.done += at
+            case FailureRecord(job_id, item, code, message):
+                self._jobs[job_id].failures[item] = Failure(code, message)
+                self._jobs[job_id].results[item] = b""
+            case EndRecord(job_id, outcome):
+                self._jobs[job_id].outcome = outcome
+            case _:
+                assert_never(operation.record)

@@ -1,0 +1,240 @@
+"""The durable store: one SQLite database for what is decided, segments for payloads, both in one folder.
+
+One thread writes and one reads; the event loop waits for neither.
+
+    <folder>/carpool.db      jobs, where their payloads are, how they ended
+    <folder>/segments/       payloads
+    <folder>/committed       number and chain of the last commit
+    <folder>/lock            held while a process uses the folder
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import TypeVar
+
+import apsw
+
+from coordinator.core.bits import mask
+from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Record, ResultsRecord
+from coordinator.core.events import JobId
+from coordinator.core.ranges import Range
+from coordinator.store import (
+    Committed,
+    Corrupt,
+    Full,
+    Intake,
+    Operation,
+    Results,
+    StoredJob,
+    StoreState,
+    Submission,
+)
+from coordinator.store.opening import checked, locked, opened
+from coordinator.store.reading import Reader
+from coordinator.store.rows import JOB, check_failure, stored_job
+from coordinator.store.schema import migrate
+from coordinator.store.segments import Appender, sync_folder
+from coordinator.store.writing import Append, Commit, SegmentIntake, Writer
+
+_ROOM_FOR_S = 0.5  # free space is looked at so often
+_RECENT_BYTES = 64 << 20  # inputs of small jobs that are kept in memory until they ended
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """The store in a folder. Make it before the loop serves: it checks what is there.
+
+    Raises Corrupt, Occupied, and OSError when the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        observe: Callable[[float, int], None] = lambda duration_s, operations: None,
+        *,
+        free_bytes: int = 0,
+        in_memory: bool = False,
+    ) -> None:
+        """`observe` is told of each commit: seconds from the oldest of its operations' handing in, operations.
+
+        With less than `free_bytes` on its disk no submission is taken in. With `in_memory` the database is; the
+        segments are in the folder all the same.
+        """
+        self._folder = folder
+        self._database = folder / "carpool.db"
+        self._observe = observe
+        self._free_bytes = free_bytes
+        segments = folder / "segments"
+        segments.mkdir(parents=True, exist_ok=True)
+        name = f"file:/carpool-{id(self)}?vfs=memdb" if in_memory else f"file:{self._database}"
+        self._lock = locked(folder)
+        try:
+            self._connection = opened(name, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            migrate(self._connection)
+            self._mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            last, end = checked(self._connection, self._mark, segments)
+            sync_folder(folder)
+            self._writer = Writer(self._connection, Appender(segments, end), folder, self._mark, last, self._tell)
+            self._writer.boot()
+            ((epoch, newest),) = self._connection.execute(
+                "SELECT epoch, (SELECT coalesce(max(job), 0) FROM jobs) FROM commits"
+            )
+        except (apsw.Error, ValueError) as error:
+            os.close(self._lock)
+            raise Corrupt(f"{self._database} cannot be used: {error}; restore a backup") from None
+        except (Corrupt, OSError):
+            os.close(self._lock)
+            raise
+        self.epoch = int(epoch)
+        """Number of this start, from 1: no earlier process of this folder had it."""
+        self.newest_job = JobId(int(newest))
+        """The newest job that was recorded before; 0 when there is none."""
+        self._room: tuple[float, int] = (-inf, 0)  # when it was looked at, bytes
+        self._unanswered = 0  # commits handed in
+        self._waiting = 0  # operations in them
+        self._recent: dict[JobId, list[bytes]] = {}
+        self._recent_bytes = 0
+        self._readers = ThreadPoolExecutor(1, "store-reader")
+        self._reader = Reader(name, self._database, segments)
+        self._writer.start()
+
+    def intake(self, job: JobId, model: str) -> Intake:
+        """Begin to take a job's inputs in. Raises Full."""
+        self._check_room()
+        return SegmentIntake(job, model, self._append)
+
+    def commit(self, operations: Sequence[Operation], committed: Committed) -> None:
+        """Record operations, all or none, after all that was handed in before; an empty commit waits its turn."""
+        if not operations and not self._unanswered:
+            committed(None)
+            return
+        for record, submission, _ in operations:
+            if isinstance(record, JobRecord):
+                assert submission is not None
+                self._remember(submission)
+            elif isinstance(record, EndRecord):
+                self._recent_bytes -= sum(map(len, self._recent.pop(record.job, ())))
+        self._unanswered += 1
+        self._waiting += len(operations)
+        self._writer.put(Commit(operations, committed, perf_counter()))
+
+    async def find(self, tenant: str, key: str) -> StoredJob | None:
+        """The recorded job of a tenant under this idempotency key."""
+        found = await self._read(lambda reader: reader.jobs("tenant = ? AND key = ?", (tenant, key)))
+        return found[0] if found else None
+
+    async def job(self, job: JobId) -> StoredJob | None:
+        """A recorded job."""
+        found = await self._read(lambda reader: reader.jobs("job = ?", (job,)))
+        return found[0] if found else None
+
+    async def jobs(self, tenant: str, limit: int) -> list[StoredJob]:
+        """The newest recorded jobs of a tenant, the newest first."""
+        newest = "tenant = ? ORDER BY job DESC LIMIT ?"
+        return await self._read(lambda reader: reader.jobs(newest, (tenant, limit)))
+
+    async def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
+        """Inputs of these items, in order."""
+        recent = self._recent.get(job)
+        if recent is not None:
+            return [payload for first, count in ranges for payload in recent[first : first + count]]
+        return await self._read(lambda reader: reader.inputs(job, ranges))
+
+    async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`."""
+        return await self._read(lambda reader: reader.results(job, first, limit_bytes))
+
+    def live(self) -> Iterator[Record]:
+        """What was recorded of jobs that have not ended: each job, followed by what is settled of it.
+
+        Before the first commit. Raises Corrupt.
+        """
+        settled = self._connection.execute(
+            "SELECT job, first, results.items, NULL, NULL, NULL FROM results JOIN jobs USING (job)"
+            " WHERE outcome IS NULL UNION ALL"
+            " SELECT job, item, 1, code, message, failures.checksum FROM failures JOIN jobs USING (job)"
+            " WHERE outcome IS NULL ORDER BY 1, 2"
+        )
+        following = next(settled, None)
+        for row in self._connection.execute(f"SELECT {JOB} FROM jobs WHERE outcome IS NULL ORDER BY job"):
+            stored = stored_job(row)
+            yield JobRecord(stored.spec, stored.age_s)
+            items = 0
+            while following is not None and following[0] == stored.spec.job:
+                job, first, count, code, message, checksum = following
+                items += count
+                if code is None:
+                    yield ResultsRecord(job, 0, ((first, count),), mask(count), mask(count))
+                else:
+                    check_failure(job, first, code, message, checksum)
+                    yield FailureRecord(job, first, code, message)
+                following = next(settled, None)
+            if items != stored.done + stored.failed:
+                raise Corrupt(
+                    f"{self._database} has {items} settled items of job {stored.spec.job}, and"
+                    f" {stored.done + stored.failed} were recorded; restore a backup"
+                )
+
+    def state(self) -> StoreState:
+        """How it is now."""
+        with contextlib.suppress(OSError):
+            log_bytes = os.stat(f"{self._database}-wal").st_size
+            return StoreState(self._waiting, log_bytes, self._free())
+        return StoreState(self._waiting, 0, self._free())
+
+    def close(self) -> None:
+        """Finish what was handed in, and let go of everything."""
+        self._writer.close()
+        self._readers.submit(self._reader.close).result()
+        self._readers.shutdown()
+        self._connection.close()
+        os.close(self._mark)
+        os.close(self._lock)
+
+    async def _read(self, read: Callable[[Reader], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read, self._reader)
+
+    def _append(self, append: Append) -> None:
+        self._check_room()
+        self._writer.put(append)
+
+    def _remember(self, submission: Submission) -> None:
+        """Keep the inputs of a small job at hand: it may run in a moment."""
+        intake = submission.intake
+        assert isinstance(intake, SegmentIntake), "an intake of this store"
+        if not intake.rows and self._recent_bytes + intake.bytes <= _RECENT_BYTES:
+            self._recent[intake.job] = intake.held
+            self._recent_bytes += intake.bytes
+
+    def _check_room(self) -> None:
+        free = self._free()
+        if free < self._free_bytes:
+            raise Full(
+                f"the coordinator's disk has {free >> 20} MiB free and takes no job in below "
+                f"{self._free_bytes >> 20} MiB; free some space or submit again later"
+            )
+
+    def _free(self) -> int:
+        looked_s, free = self._room
+        if monotonic() - looked_s > _ROOM_FOR_S:
+            disk = os.statvfs(self._folder)
+            free = disk.f_bavail * disk.f_frsize
+            self._room = (monotonic(), free)
+        return free
+
+    def _tell(self, commits: Sequence[Commit], error: Exception | None) -> None:
+        """On the loop: these commits are over."""
+        operations = sum(len(commit.operations) for commit in commits)
+        if operations and error is None:
+            self._observe(perf_counter() - commits[0].handed_in_s, operations)
+        self._waiting -= operations
+        for commit in commits:
+            self._unanswered -= 1
+            commit.committed(error)

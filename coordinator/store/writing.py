@@ -1,0 +1,297 @@
+"""Writing a store: one thread, one connection. Whatever came while it was committing goes into the next commit.
+
+The order that everything rests on is in `_commit`: payloads are synced, then the rows that name them are
+committed, then it is told.
+"""
+
+import asyncio
+import errno
+import os
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from time import sleep, time
+from typing import assert_never
+
+import apsw
+
+from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, ResultsRecord
+from coordinator.core.events import JobId
+from coordinator.core.lease import ranges_of
+from coordinator.store import Committed, Full, Intake, Operation, accepted_payloads
+from coordinator.store.failpoints import reach
+from coordinator.store.opening import write_mark
+from coordinator.store.rows import Row, checksum_of, job_row
+from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, parts_of
+
+_MOST_OPERATIONS = 512  # in one commit
+_FLUSH_BYTES = 1 << 20  # of submissions that are not complete, in memory
+_CHECKPOINT_PAGES = 4096  # of the write-ahead log: 16 MiB
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_RETRY_S = 0.25  # between two tries of a commit for which there was no room
+
+
+class SegmentIntake(Intake):
+    """Inputs on their way into segments; what does not fill a record yet is held."""
+
+    def __init__(self, job: JobId, model: str, append: Callable[["Append"], None]) -> None:
+        super().__init__(job, model)
+        self._append = append
+        self.held: list[bytes] = []
+        self.held_bytes = 0
+        self.rows: list[Row] = []  # of what is in segments already
+        self.placed = 0  # items in `rows`
+
+    async def _keep(self, items: Sequence[bytes]) -> None:
+        self.held.extend(items)
+        self.held_bytes += sum(map(len, items))
+        if self.held_bytes > RECORD_BYTES:
+            held, self.held, self.held_bytes = self.held, [], 0
+            append = Append(self, held, asyncio.get_running_loop().create_future())
+            self._append(append)
+            await append.written
+
+
+@dataclass(slots=True)
+class Append:
+    """Inputs of a submission that is not complete."""
+
+    intake: SegmentIntake
+    items: list[bytes]
+    written: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Commit:
+    """Operations to be recorded."""
+
+    operations: Sequence[Operation]
+    committed: Committed
+    handed_in_s: float
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What one commit changes."""
+
+    jobs: list[Row] = field(default_factory=list)
+    inputs: list[Row] = field(default_factory=list)
+    results: list[Row] = field(default_factory=list)
+    failures: list[Row] = field(default_factory=list)
+    ends: list[Row] = field(default_factory=list)
+    settled: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+
+    def places(self) -> Iterator[Place]:
+        """Of all payloads that it names."""
+        for row in (*self.inputs, *self.results):
+            yield Place(*row[3:6])
+
+
+class Writer:
+    """The thread that writes. `tell` is called on the loop, in order, with commits that are over."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        appender: Appender,
+        folder: Path,
+        mark: int,
+        last: tuple[int, bytes],
+        tell: Callable[[Sequence[Commit], Exception | None], None],
+    ) -> None:
+        """`last` is number and chain of the last commit, `mark` the file that keeps them."""
+        self._connection = connection
+        self._appender = appender
+        self._folder = folder
+        self._mark = mark
+        self._number, self._chain = last
+        self._tell = tell
+        self._pages = 0  # in the write-ahead log
+        self._connection.set_wal_hook(self._wrote)
+        self._loop: asyncio.AbstractEventLoop
+        self._queue: queue.SimpleQueue[Append | Commit | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def boot(self) -> None:
+        """Count this start of a coordinator, durably. Before `start`."""
+        self._record(_Rows(), boots=1)
+        os.fsync(self._mark)
+
+    def start(self) -> None:
+        """Begin to take work."""
+        self._thread.start()
+
+    def put(self, entry: Append | Commit) -> None:
+        """Hand something in; from the loop."""
+        self._loop = asyncio.get_running_loop()
+        self._queue.put(entry)
+
+    def close(self) -> None:
+        """Finish what was handed in."""
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
+        self._appender.close()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            entries = [self._queue.get()]
+            operations = 0
+            while operations < _MOST_OPERATIONS:
+                try:
+                    entries.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+                if isinstance(entries[-1], Commit):
+                    operations += len(entries[-1].operations)
+            over = None in entries
+            commits = [entry for entry in entries if isinstance(entry, Commit)]
+            error: Exception | None = None
+            rows = _Rows()
+            try:
+                for entry in entries:
+                    if isinstance(entry, Append):
+                        self._place(entry.intake, entry.items)
+                        self._flush(entry)
+                    elif entry is not None:
+                        for operation in entry.operations:
+                            self._stage(operation, rows)
+                if any(commit.operations for commit in commits):
+                    self._commit(rows)
+            except Exception as trouble:
+                error = trouble
+            if commits:
+                reach("before_answer")
+                self._loop.call_soon_threadsafe(self._tell, commits, error)
+            if error is None and self._pages > _CHECKPOINT_PAGES:
+                self._checkpoint()
+
+    def _flush(self, append: Append) -> None:
+        """Keep memory bounded while large submissions come in; one for which there is no room is told so."""
+        full: Full | None = None
+        try:
+            if self._appender.buffered_bytes > _FLUSH_BYTES:
+                self._appender.flush()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            full = Full("the coordinator's disk is full; submit again when there is room")
+        self._loop.call_soon_threadsafe(_settle, append.written, full)
+
+    def _place(self, intake: SegmentIntake, items: Sequence[bytes]) -> None:
+        for part in parts_of(items):
+            place = self._appender.append(Kind.INPUTS, intake.job, intake.placed, part)
+            intake.rows.append((intake.job, intake.placed, len(part), *place))
+            intake.placed += len(part)
+
+    def _stage(self, operation: Operation, rows: _Rows) -> None:
+        """Place an operation's payloads and note its rows."""
+        match operation.record:
+            case JobRecord(spec):
+                assert operation.submission is not None
+                intake = operation.submission.intake
+                assert isinstance(intake, SegmentIntake), "an intake of this store"
+                self._place(intake, intake.held)
+                rows.jobs.append(job_row(spec, intake.digest))
+                rows.inputs.extend(intake.rows)
+            case ResultsRecord() as record:
+                payloads = accepted_payloads(record, operation.payloads)
+                at = 0
+                for first, count in ranges_of(record.ranges, record.accepted):
+                    place = self._appender.append(Kind.RESULTS, record.job, first, payloads[at : at + count])
+                    rows.results.append((record.job, first, count, *place))
+                    at += count
+                rows.settled[record.job][0] += at
+            case FailureRecord(job, item, code, message):
+                rows.failures.append((job, item, code, message, checksum_of(job, item, code, message)))
+                rows.settled[job][1] += 1
+            case EndRecord(job, outcome):
+                rows.ends.append((outcome.value, time(), job))
+            case _:
+                assert_never(operation.record)
+
+    def _commit(self, rows: _Rows) -> None:
+        """Make it durable; waits for room where there is none."""
+        while True:
+            try:
+                self._appender.sync()
+                reach("between_segment_and_row")
+                self._record(rows)
+                return
+            except (OSError, apsw.FullError, apsw.IOError) as error:
+                if not self._connection.get_autocommit():
+                    self._connection.execute("ROLLBACK")
+                no_room = isinstance(error, apsw.FullError) or getattr(error, "errno", None) in _NO_ROOM
+                if not no_room and not (isinstance(error, apsw.IOError) and not self._room_for_a_page()):
+                    raise
+                sleep(_RETRY_S)
+
+    def _room_for_a_page(self) -> bool:
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize > 1 << 20
+
+    def _record(self, rows: _Rows, boots: int = 0) -> None:
+        many = self._connection.executemany
+        segments: dict[int, list[int]] = {}  # end of the last record, its offset, records
+        for segment, offset, length in rows.places():
+            seen = segments.setdefault(segment, [0, 0, 0])
+            if offset + length > seen[0]:
+                seen[0], seen[1] = offset + length, offset
+            seen[2] += 1
+        self._connection.execute("BEGIN IMMEDIATE")
+        many(
+            "INSERT INTO jobs (job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted,"
+            " checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            rows.jobs,
+        )
+        many("INSERT INTO inputs VALUES (?,?,?,?,?,?)", rows.inputs)
+        many("INSERT INTO results VALUES (?,?,?,?,?,?)", rows.results)
+        many("INSERT INTO failures VALUES (?,?,?,?,?)", rows.failures)
+        many(
+            "UPDATE jobs SET done = done + ?, failed = failed + ? WHERE job = ?",
+            [(done, failed, job) for job, (done, failed) in rows.settled.items()],
+        )
+        many("UPDATE jobs SET outcome = ?, ended = ? WHERE job = ?", rows.ends)
+        many(
+            "INSERT INTO segments VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
+            " SET last = iif(?2 > bytes, ?3, last), bytes = max(bytes, ?2), records = records + ?4",
+            [(segment, end, last, records) for segment, (end, last, records) in segments.items()],
+        )
+        chain = blake2b(
+            b"%b %d %r" % (self._chain, self._number + 1, repr(sorted(segments.items())).encode()), digest_size=16
+        ).digest()
+        self._connection.execute(
+            "UPDATE commits SET number = ?, chain = ?, before = ?, epoch = epoch + ?",
+            (self._number + 1, chain, self._chain, boots),
+        )
+        reach("before_commit")
+        self._connection.execute("COMMIT")
+        reach("after_commit")
+        self._number, self._chain = self._number + 1, chain
+        write_mark(self._mark, self._number, chain)
+
+    def _wrote(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Bring the write-ahead log into the database, as far as no reader needs it."""
+        reach("in_checkpoint")
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.BusyError, apsw.FullError, apsw.IOError):
+            return  # the log holds everything, and another commit tries again
+        self._pages = 0
+
+
+def _settle(written: asyncio.Future[None], error: Exception | None) -> None:
+    if not written.done():
+        if error is None:
+            written.set_result(None)
+        else:
+            written.set_exception(error)

@@ -1,0 +1,192 @@
+"""What every store promises, asked of all of them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcome, ResultsRecord
+from coordinator.core.events import JobId, JobSpec
+from coordinator.errors import Failure
+from coordinator.store import Operation, Store, Submission
+from coordinator.store.memory import MemoryStore
+from coordinator.store.sqlite import SqliteStore
+
+Opened = Callable[[], Store]
+SCENE_S = 30.0
+
+
+@pytest.fixture(params=["memory", "sqlite in memory", "sqlite on disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """One of each."""
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    else:
+        made = SqliteStore(tmp_path, free_bytes=0, in_memory=request.param == "sqlite in memory")
+    yield made
+    made.close()
+
+
+def play(scene: Awaitable[None]) -> None:
+    """Run a test's coroutine."""
+
+    async def within() -> None:
+        async with asyncio.timeout(SCENE_S):
+            await scene
+
+    asyncio.run(within())
+
+
+async def commit(store: Store, *operations: Operation) -> None:
+    """Record these, and wait for it."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def committed(error: Exception | None) -> None:
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    store.commit(operations, committed)
+    await done
+
+
+async def submission(
+    store: Store, job: int, inputs: Sequence[bytes], *, key: str = "", tenant: str = "local", **more: Any
+) -> Operation:
+    """A job of these inputs, handed in by the hundred."""
+    intake = store.intake(JobId(job), "noop")
+    for first in range(0, len(inputs), 100):
+        await intake.add(inputs[first : first + 100])
+    spec = JobSpec(JobId(job), tenant, "grpc", "noop", len(inputs), 1, False, more.get("deadline_s", inf), 1.0, key)
+    return Operation(JobRecord(spec), Submission(spec, intake))
+
+
+def results(job: int, ranges: tuple[tuple[int, int], ...], reported: int, accepted: int, tag: bytes) -> Operation:
+    """A report on these ranges."""
+    payloads = [tag + b"%d" % bit for bit in range(reported.bit_length()) if reported >> bit & 1]
+    return Operation(ResultsRecord(JobId(job), 0, ranges, reported, accepted), payloads=payloads)
+
+
+def test_inputs_come_back_in_order_whatever_their_sizes(store: Store) -> None:
+    async def scene() -> None:
+        inputs = [bytes([at % 251]) * (at * 37 % 3000) + b"." for at in range(700)]
+        inputs[350] = b"large" * 100_000
+        await commit(store, await submission(store, 1, inputs), await submission(store, 2, [b"small"]))
+        assert await store.inputs(JobId(1), [(0, 700)]) == inputs
+        assert await store.inputs(JobId(1), [(345, 10), (3, 1), (699, 1)]) == [
+            *inputs[345:355],
+            inputs[3],
+            inputs[699],
+        ]
+        assert await store.inputs(JobId(2), [(0, 1)]) == [b"small"]
+
+    play(scene())
+
+
+def test_results_come_back_as_far_as_there_is_no_gap(store: Store) -> None:
+    async def scene() -> None:
+        job = JobId(1)
+        await commit(store, await submission(store, 1, [b"x"] * 10))
+        assert (await store.results(job, 0, 1 << 20)).payloads == []
+        await commit(store, results(1, ((0, 2), (6, 2)), 0b1111, 0b1101, b"a"))  # items 0, 6 and 7
+        assert (await store.results(job, 0, 1 << 20)).payloads == [b"a0"]
+        await commit(store, results(1, ((1, 4),), 0b1011, 0b1011, b"b"))  # items 1, 2 and 4
+        await commit(store, Operation(FailureRecord(job, 3, "model", "it raised")))
+        found = await store.results(job, 0, 1 << 20)
+        assert found.payloads == [b"a0", b"b0", b"b1", b"", b"b3"]
+        assert found.failures == {3: Failure("model", "it raised")}
+        assert (await store.results(job, 2, 1 << 20)).payloads == [b"b1", b"", b"b3"]
+        assert (await store.results(job, 0, 3)).payloads in ([b"a0", b"b0"], [b"a0", b"b0", b"b1"])
+        await commit(store, results(1, ((5, 5),), 0b10001, 0b10001, b"c"), results(1, ((8, 1),), 1, 1, b"d"))
+        found = await store.results(job, 4, 1 << 20)
+        assert found.payloads == [b"b3", b"c0", b"a2", b"a3", b"d0", b"c4"]
+        assert (await store.results(job, 10, 1 << 20)).payloads == []
+
+    play(scene())
+
+
+def test_a_job_is_found_by_its_number_and_by_its_tenants_key(store: Store) -> None:
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"x"] * 3, key="k", deadline_s=inf))
+        await commit(store, await submission(store, 2, [b"y"], key="k", tenant="other"))
+        await commit(store, await submission(store, 3, [b"z"]))
+        mine, theirs = await store.find("local", "k"), await store.find("other", "k")
+        assert mine is not None
+        assert theirs is not None
+        assert (mine.spec.job, theirs.spec.job) == (1, 2)
+        assert await store.find("local", "other") is None
+        assert await store.find("local", "") is None
+        assert [job.spec.job for job in await store.jobs("local", 10)] == [3, 1]
+        assert [job.spec.job for job in await store.jobs("local", 1)] == [3]
+        again = await store.job(JobId(1))
+        assert again is not None
+        assert (again.spec, again.digest) == (mine.spec, mine.digest)
+        assert await store.job(JobId(9)) is None
+        same = store.intake(JobId(4), "noop")
+        await same.add([b"x", b"x"])
+        await same.add([b"x"])
+        assert same.digest == mine.digest
+        other = store.intake(JobId(5), "noop")
+        await other.add([b"xx", b"x"])
+        assert other.digest != mine.digest
+
+    play(scene())
+
+
+def test_counts_and_the_end_are_kept(store: Store) -> None:
+    async def scene() -> None:
+        job = JobId(1)
+        await commit(store, await submission(store, 1, [b"x"] * 3))
+        await commit(store, results(1, ((0, 3),), 0b101, 0b101, b"a"))
+        await commit(
+            store, Operation(FailureRecord(job, 1, "model", "no")), Operation(EndRecord(job, Outcome.DONE))
+        )
+        stored = await store.job(job)
+        assert stored is not None
+        assert (stored.done, stored.failed, stored.outcome) == (2, 1, Outcome.DONE)
+        assert [*store.live()] == []
+
+    play(scene())
+
+
+def test_what_has_not_ended_is_given_for_a_restart(store: Store) -> None:
+    async def scene() -> None:
+        for job in (1, 2, 3):
+            await commit(store, await submission(store, job, [b"x"] * 4))
+        await commit(store, results(1, ((0, 4),), 0b0110, 0b0110, b"a"))
+        await commit(store, Operation(FailureRecord(JobId(1), 3, "model", "no")))
+        await commit(store, Operation(EndRecord(JobId(2), Outcome.CANCELLED)))
+        records = [*store.live()]
+        assert [record.spec.job for record in records if isinstance(record, JobRecord)] == [1, 3]
+        settled = {
+            first + offset
+            for record in records
+            if isinstance(record, ResultsRecord) and record.job == 1
+            for first, count in record.ranges
+            for offset in range(count)
+        }
+        assert settled == {1, 2}
+        assert FailureRecord(JobId(1), 3, "model", "no") in records
+
+    play(scene())
+
+
+def test_commits_are_answered_in_the_order_in_which_they_were_handed_in(store: Store) -> None:
+    async def scene() -> None:
+        answered: list[int] = []
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        jobs = [await submission(store, job, [b"x"]) for job in range(1, 101)]
+        for number, job in enumerate(jobs):
+            store.commit([job] if number % 3 else [], partial(lambda number, _: answered.append(number), number))
+        store.commit([], lambda error: over.set_result(None))
+        await over
+        assert answered == [*range(100)]
+        assert len(await store.jobs("local", 1000)) == 66
+
+    play(scene())
