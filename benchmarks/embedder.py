@@ -65,6 +65,6 @@ class Embedder:
 
 def output_lines(numbers: Sequence[int], vectors: Sequence[NDArray[np.float32]], model: str) -> str:
     """Lines of an output file as `carpool run` writes it, for these lines (from 1) of the input."""
-    batch = Batch([f"line-{number}" for number in numbers], [1] * len(numbers), [b""] * len(numbers))
+    batch = Batch.of([(f"line-{number}", (b"",)) for number in numbers])
     lines = AnswerLines(batch, "plain", model, "embed", 0)
     return "".join(lines.take([vector.tobytes() for vector in vectors], {}, 0))

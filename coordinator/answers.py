@@ -20,25 +20,30 @@ class AnswerLines:
         """`created_s` is when the job was submitted, Unix seconds (chat completions carry it)."""
         self._batch, self._job_id, self._model, self._kind = batch, job_id, model, kind
         self._created_s = created_s
+        self._requests = iter(batch)
         self._request = 0  # whose items come next
+        self._custom_id, items = next(self._requests)
+        self._awaited = len(items)
         self._pending: list[bytes | Failure] = []
 
     @property
     def complete(self) -> bool:
         """Whether every request of the batch has its line."""
-        return self._request == len(self._batch.counts)
+        return self._request == self._batch.requests
 
     def take(self, payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> Iterator[str]:
         """The lines that these results complete; `first` is the index of payloads[0], `failures` by index."""
         for index, payload in enumerate(payloads, first):
             self._pending.append(failures.get(index, payload))
-            if len(self._pending) == self._batch.counts[self._request]:
+            if len(self._pending) == self._awaited:
                 yield self._line(self._pending)
                 self._pending.clear()
                 self._request += 1
+                self._custom_id, items = next(self._requests, ("", ()))
+                self._awaited = len(items)
 
     def _line(self, results: list[bytes | Failure]) -> str:
-        custom_id = json.dumps(self._batch.custom_ids[self._request], ensure_ascii=False)
+        custom_id = json.dumps(self._custom_id, ensure_ascii=False)
         request_id = f"{self._job_id}-{self._request}"
         failure = next((result for result in results if isinstance(result, Failure)), None)
         try:

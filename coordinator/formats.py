@@ -1,22 +1,30 @@
 """INPUT files read into payloads: JSONL in OpenAI batch form, a text file, a folder of pictures.
 
 Owns these forms and every complaint about them, with file and line. Knows no job, no network and no terminal.
-Nothing is returned of an input that is not sound as a whole.
+An input is gone through once to see that all of it is sound, and again whenever its requests are wanted: it may
+be larger than memory.
 """
 
 import base64
 import binascii
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from coordinator.errors import CarpoolError
 
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what a car reads
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".json"})
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_LINE_BYTES = 1 << 20  # a longer one makes nobody wiser
 CAPABILITY = {
     "embed": "embeds text: give a text file of one item a line, or JSONL with body.input",
     "generate": "answers chats: give a text file of one prompt a line, or JSONL with body.messages",
@@ -25,13 +33,45 @@ CAPABILITY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The requests of one input file, in its order; request i holds the next `counts[i]` items."""
+Request = tuple[str, Sequence[bytes]]
+"""One request: its custom_id, and its items, at least one: a list as body.input holds several."""
 
-    custom_ids: Sequence[str]
-    counts: Sequence[int]  # items of each request, at least 1: a list as body.input holds several
-    items: Sequence[bytes]
+_Check = Callable[[str, bytes], None]
+"""Raises CarpoolError, which names the place, for an item that no car would take."""
+
+
+class Batch:
+    """The requests of one input, in its order, read anew each time that they are gone through."""
+
+    def __init__(self, read: Callable[[], Iterator[Request]], requests: int, items: int) -> None:
+        self._read = read
+        self.requests = requests
+        self.items: Collection[bytes] = _Items(read, items)
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._read()
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> "Batch":
+        """These requests."""
+        return cls(lambda: iter(requests), len(requests), sum(len(items) for _, items in requests))
+
+
+class _Items(Collection[bytes]):
+    """The items of all requests, in order."""
+
+    def __init__(self, read: Callable[[], Iterator[Request]], count: int) -> None:
+        self._read = read
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (item for _, items in self._read() for item in items)
+
+    def __contains__(self, item: object) -> bool:
+        return any(item == other for other in self)
 
 
 class PictureFiles(Sequence[bytes]):
@@ -50,109 +90,164 @@ class PictureFiles(Sequence[bytes]):
 
 
 def read(path: Path, model: str, kind: str, max_item_bytes: int) -> Batch:
-    """The whole of INPUT for this model; CarpoolError names the first line or file that will not do."""
+    """INPUT for this model; CarpoolError names the first line or file that will not do."""
+
+    def check(where: str, item: bytes) -> None:
+        if kind == "classify":
+            _check_picture(where, item, model, max_item_bytes)
+        else:
+            _check_size(where, item, model, max_item_bytes)
+
     if path.is_dir():
         if kind not in ("classify", "echo"):
             raise CarpoolError(f"{path} is a folder, and {model} {CAPABILITY[kind]}")
-        return _read_folder(path, model, kind, max_item_bytes)
-    data = _bytes_of(path)
-    if _is_json_lines(path, data):
-        return _read_json_lines(path, data, model, kind, max_item_bytes)
+        return _read_folder(path, check)
+    source = _Source(path)
+    if source.is_json_lines():
+        return _read_json_lines(source, model, kind, check)
     if kind == "classify":
-        _check_picture(str(path), data, model, max_item_bytes)
-        return Batch((path.name,), (1,), (data,))
-    return _read_text(path, data, model, kind, max_item_bytes)
+        data = _bytes_of(path) if source.data is None else source.data
+        check(str(path), data)
+        return Batch.of([(path.name, (data,))])
+    return _read_text(source, kind, check)
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CarpoolError(f"cannot read {path}: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
 
 
-def _is_json_lines(path: Path, data: bytes) -> bool:
-    """By its name, or because its first line is a request."""
-    if path.suffix.lower() in JSON_LINES:
-        return True
-    try:
-        first = json.loads(data.partition(b"\n")[0])
-    except ValueError:
-        return False
-    return isinstance(first, dict) and ("custom_id" in first or "body" in first)
+def _unreadable(path: Path, error: OSError) -> CarpoolError:
+    return CarpoolError(f"cannot read {path}: {error.strerror or error}")
 
 
-def _read_folder(folder: Path, model: str, kind: str, max_item_bytes: int) -> Batch:
+class _Source:
+    """A file to be gone through more than once; what can be read only once, such as a pipe, is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._status = path.stat()
+            self.data = None if S_ISREG(self._status.st_mode) else path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    def is_json_lines(self) -> bool:
+        """By its name, or because its first line is a request."""
+        if self.path.suffix.lower() in JSON_LINES:
+            return True
+        with self._opened() as file:
+            first = file.readline(_FIRST_LINE_BYTES)
+        try:
+            request = json.loads(first.removeprefix(_BYTE_ORDER_MARK))
+        except ValueError:
+            return False
+        return isinstance(request, dict) and ("custom_id" in request or "body" in request)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Numbered lines without their ends; what follows the last end is a line if it is not empty."""
+        number = 0
+        with self._opened() as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
+                if not line:
+                    raise CarpoolError(f"{self.path} is empty; it needs at least one item")
+                try:
+                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode()
+                except UnicodeDecodeError as error:
+                    raise CarpoolError(
+                        f"{self.path} line {number} is not UTF-8 at byte {error.start}; save the file as UTF-8"
+                    ) from None
+        if not number:
+            raise CarpoolError(f"{self.path} is empty; it needs at least one item")
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        if self.data is not None:
+            yield io.BytesIO(self.data)
+            return
+        try:
+            with self.path.open("rb") as file:
+                now = os.fstat(file.fileno())
+                if (now.st_ino, now.st_size, now.st_mtime_ns) != (
+                    self._status.st_ino,
+                    self._status.st_size,
+                    self._status.st_mtime_ns,
+                ):
+                    raise CarpoolError(f"{self.path} was changed while it was read; run the command again")
+                yield file
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+
+def _read_folder(folder: Path, check: _Check) -> Batch:
     """Every file below the folder that is not hidden, by name; each must be a picture."""
     try:
         below = [(path, path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     except OSError as error:
-        raise CarpoolError(f"cannot read {folder}: {error.strerror or error}") from None
+        raise _unreadable(folder, error) from None
     found = sorted((name.as_posix(), path) for path, name in below if not _is_hidden(name))
     if not found:
         raise CarpoolError(f"{folder} holds no picture; give a folder of JPEG or PNG files")
     for _, path in found:
-        data = _bytes_of(path)
-        if kind == "classify":
-            _check_picture(str(path), data, model, max_item_bytes)
-        else:
-            _check_size(str(path), data, model, max_item_bytes)
-    return Batch([name for name, _ in found], [1] * len(found), PictureFiles([path for _, path in found]))
+        check(str(path), _bytes_of(path))
+    return Batch.of([(name, PictureFiles([path])) for name, path in found])
 
 
 def _is_hidden(name: Path) -> bool:
     return any(part.startswith(".") for part in name.parts)
 
 
-def _read_text(path: Path, data: bytes, model: str, kind: str, max_item_bytes: int) -> Batch:
-    items: list[bytes] = []
-    for number, line in _lines(path, data):
-        where = f"{path} line {number}"
+def _read_text(source: _Source, kind: str, check: _Check) -> Batch:
+    def requests() -> Iterator[Request]:
+        for number, line in source.lines():
+            item = _chat([{"role": "user", "content": line}]) if kind == "generate" else line.encode()
+            yield f"line-{number}", (item,)
+
+    number = 0
+    for number, line in source.lines():
+        where = f"{source.path} line {number}"
         if not line.strip():
             raise CarpoolError(f"{where} is empty; an item needs text, so remove the line")
-        item = _chat([{"role": "user", "content": line}]) if kind == "generate" else line.encode()
-        _check_size(where, item, model, max_item_bytes)
-        items.append(item)
-    return Batch([f"line-{number}" for number in range(1, len(items) + 1)], [1] * len(items), items)
+        check(where, _chat([{"role": "user", "content": line}]) if kind == "generate" else line.encode())
+    return Batch(requests, number, number)
 
 
-def _read_json_lines(path: Path, data: bytes, model: str, kind: str, max_item_bytes: int) -> Batch:
+def _read_json_lines(source: _Source, model: str, kind: str, check: _Check) -> Batch:
+    def requests() -> Iterator[Request]:
+        for number, line in source.lines():
+            where = f"{source.path} line {number}"
+            custom_id, body = _request(where, line)
+            yield custom_id, _payloads(where, body, model, kind)
+
+    items = 0
+    hashes = array("q")  # of the custom_ids: eight bytes a request
+    for number, (custom_id, payloads) in enumerate(requests(), 1):
+        for payload in payloads:
+            check(f"{source.path} line {number}", payload)
+        items += len(payloads)
+        hashes.append(hash(custom_id))
+    _check_unique(source, hashes)
+    return Batch(requests, len(hashes), items)
+
+
+def _check_unique(source: _Source, hashes: "array[int]") -> None:
+    """Raises CarpoolError for the first custom_id that an earlier line has."""
+    in_order = np.sort(np.frombuffer(hashes, np.int64))
+    twice = {*in_order[1:][in_order[1:] == in_order[:-1]].tolist()}
     first_seen: dict[str, int] = {}
-    counts: list[int] = []
-    items: list[bytes] = []
-    for number, line in _lines(path, data):
-        where = f"{path} line {number}"
-        custom_id, body = _request(where, line)
+    for number, line in source.lines() if twice else ():
+        where = f"{source.path} line {number}"
+        custom_id, _ = _request(where, line)
+        if hash(custom_id) not in twice:
+            continue
         if custom_id in first_seen:
             raise CarpoolError(
                 f"{where} has the custom_id {custom_id!r} of line {first_seen[custom_id]}; make it unique"
             )
         first_seen[custom_id] = number
-        payloads = _payloads(where, body, model, kind)
-        for payload in payloads:
-            if kind == "classify":
-                _check_picture(where, payload, model, max_item_bytes)
-            else:
-                _check_size(where, payload, model, max_item_bytes)
-        counts.append(len(payloads))
-        items.extend(payloads)
-    return Batch(list(first_seen), counts, items)
-
-
-def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends; what follows the last end is a line if it is not empty."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise CarpoolError(f"{path} is empty; it needs at least one item")
-    for number, line in enumerate(lines, 1):
-        try:
-            yield number, line.removesuffix(b"\r").decode()
-        except UnicodeDecodeError as error:
-            raise CarpoolError(
-                f"{path} line {number} is not UTF-8 at byte {error.start}; save the file as UTF-8"
-            ) from None
 
 
 def _request(where: str, line: str) -> tuple[str, dict[str, Any]]:

@@ -290,7 +290,9 @@ class Scheduler:
         for held in event.held:
             if held.token in forgotten:
                 forgotten.discard(held.token)
-            elif not self._ledger.adopt(event.lot, held, now_s):
+            elif self._ledger.adopt(event.lot, held, now_s):
+                fleet.present[held.node] = True  # it is here, though it offers nothing yet
+            else:
                 dropped.append(held.token)
         for token in forgotten:  # the grant never arrived
             lease = self.leases[token]
@@ -338,14 +340,14 @@ class Scheduler:
             self._leave(row, cause, now_s, effects)
 
     def _leave(self, row: int, cause: Cause, now_s: float, effects: Effects) -> None:
+        if not self.fleet.present[row]:
+            return
         for lease in list(self.held.get(row, {}).values()):
             if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
                 lost_s = min(now_s - lease.reported_s, lease.expected_s)
                 self._ledger.meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
             self._ledger.end(lease, _END_OF_CAUSE[cause], now_s)
             self._finish_if_settled(self.jobs[lease.job], now_s, effects)
-        if not self.fleet.present[row]:
-            return  # it has adopted leases, and offered nothing yet
         self.fleet.leave(row)
         self.tally.departures[cause.name.lower(), self.fleet.profile_of(row)] += 1
 

@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
 import struct
+import threading
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,21 +40,23 @@ def test_a_text_file_is_one_item_a_line(tmp_path: Path) -> None:
     path.write_bytes("\ufeffone\r\ntwo \u00fc\nthree".encode())
     batch = embed(path)
     assert list(batch.items) == [b"one", "two \u00fc".encode(), b"three"]
-    assert list(batch.custom_ids) == ["line-1", "line-2", "line-3"]
+    assert [custom_id for custom_id, _ in batch] == ["line-1", "line-2", "line-3"]
 
 
 def test_a_text_line_for_a_chat_model_is_the_user_speaking(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_text("Why is the sky blue?\n")
     batch = read(path, "smollm2", "generate", MIB)
-    assert json.loads(batch.items[0]) == {"messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+    assert json.loads(next(iter(batch.items))) == {
+        "messages": [{"role": "user", "content": "Why is the sky blue?"}]
+    }
 
 
 def test_openai_batch_lines_keep_their_ids_and_options(tmp_path: Path) -> None:
     body = {"model": "any", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
     batch = read(jsonl(tmp_path / "in.jsonl", [{"custom_id": "a", "body": body}]), "smollm2", "generate", MIB)
-    assert list(batch.custom_ids) == ["a"]
-    assert json.loads(batch.items[0]) == {"messages": body["messages"], "max_tokens": 5}
+    assert [custom_id for custom_id, _ in batch] == ["a"]
+    assert json.loads(next(iter(batch.items))) == {"messages": body["messages"], "max_tokens": 5}
 
 
 def test_json_lines_are_known_under_any_name(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_a_list_as_input_is_several_items_of_one_request(tmp_path: Path) -> None
         {"custom_id": "b", "body": {"input": "3"}},
     ]
     batch = embed(jsonl(tmp_path / "in.jsonl", requests))
-    assert (list(batch.counts), list(batch.items)) == ([2, 1], [b"one", b"two", b"3"])
+    assert ([len(items) for _, items in batch], list(batch.items)) == ([2, 1], [b"one", b"two", b"3"])
 
 
 def test_a_folder_of_pictures_is_read_by_name(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_a_folder_of_pictures_is_read_by_name(tmp_path: Path) -> None:
     (tmp_path / "deep" / "a.jpg").write_bytes(picture("JPEG"))
     (tmp_path / ".DS_Store").write_bytes(b"of no interest")
     batch = read(tmp_path, "lite0", "classify", MIB)
-    assert list(batch.custom_ids) == ["b.png", "deep/a.jpg"]
+    assert [custom_id for custom_id, _ in batch] == ["b.png", "deep/a.jpg"]
     assert list(batch.items) == [picture(), picture("JPEG")]
 
 
@@ -175,7 +180,7 @@ def answers(batch: Batch, kind: str, payloads: list[bytes], failures: dict[int, 
 
 def test_an_embedding_comes_back_to_the_bit() -> None:
     vector = struct.pack("<4f", 0.1, -1.17549435e-38, 3.4028235e38, 1 / 3)
-    (line,) = answers(Batch(["a"], [1], [b"x"]), "embed", [vector], {})
+    (line,) = answers(Batch.of([("a", [b"x"])]), "embed", [vector], {})
     assert line["custom_id"] == "a"
     assert line["error"] is None
     assert line["response"]["status_code"] == 200
@@ -185,7 +190,7 @@ def test_an_embedding_comes_back_to_the_bit() -> None:
 
 
 def test_a_request_of_several_items_has_one_line() -> None:
-    batch = Batch(["a", "b"], [2, 1], [b"1", b"2", b"3"])
+    batch = Batch.of([("a", [b"1", b"2"]), ("b", [b"3"])])
     first, second = answers(batch, "echo", [b"1", b"2", b"3"], {})
     assert [row["output"] for row in first["response"]["body"]["data"]] == ["1", "2"]
     assert second["custom_id"] == "b"
@@ -193,7 +198,7 @@ def test_a_request_of_several_items_has_one_line() -> None:
 
 def test_a_chat_completion_reads_as_openai_says() -> None:
     result = {"text": "Because.", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 3}
-    (line,) = answers(Batch(["a"], [1], [b"x"]), "generate", [json.dumps(result).encode()], {})
+    (line,) = answers(Batch.of([("a", [b"x"])]), "generate", [json.dumps(result).encode()], {})
     body = line["response"]["body"]
     assert body["object"] == "chat.completion"
     assert body["choices"][0]["message"] == {"role": "assistant", "content": "Because."}
@@ -202,7 +207,7 @@ def test_a_chat_completion_reads_as_openai_says() -> None:
 
 
 def test_a_failed_item_is_an_error_and_its_neighbours_are_not() -> None:
-    batch = Batch(["a", "b", "c"], [1, 1, 1], [b"1", b"2", b"3"])
+    batch = Batch.of([("a", [b"1"]), ("b", [b"2"]), ("c", [b"3"])])
     lines = answers(batch, "echo", [b"1", b"", b"3"], {1: Failure("out_of_memory", "it did not fit")})
     assert [line["custom_id"] for line in lines] == ["a", "b", "c"]
     assert lines[1]["response"] is None
@@ -213,6 +218,40 @@ def test_a_failed_item_is_an_error_and_its_neighbours_are_not() -> None:
 
 @pytest.mark.parametrize(("kind", "payload"), [("embed", b"abc"), ("embed", struct.pack("<f", float("nan")))])
 def test_a_result_that_cannot_be_read_is_an_error(kind: str, payload: bytes) -> None:
-    (line,) = answers(Batch(["a"], [1], [b"x"]), kind, [payload], {})
+    (line,) = answers(Batch.of([("a", [b"x"])]), kind, [payload], {})
     assert line["response"] is None
     assert line["error"]["code"] == "model"
+
+
+def test_an_input_is_not_kept_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    with path.open("w") as file:
+        for number in range(40_000):
+            file.write(json.dumps({"custom_id": f"request-{number}", "body": {"input": "x" * 500}}) + "\n")
+    tracemalloc.start()
+    try:
+        batch = read(path, "noop", "echo", MIB)
+        assert sum(len(item) for item in batch.items) == 500 * len(batch.items) == 500 * 40_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < path.stat().st_size / 10
+
+
+def test_an_input_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("one\ntwo\n")
+    batch = read(path, "noop", "echo", MIB)
+    path.write_text("one\ntwo\nthree\n")
+    with pytest.raises(CarpoolError, match=r"lines\.txt was changed while it was read; run the command again"):
+        list(batch.items)
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b"one\ntwo\n",))
+    writer.start()
+    batch = read(path, "noop", "echo", MIB)
+    writer.join()
+    assert list(batch.items) == list(batch.items) == [b"one", b"two"]

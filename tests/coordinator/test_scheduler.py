@@ -24,8 +24,10 @@ from coordinator.core.events import (
     Beats,
     HeldLease,
     JobsCancelled,
+    JobsClosed,
     LeaseEnd,
     LotId,
+    LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
@@ -321,6 +323,63 @@ def test_an_item_that_fails_is_tried_elsewhere_and_then_fails_alone() -> None:
         failures.extend(effects.save)
     assert nodes == [nodes[0], 1 - nodes[0], nodes[0]]
     assert failures == [FailureRecord(job, 0, "device", "error 3"), EndRecord(job, Outcome.DONE)]
+
+
+def test_elsewhere_is_another_process_where_there_is_one() -> None:
+    town = Town()
+    town.park(cars=3)
+    town.park(cars=1, lot=1, first=3)
+    town.submit(1)
+    lots = []
+    while grants := town.grants():
+        (grant,) = grants
+        lots.append(grant.lot)
+        town.report(grant.token, lot=grant.lot, errors=((0, "device", "broken"),), ended=LeaseEnd.FINISHED)
+    assert lots in ([0, 1, 0], [1, 0, 1])
+
+
+def test_a_lot_that_dies_before_it_offers_gives_back_what_was_adopted() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(4)
+    (grant, *_) = town.grants()
+    after = Town(scheduler=Scheduler.restore(SETTINGS, 2, [JobRecord(town.scheduler.jobs[job].spec)], town.now_s))
+    held = HeldLease(grant.token, 0, job, MODEL, grant.ranges, 0)
+    row = np.array([0], np.int32)
+    after.step(LotJoined(LotId(0), 1, row, ("hw4",), np.array([160.0]), (held,)))
+    assert after.scheduler.jobs[job].lent == len(items_of(grant))
+    after.kill()
+    assert after.scheduler.jobs[job].lent == 0
+    after.work_off(after.park(cars=1, incarnation=2))
+    assert after.scheduler.jobs[job].done == 4
+
+
+def test_a_lease_of_another_model_is_not_adopted() -> None:
+    town = Town()
+    job = town.submit(4)
+    held = HeldLease(Token(9, 9), 0, job, "other", ((0, 4),), 0b1111)
+    town.park(cars=1, held=(held,), models=(MODEL, "other"))
+    assert held.token not in town.scheduler.leases
+
+
+def test_a_drain_that_a_broken_link_swallowed_is_said_again() -> None:
+    town = Town()
+    town.park(cars=2)
+    row = np.array([1], np.int32)
+    town.step(LotLost(LotId(0)))
+    town.step(NodesDrained(row))
+    rows = np.array([0, 1], np.int32)
+    effects = town.step(LotJoined(LotId(0), 1, rows, ("hw4",) * 2, np.full(2, 160.0), ()))
+    assert Drain(LotId(0), (1,)) in effects.send
+
+
+def test_a_job_is_forgotten_once_its_end_is_recorded() -> None:
+    town = Town()
+    job = town.submit(4)
+    town.work_off(town.park(cars=1))
+    assert town.scheduler.jobs[job].ended is Outcome.DONE
+    town.step(JobsClosed((job,)))
+    assert job not in town.scheduler.jobs
 
 
 def test_the_neighbours_of_a_failing_item_succeed() -> None:
