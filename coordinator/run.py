@@ -58,6 +58,8 @@ async def run(order: Order, console: Console) -> Outcome:
             begun_s = time.monotonic()
             key = order.key or f"run-{uuid.uuid4().hex}"
             job, existed = await client.submit(model.name, batch.items, idempotency_key=key)
+            if not model.nodes:
+                console.print(f"no car that runs {model.name} is plugged in now; the job waits for one")
             if existed:
                 done = job.items_done + job.items_failed
                 console.print(f"job {job.job_id} is known by this key: {done:,} of {job.items:,} items are done")

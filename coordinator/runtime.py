@@ -440,6 +440,10 @@ class Runtime:
                     self.metrics.count_violation(name)
                     _LOG.critical("invariant %s does not hold: %s", name, breach)
 
+    async def scrub(self) -> None:
+        """Look for damage in what is stored, for ever."""
+        await self._store.scrub(self._damaged)
+
     async def measure_lag(self) -> None:
         """Measure for ever how late the loop runs its timers."""
         while True:
@@ -589,9 +593,12 @@ class Runtime:
         try:
             return await read
         except Corrupt as corrupt:
-            self.metrics.count_store_error("corrupt")
-            _LOG.critical("%s", corrupt)
+            self._damaged(str(corrupt))
             raise Refused(Refusal.DAMAGED, str(corrupt)) from None
+
+    def _damaged(self, message: str) -> None:
+        self.metrics.count_store_error("corrupt")
+        _LOG.critical("%s", message)
 
     def _offered(self, model: str) -> OfferedModel:
         """A model that some lot could run; refused when there is none."""

@@ -123,6 +123,7 @@ async def _serve(
         watching = (
             tasks.create_task(runtime.measure_lag()),
             tasks.create_task(runtime.check_invariants()),
+            tasks.create_task(runtime.scrub()),
         )
         ready(
             f"coordinator ready grpc={_address(host, grpc_port)} http={_address(host, ports['--http-port'])} "

@@ -134,6 +134,9 @@ class Store(Protocol):
     def live(self) -> Iterable[Record]:
         """What was recorded of jobs that have not ended, for `Scheduler.restore`."""
 
+    async def scrub(self, trouble: Callable[[str], None]) -> None:
+        """Go through all that is stored, slowly and for ever, and tell what is damaged."""
+
     def state(self) -> StoreState:
         """How it is now."""
 

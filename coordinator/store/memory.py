@@ -1,5 +1,6 @@
 """The store that forgets everything when the process ends: for tests and for a first look."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
@@ -113,6 +114,10 @@ class MemoryStore:
                     yield FailureRecord(job_id, item, failure.code, failure.message)
                 elif payload is not None:
                     yield ResultsRecord(job_id, 0, ((item, 1),), 1, 1)
+
+    async def scrub(self, trouble: Callable[[str], None]) -> None:
+        """Nothing is on a disk."""
+        await asyncio.get_running_loop().create_future()
 
     def state(self) -> StoreState:
         """Nothing waits, nothing is written."""

@@ -22,6 +22,7 @@ from coordinator.store.segments import Reader as SegmentReader
 
 _KEPT_RECORDS = 64  # of inputs read last: slices of a job follow each other
 _ROWS = 4096  # of one query of results
+_SCRUBBED_RECORDS = 64  # at a time: a few milliseconds between two reads that somebody waits for
 _PLACE = "segment, offset, length"
 
 
@@ -115,6 +116,26 @@ class Reader:
             if stored and stored[0].outcome is Outcome.DONE and item < stored[0].spec.items:
                 raise Corrupt(f"{self._database} names no result {item} of job {job}; restore a backup")
         return Results(payloads, failures)
+
+    def scrub(self, kind: Kind, after: tuple[int, int]) -> tuple[tuple[int, int] | None, list[str]]:
+        """Check a few records of a kind, those that follow this (job, first item).
+
+        Gives the last of them, None at the end, and what was found wrong.
+        """
+        rows = list(
+            self._query(
+                f"SELECT job, first, {_PLACE} FROM {kind.name.lower()} WHERE (job, first) > (?, ?)"
+                " ORDER BY job, first LIMIT ?",
+                (*after, _SCRUBBED_RECORDS),
+            )
+        )
+        troubles = []
+        for job, first, *place in rows:
+            try:
+                self._segments.read(kind, job, first, Place(*place))
+            except Corrupt as corrupt:
+                troubles.append(str(corrupt))
+        return ((rows[-1][0], rows[-1][1]) if rows else None), troubles
 
     def _query(self, query: str, values: tuple[Any, ...]) -> Iterator[Row]:
         try:

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -39,10 +40,11 @@ from coordinator.store.opening import checked, locked, opened
 from coordinator.store.reading import Reader
 from coordinator.store.rows import JOB, check_failure, stored_job
 from coordinator.store.schema import migrate
-from coordinator.store.segments import Appender, sync_folder
+from coordinator.store.segments import Appender, Kind, sync_folder
 from coordinator.store.writing import Append, Commit, SegmentIntake, Writer
 
 _ROOM_FOR_S = 0.5  # free space is looked at so often
+_SCRUB_S = 0.5  # between two looks of the scrub: at most 8 MiB a second (assumed to disturb nobody)
 _RECENT_BYTES = 64 << 20  # inputs of small jobs that are kept in memory until they ended
 
 _T = TypeVar("_T")
@@ -181,6 +183,17 @@ class SqliteStore:
                     f"{self._database} has {items} settled items of job {stored.spec.job}, and"
                     f" {stored.done + stored.failed} were recorded; restore a backup"
                 )
+
+    async def scrub(self, trouble: Callable[[str], None]) -> None:
+        """Go through all that is stored, slowly and for ever, and tell what is damaged."""
+        while True:
+            for kind in Kind:
+                after: tuple[int, int] | None = (0, -1)
+                while after is not None:
+                    await asyncio.sleep(_SCRUB_S)
+                    after, troubles = await self._read(partial(Reader.scrub, kind=kind, after=after))
+                    for message in troubles:
+                        trouble(message)
 
     def state(self) -> StoreState:
         """How it is now."""

@@ -1,19 +1,23 @@
 """What every store promises, asked of all of them."""
 
 import asyncio
+import shutil
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcome, ResultsRecord
 from coordinator.core.events import JobId, JobSpec
 from coordinator.errors import Failure
-from coordinator.store import Operation, Store, Submission
+from coordinator.store import Corrupt, Operation, Store, Submission
 from coordinator.store.memory import MemoryStore
+from coordinator.store.opening import Occupied
 from coordinator.store.sqlite import SqliteStore
 
 Opened = Callable[[], Store]
@@ -190,3 +194,85 @@ def test_commits_are_answered_in_the_order_in_which_they_were_handed_in(store: S
         assert len(await store.jobs("local", 1000)) == 66
 
     play(scene())
+
+
+def test_a_scrub_finds_a_damaged_record_and_a_read_of_it_refuses(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"precious"]), await submission(store, 2, [b"sound"]))
+        await commit(store, results(1, ((0, 1),), 1, 1, b"answer"), results(2, ((0, 1),), 1, 1, b"other"))
+        (segment,) = (tmp_path / "segments").iterdir()
+        data = bytearray(segment.read_bytes())
+        data[data.index(b"answer")] ^= 1
+        segment.write_bytes(data)
+        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        scrubbing = asyncio.create_task(store.scrub(found.set_result))
+        assert f"{segment} at byte" in await found
+        scrubbing.cancel()
+        with pytest.raises(Corrupt, match="checksum does not fit its bytes; restore a backup"):
+            await store.results(JobId(1), 0, 100)
+        assert (await store.results(JobId(2), 0, 100)).payloads == [b"other0"]
+
+    play(scene())
+    store.close()
+
+
+def test_a_store_that_lost_its_newest_commits_is_refused(tmp_path: Path) -> None:
+    folder, older = tmp_path / "state", tmp_path / "older"
+
+    async def scene(store: SqliteStore, job: int) -> None:
+        await commit(store, await submission(store, job, [b"x"]))
+
+    for job in (1, 2):
+        store = SqliteStore(folder)
+        play(scene(store, job))
+        store.close()
+        if job == 1:
+            shutil.copytree(folder, older)
+    shutil.copy(older / "carpool.db", folder / "carpool.db")
+    (folder / "carpool.db-wal").unlink(missing_ok=True)
+    with pytest.raises(Corrupt, match=r"the database ends at commit 2, and commit 4 was acknowledged"):
+        SqliteStore(folder)
+
+
+def test_one_process_at_a_time_uses_a_folder(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    with pytest.raises(Occupied, match="in use by another coordinator; stop that one or choose another folder"):
+        SqliteStore(tmp_path)
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert (store.epoch, again.epoch) == (1, 2)
+    again.close()
+
+
+def test_a_key_names_one_job_in_the_database_too(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"x"], key="k"))
+        with pytest.raises(apsw.ConstraintError):
+            await commit(store, await submission(store, 2, [b"y"], key="k"))
+
+    play(scene())
+    store.close()
+
+
+def test_large_submissions_do_not_stay_in_memory(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        intake = store.intake(JobId(1), "noop")
+        tracemalloc.start()
+        for part in range(64):
+            await intake.add([bytes([part]) * 1000] * 1000)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert intake.bytes == 64_000_000
+        assert peak < 16_000_000
+        spec = JobSpec(JobId(1), "local", "grpc", "noop", intake.items, 1000, False, inf, 1.0)
+        await commit(store, Operation(JobRecord(spec), Submission(spec, intake)))
+        assert await store.inputs(JobId(1), [(63_500, 2)]) == [bytes([63]) * 1000] * 2
+
+    play(scene())
+    store.close()
