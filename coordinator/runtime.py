@@ -457,12 +457,12 @@ class Runtime:
             started_s = perf_counter()
             effects = self._scheduler.handle(events, monotonic())
             self.metrics.observe_handle(perf_counter() - started_s)
+            self._ended.clear()  # the core was just told
             perform(effects, self._store, self)
         except Exception as error:
             self._stop(error)
             return
         self._payloads.clear()
-        self._ended.clear()
         self._set_timer()
         self._turn_is_due = bool(self._events)  # what the answers gave rise to
         if self._turn_is_due:

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from errno import ENOSPC
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -88,6 +89,9 @@ class SqliteStore:
             ((epoch, newest),) = self._connection.execute(
                 "SELECT epoch, (SELECT coalesce(max(job), 0) FROM jobs) FROM commits"
             )
+        except apsw.FullError:
+            os.close(self._lock)
+            raise OSError(ENOSPC, os.strerror(ENOSPC)) from None
         except (apsw.Error, ValueError) as error:
             os.close(self._lock)
             raise Corrupt(f"{self._database} cannot be used: {error}; restore a backup") from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from time import sleep, time
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import apsw
 
@@ -30,9 +30,11 @@ from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, part
 
 _MOST_OPERATIONS = 512  # in one commit
 _FLUSH_BYTES = 1 << 20  # of submissions that are not complete, in memory
-_CHECKPOINT_PAGES = 4096  # of the write-ahead log: 16 MiB
+_CHECKPOINT_PAGES = 1024  # of the write-ahead log: 4 MiB
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _RETRY_S = 0.25  # between two tries of a commit for which there was no room
+
+_T = TypeVar("_T")
 
 
 class SegmentIntake(Intake):
@@ -114,6 +116,8 @@ class Writer:
         self._connection.set_wal_hook(self._wrote)
         self._loop: asyncio.AbstractEventLoop
         self._queue: queue.SimpleQueue[Append | Commit | None] = queue.SimpleQueue()
+        self._failed: Exception | None = None  # nothing is recorded after a failure
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def boot(self) -> None:
@@ -132,6 +136,7 @@ class Writer:
 
     def close(self) -> None:
         """Finish what was handed in."""
+        self._closing = True
         if self._thread.ident is not None:
             self._queue.put(None)
             self._thread.join()
@@ -151,25 +156,32 @@ class Writer:
                     operations += len(entries[-1].operations)
             over = None in entries
             commits = [entry for entry in entries if isinstance(entry, Commit)]
-            error: Exception | None = None
-            rows = _Rows()
-            try:
-                for entry in entries:
-                    if isinstance(entry, Append):
-                        self._place(entry.intake, entry.items)
-                        self._flush(entry)
-                    elif entry is not None:
-                        for operation in entry.operations:
-                            self._stage(operation, rows)
-                if any(commit.operations for commit in commits):
-                    self._commit(rows)
-            except Exception as trouble:
-                error = trouble
+            if self._failed is None:
+                try:
+                    self._handle(entries)
+                except Exception as error:
+                    self._failed = error
             if commits:
                 reach("before_answer")
-                self._loop.call_soon_threadsafe(self._tell, commits, error)
-            if error is None and self._pages > _CHECKPOINT_PAGES:
+                self._loop.call_soon_threadsafe(self._tell, commits, self._failed)
+            if self._failed is not None:
+                for entry in entries:
+                    if isinstance(entry, Append):
+                        self._loop.call_soon_threadsafe(_settle, entry.written, self._failed)
+            elif self._pages > _CHECKPOINT_PAGES:
                 self._checkpoint()
+
+    def _handle(self, entries: Sequence[Append | Commit | None]) -> None:
+        rows = _Rows()
+        for entry in entries:
+            if isinstance(entry, Append):
+                self._place(entry.intake, entry.items)
+                self._flush(entry)
+            elif entry is not None:
+                for operation in entry.operations:
+                    self._stage(operation, rows)
+        if any(isinstance(entry, Commit) and entry.operations for entry in entries):
+            self._commit(rows)
 
     def _flush(self, append: Append) -> None:
         """Keep memory bounded while large submissions come in; one for which there is no room is told so."""
@@ -185,7 +197,7 @@ class Writer:
 
     def _place(self, intake: SegmentIntake, items: Sequence[bytes]) -> None:
         for part in parts_of(items):
-            place = self._appender.append(Kind.INPUTS, intake.job, intake.placed, part)
+            place = self._append(Kind.INPUTS, intake.job, intake.placed, part)
             intake.rows.append((intake.job, intake.placed, len(part), *place))
             intake.placed += len(part)
 
@@ -203,7 +215,7 @@ class Writer:
                 payloads = accepted_payloads(record, operation.payloads)
                 at = 0
                 for first, count in ranges_of(record.ranges, record.accepted):
-                    place = self._appender.append(Kind.RESULTS, record.job, first, payloads[at : at + count])
+                    place = self._append(Kind.RESULTS, record.job, first, payloads[at : at + count])
                     rows.results.append((record.job, first, count, *place))
                     at += count
                 rows.settled[record.job][0] += at
@@ -215,21 +227,30 @@ class Writer:
             case _:
                 assert_never(operation.record)
 
-    def _commit(self, rows: _Rows) -> None:
-        """Make it durable; waits for room where there is none."""
+    def _append(self, kind: Kind, job: int, first: int, items: Sequence[bytes]) -> Place:
+        return self._patiently(lambda: self._appender.append(kind, job, first, items))
+
+    def _patiently(self, write: Callable[[], _T]) -> _T:
+        """Write; where there is no room, wait for it."""
         while True:
             try:
-                self._appender.sync()
-                reach("between_segment_and_row")
-                self._record(rows)
-                return
+                return write()
             except (OSError, apsw.FullError, apsw.IOError) as error:
                 if not self._connection.get_autocommit():
                     self._connection.execute("ROLLBACK")
                 no_room = isinstance(error, apsw.FullError) or getattr(error, "errno", None) in _NO_ROOM
-                if not no_room and not (isinstance(error, apsw.IOError) and not self._room_for_a_page()):
+                if not no_room and (isinstance(error, OSError) or self._room_for_a_page()):
+                    raise
+                if self._closing:
                     raise
                 sleep(_RETRY_S)
+
+    def _commit(self, rows: _Rows) -> None:
+        """Make it durable; waits for room where there is none."""
+        self._patiently(self._appender.flush)
+        self._appender.sync()  # whose failure is final: what it could not write, it may not try again
+        reach("between_segment_and_row")
+        self._patiently(lambda: self._record(rows))
 
     def _room_for_a_page(self) -> bool:
         disk = os.statvfs(self._folder)
