@@ -30,6 +30,8 @@ class LimitSettings:
 
     open_requests: int = 10_000
     """Interactive requests open at once."""
+    joins_per_s: int = 500
+    """Lots that may open their streams within a second (assumed: half of what a core can welcome)."""
     job_items: int = 5_000_000
     job_bytes: int = 2 << 30
     """Inputs of one job together."""

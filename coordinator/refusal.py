@@ -32,6 +32,15 @@ class Refusal(Enum):
 class Refused(Exception):
     """A call that is not served: its kind, and one sentence with the value, the limit and the remedy."""
 
-    def __init__(self, refusal: Refusal, message: str) -> None:
+    def __init__(self, refusal: Refusal, message: str, retry_after_s: float | None = None) -> None:
+        """`retry_after_s` tells the caller when to come back."""
         super().__init__(message)
         self.refusal = refusal
+        self.retry_after_s = retry_after_s
+
+    @property
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a gRPC caller is told beside the status."""
+        if self.retry_after_s is None:
+            return ()
+        return (("retry-after-ms", str(round(1000 * self.retry_after_s))),)

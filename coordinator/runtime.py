@@ -217,6 +217,7 @@ class Runtime:
             raise Refused(
                 Refusal.OVERLOADED,
                 f"{len(self._requests)} requests are open, the limit; try again later",
+                retry_after_s=1.0,
             )
         job = JobId(next(self._request_numbers))
         deadline_s = inf if timeout_s is None else monotonic() + timeout_s

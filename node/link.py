@@ -70,8 +70,8 @@ class Link:
     def lost(self, retry_after_s: float | None = None) -> float:
         """The stream broke or never opened: seconds to wait before the next try.
 
-        The n-th failure in a row waits between half and all of 50 ms times 2^n, at most 1 s; the first comes
-        within 50 ms. A wait that the server asked for is kept, with a tenth of jitter on top.
+        The n-th failure in a row waits up to 50 ms times 2^n, at most 1 s, with full jitter: whatever time a herd
+        takes, it comes spread over it. A wait that the server asked for is kept, with a tenth of jitter on top.
         """
         self.welcome = None
         if retry_after_s is not None:
@@ -79,4 +79,4 @@ class Link:
             return retry_after_s * self._generator.uniform(1.0, 1.1)
         longest = min(FIRST_RETRY_S * 2.0**self._failures, LONGEST_RETRY_S)
         self._failures = min(self._failures + 1, 30)
-        return longest * self._generator.uniform(0.5, 1.0)
+        return longest * self._generator.random()

@@ -69,6 +69,17 @@ def test_a_batch_job_comes_back_complete_and_in_order() -> None:
         within(work(live))
 
 
+def test_lots_that_come_all_at_once_are_told_when_to_come_back(tmp_path: Path) -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, 4)
+
+    config = tmp_path / "carpool.toml"
+    config.write_text("[limits]\njoins_per_s = 1\n")
+    with cluster("--config", str(config), lots=4) as live:
+        within(work(live))
+
+
 def test_killing_a_lot_in_the_middle_of_a_job_costs_the_client_nothing() -> None:
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client:

@@ -47,7 +47,7 @@ class Job:
         self.started_s: float | None = None  # its first lease
         self.ready = ready  # its submission is saved, or need not be
         self.queued = False  # stands in the scheduler's queue
-        self.open = Ranges([(0, spec.items)])
+        self.open = Ranges.whole(spec.items)
         self.waiting: dict[int, Trouble] = {}  # items to try again, in order of return
         self.troubles: dict[int, Trouble] = {}  # of all items that have a history
         self.lent = 0

@@ -19,6 +19,13 @@ class Ranges:
         for first, count in ranges:
             self.add(first, count)
 
+    @classmethod
+    def whole(cls, items: int) -> "Ranges":
+        """All of [0, items); there is at least one."""
+        made = cls.__new__(cls)
+        made._firsts, made._ends, made.count = [0], [items], items
+        return made
+
     def __iter__(self) -> Iterator[Range]:
         for first, end in zip(self._firsts, self._ends, strict=True):
             yield first, end - first

@@ -67,7 +67,7 @@ def unary(
             except Exception as error:
                 status, message = _status(error, method)
                 code = status.name
-                await context.abort(status, message)
+                await context.abort(status, message, error.trailing_metadata if isinstance(error, Refused) else ())
                 raise AssertionError("abort raises") from error
             except asyncio.CancelledError:
                 code = "CANCELLED"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 
@@ -9,7 +10,7 @@ import grpc
 
 from coordinator.core.effects import Acknowledge, Order
 from coordinator.keys import Role
-from coordinator.refusal import Refused
+from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Link, Runtime
 from coordinator.services.edge import Context, Edge, refuse
 from coordinator.wire import Terms, facts, joined, offered_models, response, token
@@ -26,10 +27,14 @@ _MESSAGE_BYTES = 1 << 20  # inputs in one message, about: a long one holds up wh
 class LinkService(link_pb2_grpc.LinkServiceServicer):
     """One call for each lot, for as long as it is there."""
 
-    def __init__(self, runtime: Runtime, edge: Edge, terms: Terms) -> None:
+    def __init__(self, runtime: Runtime, edge: Edge, terms: Terms, joins_per_s: int) -> None:
+        """Of the lots that come within a second, more than `joins_per_s` are told when to come back."""
         self._runtime = runtime
         self.edge = edge
         self._terms = terms
+        self._joins_per_s = joins_per_s
+        self._second = -1  # in which the following came
+        self._came = 0
 
     async def Connect(  # type: ignore[override]  # the stub knows no handler that writes by itself
         self, request_iterator: AsyncIterator[link_pb2.ConnectRequest], context: Context
@@ -37,12 +42,13 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         """Serve one lot until its stream ends, however it ends."""
         try:
             self.edge.caller(context, Role.NODE)
+            self._admit()
             hello = await anext(request_iterator, None)
             if hello is None or not hello.HasField("hello"):
                 raise refuse("a lot's first message carries its hello")
             link = self._join(hello.hello)
         except Refused as refused:
-            await context.abort(refused.refusal.status, str(refused))
+            await context.abort(refused.refusal.status, str(refused), refused.trailing_metadata)
         self.edge.metrics.begin_rpc("LinkService/Connect")
         started_s = monotonic()
         goodbye = False
@@ -71,6 +77,20 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
             self._runtime.leave(link, goodbye)
             code = "OK" if goodbye else "UNAVAILABLE"
             self.edge.metrics.end_rpc("LinkService/Connect", code, monotonic() - started_s)
+
+    def _admit(self) -> None:
+        """After a restart all lots come at once: spread those over the time that all of them take."""
+        second = int(monotonic())
+        if second != self._second:
+            self._second, self._came = second, 0
+        self._came += 1
+        if self._came > self._joins_per_s:
+            seconds = self._came / self._joins_per_s
+            raise Refused(
+                Refusal.OVERLOADED,
+                f"{self._came} lots came within a second, the limit is {self._joins_per_s}; come back later",
+                retry_after_s=random.uniform(0.5, 0.5 + seconds),
+            )
 
     def _join(self, hello: link_pb2.Hello) -> Link:
         lot, rows = self._runtime.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
