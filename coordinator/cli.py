@@ -68,7 +68,9 @@ def up_command(
     grpc_port: Port = 0,
     http_port: Port = 0,
     metrics_port: Port = 0,
-    state: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps jobs over restarts; else they go with the cluster.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps jobs over restarts; else they go with the cluster.")
+    ] = None,
     api_keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML: [tenants], [nodes], [operators], NAME = KEY.")
     ] = None,

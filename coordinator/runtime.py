@@ -7,7 +7,6 @@ together when it is busy.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -21,7 +20,6 @@ from coordinator.core.bits import positions
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
-    Drop,
     EndRecord,
     FailureRecord,
     Grant,
@@ -45,7 +43,6 @@ from coordinator.core.events import (
     LotLost,
     NodesCordoned,
     NodesDrained,
-    Rows,
     Token,
 )
 from coordinator.core.job import Job
@@ -53,6 +50,7 @@ from coordinator.core.lease import ranges_of
 from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
+from coordinator.link import Link, Queued
 from coordinator.metrics import Metrics
 from coordinator.perform import perform
 from coordinator.refusal import Refusal, Refused
@@ -76,71 +74,11 @@ _LAG_CHECK_S = 0.5
 _CHECK_S = 10.0
 _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
-_ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 _FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
 _FIRST_REQUEST = 1 << 62
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _T = TypeVar("_T")
-_Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
-
-
-class Link:
-    """One lot's open stream, from the runtime's side: orders that wait to be written.
-
-    The first is the core's answer to the hello; what it decided before that is void and is not sent. An
-    acknowledgement is in no hurry: it goes with the next order, or alone after `_ACKNOWLEDGE_WITHIN_S`.
-    """
-
-    def __init__(self, lot: LotId, name: str, rows: Rows) -> None:
-        self.lot = lot
-        self.name = name
-        self.rows = rows
-        self.broken = False  # to be closed
-        self._welcomed = False
-        self._orders: deque[_Queued] = deque()
-        self._acknowledge: Acknowledge | None = None
-        self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
-        self._wake = asyncio.Event()
-
-    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
-        """Queue an order; a grant of an interactive job brings its inputs."""
-        self._welcomed = self._welcomed or isinstance(order, Drop)
-        if not self._welcomed:
-            return
-        if isinstance(order, Acknowledge):
-            if self._patience is None:
-                loop = asyncio.get_running_loop()
-                self._patience = loop.call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
-            self._acknowledge = order  # it holds for all before it, too
-            return
-        self._orders.append((order, inputs))
-        self._put_acknowledge()
-        self._wake.set()
-
-    def close(self) -> None:
-        """Ask for the stream to be broken."""
-        self.broken = True
-        self._wake.set()
-
-    async def take(self) -> _Queued | None:
-        """The next order, waited for; None when the stream is to be broken."""
-        while not self._orders and not self.broken:
-            self._wake.clear()
-            await self._wake.wait()
-        return None if self.broken else self._orders.popleft()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no order waits."""
-        return not self._orders
-
-    def _put_acknowledge(self) -> None:
-        if self._acknowledge is not None and self._patience is not None:
-            self._orders.append((self._acknowledge, None))
-            self._patience.cancel()
-            self._acknowledge = self._patience = None
-            self._wake.set()
 
 
 @dataclass(slots=True)
@@ -401,7 +339,7 @@ class Runtime:
         ranges = [(lease.item(item), 1) for item in items]
         return list(await self._read_inputs(lease.job, ranges, None))
 
-    async def inputs_of(self, queued: _Queued) -> Sequence[bytes]:
+    async def inputs_of(self, queued: Queued) -> Sequence[bytes]:
         """Inputs that an order takes along: none unless it is a grant."""
         order, given = queued
         if not isinstance(order, Grant):

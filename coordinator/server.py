@@ -103,7 +103,8 @@ async def _serve(
     server = grpc.aio.server(options=_OPTIONS)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, config.limits), server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
-    link_pb2_grpc.add_LinkServiceServicer_to_server(LinkService(runtime, edge, terms, config.limits.joins_per_s), server)
+    links = LinkService(runtime, edge, terms, config.limits.joins_per_s)
+    link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
     link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge, _cache()), server)
     status = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
     health_pb2_grpc.add_HealthServicer_to_server(status, server)

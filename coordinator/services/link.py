@@ -10,8 +10,9 @@ import grpc
 
 from coordinator.core.effects import Acknowledge, Order
 from coordinator.keys import Role
+from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
-from coordinator.runtime import Link, Runtime
+from coordinator.runtime import Runtime
 from coordinator.services.edge import Context, Edge, refuse
 from coordinator.wire import Terms, facts, joined, offered_models, response, token
 from protos import link_pb2, link_pb2_grpc

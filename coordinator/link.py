@@ -1,0 +1,71 @@
+"""One lot's open stream, from the runtime's side: orders that wait to be written. Knows no gRPC."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from coordinator.core.effects import Acknowledge, Drop, Order
+from coordinator.core.events import LotId, Rows
+
+_ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
+
+Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
+"""An order, and the inputs that it takes along if they are at hand."""
+
+
+class Link:
+    """The orders for one lot.
+
+    The first is the core's answer to the hello; what it decided before that is void and is not sent. An
+    acknowledgement is in no hurry: it goes with the next order, or alone after `_ACKNOWLEDGE_WITHIN_S`.
+    """
+
+    def __init__(self, lot: LotId, name: str, rows: Rows) -> None:
+        self.lot = lot
+        self.name = name
+        self.rows = rows
+        self.broken = False  # to be closed
+        self._welcomed = False
+        self._orders: deque[Queued] = deque()
+        self._acknowledge: Acknowledge | None = None
+        self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
+        self._wake = asyncio.Event()
+
+    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
+        """Queue an order; a grant of an interactive job brings its inputs."""
+        self._welcomed = self._welcomed or isinstance(order, Drop)
+        if not self._welcomed:
+            return
+        if isinstance(order, Acknowledge):
+            if self._patience is None:
+                loop = asyncio.get_running_loop()
+                self._patience = loop.call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
+            self._acknowledge = order  # it holds for all before it, too
+            return
+        self._orders.append((order, inputs))
+        self._put_acknowledge()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ask for the stream to be broken."""
+        self.broken = True
+        self._wake.set()
+
+    async def take(self) -> Queued | None:
+        """The next order, waited for; None when the stream is to be broken."""
+        while not self._orders and not self.broken:
+            self._wake.clear()
+            await self._wake.wait()
+        return None if self.broken else self._orders.popleft()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no order waits."""
+        return not self._orders
+
+    def _put_acknowledge(self) -> None:
+        if self._acknowledge is not None and self._patience is not None:
+            self._orders.append((self._acknowledge, None))
+            self._patience.cancel()
+            self._acknowledge = self._patience = None
+            self._wake.set()
