@@ -21,6 +21,7 @@ BENCHMARKS = (
     ),
     Benchmark("dispatch", "benchmarks.dispatch", "what a request and an item cost, beside a raw gRPC echo and Ray"),
     Benchmark("fleet-size", "benchmarks.fleet_size", "10,000 vehicles: memory, idle share, restart, a silent loss"),
+    Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
 )
 
 

@@ -4,6 +4,7 @@ import http.client
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prometheus_client.core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 _WITHIN_S = 10.0
@@ -20,15 +21,20 @@ class Accounts:
     leases_lost: int  # because their process was gone
 
 
-def accounts(metrics: str) -> Accounts:
-    """The counts now, of the coordinator whose metrics are at "HOST:PORT"."""
+def scraped(metrics: str) -> list[Sample]:
+    """Every sample now, of the coordinator whose metrics are at "HOST:PORT"."""
     connection = http.client.HTTPConnection(metrics, timeout=_WITHIN_S)  # never through a proxy
     try:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def accounts(metrics: str) -> Accounts:
+    """The counts now, of the coordinator whose metrics are at "HOST:PORT"."""
+    samples = scraped(metrics)
 
     def total(name: str, wanted: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
         return sum(sample.value for sample in samples if sample.name == name and wanted(sample.labels))

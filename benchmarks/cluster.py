@@ -15,18 +15,23 @@ from coordinator.errors import CarpoolError
 ECHO = ("--models", "", "--noop")
 """Flags of a node process that only echoes, and needs no torch."""
 START_S = 120.0  # what a cluster may take until every car is offered
+READY = r"coordinator ready grpc=(\S+) http=(\S+) metrics=(\S+)"
+"""What a coordinator says when it serves."""
 _POLL_S = 0.05
-_READY = r"coordinator ready grpc=(\S+) http=(\S+) metrics=(\S+)"
 
 
 class Cluster:
     """A context manager: inside, every car is offered.
 
     One node process for each of `vehicles`, which says how many it has; all get the same `flags`, by which they
-    offer one model. Lot and cars are named as `carpool up` names them; the process of number K is lot-K.
+    offer one model. Lot and cars are named as `carpool up` names them; the process of number K is lot-K. `state`
+    says where the coordinator keeps jobs, as its flag does; by default a temporary folder of its own.
     """
 
-    def __init__(self, vehicles: Sequence[int], flags: Sequence[object], folder: Path) -> None:
+    def __init__(
+        self, vehicles: Sequence[int], flags: Sequence[object], folder: Path, state: Path | str | None = None
+    ) -> None:
+        self._state_flags = () if state is None else ("--state", state)
         self._sizes = vehicles
         self._flags = flags
         self._folder = folder
@@ -37,7 +42,8 @@ class Cluster:
         with self._exits:
             self._exits.callback(lambda: self.coordinator.stop())  # whichever it is by then
             self._start_coordinator(0)
-            self.target = self.coordinator.expect(_READY, START_S)[1]
+            ready = self.coordinator.expect(READY, START_S)
+            self.target, self.metrics = ready[1], ready[3]
             first = 0
             for number, size in enumerate(self._sizes):
                 self.lots.append(self._exits.enter_context(self._node(number, size, first)))
@@ -56,7 +62,7 @@ class Cluster:
         self._start_coordinator(int(self.target.rpartition(":")[2]))
 
     def _start_coordinator(self, port: int) -> None:
-        flags = ("--grpc-port", port, "--stop-at-eof")
+        flags = ("--grpc-port", port, "--stop-at-eof", *self._state_flags)
         self.coordinator = Process.python("coordinator", "coordinator", *flags, folder=self._folder)
 
     def _node(self, number: int, size: int, first: int) -> Process:

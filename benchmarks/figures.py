@@ -129,7 +129,7 @@ def terminal() -> Console:
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that every benchmark has."""
     made = argparse.ArgumentParser(f"python -m benchmarks {name}", description=description, allow_abbrev=False)
-    made.add_argument("--json", type=_file, metavar="FILE", help="write the figures and the machine to it")
+    made.add_argument("--json", type=file, metavar="FILE", help="write the figures and the machine to it")
     return made
 
 
@@ -151,7 +151,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def _file(text: str) -> Path:
+def file(text: str) -> Path:
     """Where a file can be written: found out before the measuring, not after."""
     path = Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():

@@ -105,6 +105,12 @@ class Process:
         """Its resident memory now."""
         return int(psutil.Process(self._child.pid).memory_info().rss)
 
+    @property
+    def peak_resident_bytes(self) -> int:
+        """The most memory that it ever had resident: VmHWM, which Linux keeps in KiB."""
+        status = Path(f"/proc/{self._child.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def pause(self) -> None:
         """Stop it as a machine that hangs stops: it says nothing more, and its connections stay open."""
         self._child.send_signal(signal.SIGSTOP)

@@ -16,6 +16,7 @@ from coordinator.instruments import Histogram, Scalar
 from coordinator.store import StoreState
 
 _INSTANT_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_COMMIT_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 1.0)
 _CALL_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _JOB_S = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43200.0)
 _OPERATIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
@@ -56,7 +57,7 @@ class Metrics:
         )
         self._lag = Histogram("carpool_event_loop_lag_seconds", "How late a timer of the loop ran.", _INSTANT_S)
         self._commit = Histogram(
-            "carpool_store_commit_duration_seconds", "Handing in of the oldest record to its commit.", _INSTANT_S
+            "carpool_store_commit_duration_seconds", "Handing in of the oldest record to its commit.", _COMMIT_S
         )
         self._committed = Histogram("carpool_store_commit_operations", "Records in one commit.", _OPERATIONS)
         self._rpc = Histogram(

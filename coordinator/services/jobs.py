@@ -49,11 +49,12 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             if header is None or intake is None:
                 header = self._header(request)
                 intake = self._runtime.intake(header.model)
-            items, size = intake.items + len(request.items), intake.bytes + sum(map(len, request.items))
+            brought = list(request.items)  # once: each look into a message makes every item anew
+            items, size = intake.items + len(brought), intake.bytes + sum(map(len, brought))
             if items > header.items or size > self._limits.job_bytes:
                 limit = f"{header.items} announced items and {self._limits.job_bytes} bytes"
                 raise refuse(f"the job brings {items} items and {size} bytes; the limit is {limit}: split it")
-            await self._runtime.take_in(intake, request.items)
+            await self._runtime.take_in(intake, brought)
         if header is None or intake is None:
             raise refuse("a submission begins with a header; none came")
         if intake.items != header.items:

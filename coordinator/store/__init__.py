@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
+from struct import Struct
 from typing import NamedTuple, Protocol
 
 from coordinator.core.bits import positions
@@ -18,6 +20,9 @@ from coordinator.errors import Failure
 
 Committed = Callable[[Exception | None], None]
 """Called on the driver's loop when operations are durable, or with what kept them from it."""
+
+
+_LENGTH = Struct("<Q").pack
 
 
 class Corrupt(Exception):
@@ -40,10 +45,9 @@ class Intake(ABC):
 
     async def add(self, items: Sequence[bytes]) -> None:
         """Take the next items. Raises Full."""
-        for payload in items:
-            self._digest.update(len(payload).to_bytes(8, "little"))
-            self._digest.update(payload)
-            self.bytes += len(payload)
+        sizes = [*map(len, items)]
+        self._digest.update(b"".join(chain.from_iterable(zip(map(_LENGTH, sizes), items, strict=True))))
+        self.bytes += sum(sizes)
         self.items += len(items)
         await self._keep(items)
 

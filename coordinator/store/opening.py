@@ -16,6 +16,7 @@ from coordinator.store import Corrupt
 from coordinator.store.segments import Place, Reader, path_of
 
 _MARK = Struct("<Q16sI")
+_HEADER = b"SQLite format 3\0" + bytes([16, 0, 2, 2, 0, 64, 32, 32])  # pages of 4,096 bytes, nothing reserved
 
 
 class Occupied(Exception):
@@ -30,6 +31,17 @@ def opened(name: str, flags: int) -> apsw.Connection:
         connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")
         connection.wal_autocheckpoint(0)
     return connection
+
+
+def check_header(database: Path) -> None:
+    """Raises Corrupt unless a database file begins as every one of ours: SQLite believes what it finds there."""
+    header = b""
+    if database.exists():
+        with database.open("rb") as file:
+            header = file.read(len(_HEADER))
+    # Bytes 18 and 19 are 1 until the first change to a write-ahead log.
+    if header and (header[:18] != _HEADER[:18] or max(header[18:20]) > 2 or header[20:] != _HEADER[20:]):
+        raise Corrupt(f"{database} has a damaged header; restore a backup")
 
 
 def locked(folder: Path) -> int:

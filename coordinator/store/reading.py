@@ -79,6 +79,13 @@ class Reader:
 
     def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
         """Results from item `first` on, up to the first gap or a little over `limit_bytes`."""
+        self._query("BEGIN", ())  # results that are recorded meanwhile are not missing
+        try:
+            return self._results(job, first, limit_bytes)
+        finally:
+            self._query("COMMIT", ())
+
+    def _results(self, job: JobId, first: int, limit_bytes: int) -> Results:
         payloads: list[bytes] = []
         failures: dict[int, Failure] = {}
         item = first

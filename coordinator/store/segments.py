@@ -12,9 +12,11 @@ Little-endian. What follows the last record that anybody names is a torn append 
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, TypeVar
@@ -213,14 +215,12 @@ def check(record: bytes) -> None:
 
 def parts_of(items: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Items in runs that each fit a record."""
-    first, size = 0, 0
-    for at, item in enumerate(items):
-        if at > first and size + len(item) > RECORD_BYTES:
-            yield items[first:at]
-            first, size = at, 0
-        size += len(item)
-    if first < len(items):
-        yield items[first:]
+    ends = list(accumulate(map(len, items)))
+    first, begin = 0, 0
+    while first < len(items):
+        end = max(first + 1, bisect_right(ends, begin + RECORD_BYTES))
+        yield items[first:end]
+        first, begin = end, ends[end - 1]
 
 
 def path_of(folder: Path, segment: int) -> Path:

@@ -37,7 +37,7 @@ from coordinator.store import (
     StoreState,
     Submission,
 )
-from coordinator.store.opening import checked, locked, opened
+from coordinator.store.opening import check_header, checked, locked, opened
 from coordinator.store.reading import Reader
 from coordinator.store.rows import JOB, check_failure, stored_job
 from coordinator.store.schema import migrate
@@ -79,6 +79,7 @@ class SqliteStore:
         name = f"file:/carpool-{id(self)}?vfs=memdb" if in_memory else f"file:{self._database}"
         self._lock = locked(folder)
         try:
+            check_header(self._database)
             self._connection = opened(name, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             migrate(self._connection)
             self._mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -226,7 +227,7 @@ class SqliteStore:
         """Keep the inputs of a small job at hand: it may run in a moment."""
         intake = submission.intake
         assert isinstance(intake, SegmentIntake), "an intake of this store"
-        if not intake.rows and self._recent_bytes + intake.bytes <= _RECENT_BYTES:
+        if intake.written is None and self._recent_bytes + intake.bytes <= _RECENT_BYTES:
             self._recent[intake.job] = intake.held
             self._recent_bytes += intake.bytes
 
@@ -246,11 +247,11 @@ class SqliteStore:
             self._room = (monotonic(), free)
         return free
 
-    def _tell(self, commits: Sequence[Commit], error: Exception | None) -> None:
-        """On the loop: these commits are over."""
+    def _tell(self, commits: Sequence[Commit], error: Exception | None, over_s: float) -> None:
+        """On the loop: these commits are over, since `over_s`."""
         operations = sum(len(commit.operations) for commit in commits)
         if operations and error is None:
-            self._observe(perf_counter() - commits[0].handed_in_s, operations)
+            self._observe(over_s - commits[0].handed_in_s, operations)
         self._waiting -= operations
         for commit in commits:
             self._unanswered -= 1

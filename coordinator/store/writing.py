@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from time import sleep, time
+from time import perf_counter, sleep, time
 from typing import TypeVar, assert_never
 
 import apsw
@@ -45,6 +45,7 @@ class SegmentIntake(Intake):
         self._append = append
         self.held: list[bytes] = []
         self.held_bytes = 0
+        self.written: asyncio.Future[None] | None = None  # the last that was handed to the writer
         self.rows: list[Row] = []  # of what is in segments already
         self.placed = 0  # items in `rows`
 
@@ -53,9 +54,11 @@ class SegmentIntake(Intake):
         self.held_bytes += sum(map(len, items))
         if self.held_bytes > RECORD_BYTES:
             held, self.held, self.held_bytes = self.held, [], 0
-            append = Append(self, held, asyncio.get_running_loop().create_future())
-            self._append(append)
-            await append.written
+            if self.written is not None:
+                await self.written  # one is on its way while the next comes in
+            self.written = asyncio.get_running_loop().create_future()
+            self.written.add_done_callback(lambda written: written.cancelled() or written.exception())
+            self._append(Append(self, held, self.written))
 
 
 @dataclass(slots=True)
@@ -94,7 +97,7 @@ class _Rows:
 
 
 class Writer:
-    """The thread that writes. `tell` is called on the loop, in order, with commits that are over."""
+    """The thread that writes. `tell` is called on the loop, in order, with commits and when they were over."""
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class Writer:
         folder: Path,
         mark: int,
         last: tuple[int, bytes],
-        tell: Callable[[Sequence[Commit], Exception | None], None],
+        tell: Callable[[Sequence[Commit], Exception | None, float], None],
     ) -> None:
         """`last` is number and chain of the last commit, `mark` the file that keeps them."""
         self._connection = connection
@@ -161,9 +164,10 @@ class Writer:
                     self._handle(entries)
                 except Exception as error:
                     self._failed = error
+            over_s = perf_counter()
             if commits:
                 reach("before_answer")
-                self._loop.call_soon_threadsafe(self._tell, commits, self._failed)
+                self._loop.call_soon_threadsafe(self._tell, commits, self._failed, over_s)
             if self._failed is not None:
                 for entry in entries:
                     if isinstance(entry, Append):

@@ -68,10 +68,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tm
 
 def test_every_benchmark_is_listed_on_one_line() -> None:
     lines = run().stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["batch", "dispatch", "fleet-size"]
+    assert [line.split()[0] for line in lines] == ["batch", "dispatch", "fleet-size", "store"]
 
 
 def test_an_unknown_benchmark_is_refused_with_those_that_are_there() -> None:
     ended = run("speed")
     assert ended.returncode == 2
-    assert ended.stderr == "benchmarks: there is no 'speed'; choose one of batch, dispatch, fleet-size\n"
+    assert ended.stderr == "benchmarks: there is no 'speed'; choose one of batch, dispatch, fleet-size, store\n"
