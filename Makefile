@@ -18,11 +18,11 @@ demo: setup ## six parked cars, three real models, three cars lost on the way
 	@$(IN_VENV) carpool demo
 
 test: setup ## the tests that need nothing but what pip installed
-	@$(IN_VENV) python -m pytest tests --ignore=tests/system
+	@$(IN_VENV) python -m pytest tests --ignore=tests/system --ignore=tests/faults
 
 test-system: setup ## the tests that need Debian packages or root
-	@sh .ci/packages prometheus
-	@$(IN_VENV) python -m pytest -rs tests/system
+	@sh .ci/packages prometheus strace libfaketime e2fsprogs
+	@$(IN_VENV) python -m pytest -rs tests/system tests/faults
 
 check: setup ## lint, format, types, protos and layering; silent when all is well
 	@$(IN_VENV) ruff check --quiet .

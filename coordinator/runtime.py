@@ -37,12 +37,15 @@ from coordinator.core.events import (
     JobSpec,
     JobsSaved,
     JobsSubmitted,
+    LeaseEnd,
     LotId,
     LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
     NodesDrained,
+    Progressed,
+    Report,
     Token,
 )
 from coordinator.core.job import Job
@@ -339,12 +342,28 @@ class Runtime:
         ranges = [(lease.item(item), 1) for item in items]
         return list(await self._read_inputs(lease.job, ranges, None))
 
-    async def inputs_of(self, queued: Queued) -> Sequence[bytes]:
-        """Inputs that an order takes along: none unless it is a grant."""
+    async def inputs_of(self, queued: Queued) -> Sequence[bytes] | None:
+        """Inputs that an order takes along: none unless it is a grant; None: they are damaged, it is void."""
         order, given = queued
         if not isinstance(order, Grant):
             return ()
-        return await self._read_inputs(order.job, order.ranges, given)
+        try:
+            return await self._read_inputs(order.job, order.ranges, given)
+        except Corrupt as corrupt:
+            self._damaged(str(corrupt))
+            await self._void(order)
+            return None
+
+    async def _void(self, grant: Grant) -> None:
+        """End a lease that no lot heard of: items whose inputs are damaged fail, the others wait for another."""
+        errors = []
+        items = (item for first, count in grant.ranges for item in range(first, first + count))
+        for offset, item in enumerate(items):
+            try:
+                await self._store.inputs(grant.job, [(item, 1)])
+            except Corrupt as corrupt:
+                errors.append((offset, "bad_input", str(corrupt)))
+        self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=tuple(errors), ended=LeaseEnd.REFUSED),)))
 
     async def _read_inputs(
         self, job: JobId, ranges: Sequence[Range], given: Sequence[bytes] | None

@@ -19,9 +19,9 @@ PATIENCE_S = 30.0
 class Coordinator:
     """`python -m coordinator` as a child; `addresses` are those it printed, by name."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, module: str = "coordinator") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "coordinator", *flags],
+            [sys.executable, "-m", module, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -127,8 +127,9 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
             size = 0
             while True:
                 inputs = await runtime.inputs_of(queued)
-                orders.append((queued[0], inputs))
-                size += sum(map(len, inputs))
+                if inputs is not None:
+                    orders.append((queued[0], inputs))
+                    size += sum(map(len, inputs))
                 if link.empty or size > _MESSAGE_BYTES:
                     break
                 following = await link.take()

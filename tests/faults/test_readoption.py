@@ -1,0 +1,48 @@
+"""A coordinator is killed while ten thousand cars hold leases: it comes back, and takes all of them over."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from coordinator.client import Client
+from tests.faults.durable import kill, metric, start_again
+from tests.live import Cluster, cluster, until
+
+LOTS, VEHICLES = 4, 2_500
+WITHIN_S = 2.0
+SLOW_LOT = "tests.slow_lot"
+
+
+def test_ten_thousand_cars_and_what_they_run_are_taken_over(tmp_path: Path) -> None:
+    flags = ("--state", str(tmp_path / "state"))
+
+    async def lend(live: Cluster) -> float:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, LOTS * VEHICLES)
+            job, _ = await client.submit("noop", [b"%d" % number for number in range(2 * LOTS * VEHICLES)])
+
+            async def at_work() -> bool | None:
+                return True if (await client.job(job.job_id)).items_done >= 25 * LOTS else None
+
+            await until(at_work)  # by then every lot has long had its grants
+        return await metric(live, "carpool_leases_active")
+
+    async def take_over(live: Cluster) -> float:
+        async def taken() -> float | None:
+            if await metric(live, "carpool_lots_connected") < LOTS:
+                return None
+            return await metric(live, "carpool_leases_active")
+
+        return await until(taken)
+
+    with cluster(*flags) as live:
+        for number in range(LOTS):
+            live.add(f"lot-{number}", vehicles=VEHICLES, first_index=number * VEHICLES, module=SLOW_LOT)
+        lent = asyncio.run(lend(live))
+        kill(live)
+        start_again(live, *flags)
+        began_s = time.monotonic()
+        adopted = asyncio.run(take_over(live))
+        assert time.monotonic() - began_s < WITHIN_S
+        assert adopted >= 0.98 * lent, "running work is taken over, not lent again; a few leases ended meanwhile"
+        assert asyncio.run(metric(live, "carpool_results_rejected_total")) == 0
