@@ -25,13 +25,13 @@ class Cluster:
 
     One node process for each of `vehicles`, which says how many it has; all get the same `flags`, by which they
     offer one model. Lot and cars are named as `carpool up` names them; the process of number K is lot-K. `state`
-    says where the coordinator keeps jobs, as its flag does; by default a temporary folder of its own.
+    says where the coordinator keeps jobs, as its flag does; by default in `folder`.
     """
 
     def __init__(
         self, vehicles: Sequence[int], flags: Sequence[object], folder: Path, state: Path | str | None = None
     ) -> None:
-        self._state_flags = () if state is None else ("--state", state)
+        self._state = folder / "state" if state is None else state
         self._sizes = vehicles
         self._flags = flags
         self._folder = folder
@@ -62,7 +62,7 @@ class Cluster:
         self._start_coordinator(int(self.target.rpartition(":")[2]))
 
     def _start_coordinator(self, port: int) -> None:
-        flags = ("--grpc-port", port, "--stop-at-eof", *self._state_flags)
+        flags = ("--grpc-port", port, "--stop-at-eof", "--state", self._state)
         self.coordinator = Process.python("coordinator", "coordinator", *flags, folder=self._folder)
 
     def _node(self, number: int, size: int, first: int) -> Process:

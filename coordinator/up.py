@@ -49,14 +49,17 @@ class Plan:
     api_keys: Path | None
     config: Path | None
 
-    def coordinator(self) -> list[str]:
-        """Arguments of `python -m`."""
+    def coordinator(self, folder: Path) -> list[str]:
+        """Arguments of `python -m`; `folder` is the cluster's, and goes with it."""
+        state = self.state
+        if state is None and self.config is None:  # which may say where
+            state = folder / "state"
         flags: dict[str, object] = {
             "--host": self.host,
             "--grpc-port": self.grpc_port,
             "--http-port": self.http_port,
             "--metrics-port": self.metrics_port,
-            "--state": self.state,
+            "--state": state,
             "--api-keys": self.api_keys,
             "--config": self.config,
         }
@@ -101,7 +104,7 @@ async def up(
     logs_matter = False
     try:
         async with asyncio.TaskGroup() as group:
-            coordinator = await Child.start("coordinator", plan.coordinator(), folder)
+            coordinator = await Child.start("coordinator", plan.coordinator(folder), folder)
             children.append((coordinator, COORDINATOR_STOP_S))
             cluster = _cluster(await coordinator.first_line(), folder)
             group.create_task(coordinator.ended())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from coordinator.client import Client, Node
@@ -80,16 +81,17 @@ class Cluster:
 @contextmanager
 def cluster(*flags: str, lots: int = 0, vehicles: int = 1) -> Iterator[Cluster]:
     """A coordinator with these flags, and so many lots of so many vehicles."""
-    live = Cluster(Coordinator(*flags))
-    try:
-        for number in range(lots):
-            live.add(f"lot-{number}", vehicles=vehicles, first_index=number * vehicles)
-        yield live
-    finally:
-        for process in (*live.lots.values(), live.coordinator.process):
-            process.kill()
-        for process in (*live.lots.values(), live.coordinator.process):
-            process.communicate(timeout=PATIENCE_S)
+    with TemporaryDirectory(prefix="carpool-state-") as state:  # it is killed, and clears nothing away
+        live = Cluster(Coordinator(*(() if "--state" in flags else ("--state", state)), *flags))
+        try:
+            for number in range(lots):
+                live.add(f"lot-{number}", vehicles=vehicles, first_index=number * vehicles)
+            yield live
+        finally:
+            for process in (*live.lots.values(), live.coordinator.process):
+                process.kill()
+            for process in (*live.lots.values(), live.coordinator.process):
+                process.communicate(timeout=PATIENCE_S)
 
 
 async def until(look: Callable[[], Awaitable[_T | None]], patience_s: float = PATIENCE_S) -> _T:

@@ -168,18 +168,20 @@ def test_a_lot_that_stops_answering_is_noticed_and_comes_back(tmp_path: Path) ->
         within(work(live))
 
 
-def test_lots_come_back_to_a_restarted_coordinator() -> None:
+def test_lots_come_back_to_a_restarted_coordinator(tmp_path: Path) -> None:
+    flags = ("--state", str(tmp_path))
+
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client:
             await live.parked(client, 4)
         live.coordinator.process.kill()
         live.coordinator.process.wait()
-        live.coordinator = type(live.coordinator)("--grpc-port", live.coordinator.grpc.rsplit(":", 1)[1])
+        live.coordinator = type(live.coordinator)("--grpc-port", live.coordinator.grpc.rsplit(":", 1)[1], *flags)
         async with Client(live.coordinator.grpc) as client:
             await live.parked(client, 4)
             assert await client.run("noop", [b"again"]) == [b"again"]
 
-    with cluster(lots=2, vehicles=2) as live:
+    with cluster(*flags, lots=2, vehicles=2) as live:
         within(work(live))
 
 
