@@ -23,6 +23,7 @@ from coordinator import rundir
 from coordinator.client import Client, Job, Node
 from coordinator.errors import CarpoolError
 from coordinator.run import Order, run, summary
+from coordinator.store import commands as store_commands
 from coordinator.tables import Table, duration, show
 from coordinator.up import Plan, models_to_offer, up
 
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(store_commands.app)
 
 Grpc = Annotated[
     str,

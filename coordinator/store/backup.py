@@ -1,0 +1,79 @@
+"""A copy of a store, taken while a coordinator serves from it.
+
+The database is copied first, by SQLite's own online backup: it names payloads that are synced. Segments only grow,
+so what it names is in them afterwards, too.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import apsw
+
+from coordinator.store.opening import opened, write_mark
+from coordinator.store.segments import path_of, sync_folder
+
+
+class NotCopied(Exception):
+    """The backup could not be made. The message says why, and what to do."""
+
+
+def backup(folder: Path, target: Path) -> int:
+    """Copy the store in `folder` to `target`, which is new or empty; the bytes of the copy. Raises NotCopied."""
+    if not (folder / "carpool.db").is_file():
+        raise NotCopied(f"{folder} holds no store; give the folder of --state")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise NotCopied(f"{target} is there already; give a new folder")
+    try:
+        (target / "segments").mkdir(parents=True, exist_ok=True)
+        return _copied(folder, target)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise NotCopied(f"cannot write {target}: {error.strerror}; free space or give another folder") from None
+    except apsw.Error as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise NotCopied(f"cannot copy {folder / 'carpool.db'}: {error}; try `carpool store check`") from None
+
+
+def _copied(folder: Path, target: Path) -> int:
+    source = opened(f"file:{folder / 'carpool.db'}", apsw.SQLITE_OPEN_READONLY)
+    copy = opened(f"file:{target / 'carpool.db'}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    try:
+        with copy.backup("main", source, "main") as copying:
+            while not copying.done:
+                copying.step(-1)
+        ((number, chain),) = copy.execute("SELECT number, chain FROM commits")
+        copy.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        segments = list(copy.execute("SELECT segment, bytes FROM segments ORDER BY segment"))
+    finally:
+        copy.close()
+        source.close()
+    size = (target / "carpool.db").stat().st_size
+    for segment, length in segments:
+        _copy(path_of(folder / "segments", segment), path_of(target / "segments", segment), length)
+        size += length
+    mark = os.open(target / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        write_mark(mark, number, chain)
+        os.fsync(mark)
+    finally:
+        os.close(mark)
+    sync_folder(target / "segments")
+    sync_folder(target)
+    return size
+
+
+def _copy(source: Path, target: Path, length: int) -> None:
+    """The first bytes of a file, durably."""
+    with source.open("rb") as read, target.open("xb") as written:
+        left = length
+        while left:
+            part = read.read(min(left, 1 << 20))
+            if not part:
+                raise NotCopied(
+                    f"{source} has not the {length} bytes that are named; try `carpool store check`"
+                )
+            written.write(part)
+            left -= len(part)
+        written.flush()
+        os.fsync(written.fileno())

@@ -1,0 +1,120 @@
+"""All of a stopped store, read and compared with itself. One record is in memory at a time."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from coordinator.core.effects import Outcome
+from coordinator.store import Corrupt
+from coordinator.store.opening import check_header, checked, locked, opened
+from coordinator.store.rows import JOB, check_failure, stored_job
+from coordinator.store.schema import VERSION, version_of
+from coordinator.store.segments import Kind, Place, Reader
+
+
+@dataclass(slots=True)
+class Checked:
+    """What there is, and what is wrong with it: a sentence each."""
+
+    jobs: int = 0
+    items: int = 0  # inputs
+    results: int = 0
+    bytes: int = 0  # of payloads, as stored
+    troubles: list[str] = field(default_factory=list)
+
+
+def check(folder: Path) -> Checked:
+    """Read a store that no coordinator uses. Raises Occupied, and OSError when it cannot be read."""
+    found = Checked()
+    database = folder / "carpool.db"
+    if not database.is_file():
+        found.troubles.append(f"{database} is missing; restore a backup, or give the folder of --state")
+        return found
+    lock = locked(folder)
+    try:
+        check_header(database)
+        connection = opened(f"file:{database}", apsw.SQLITE_OPEN_READWRITE)
+        try:
+            mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                found.troubles.extend(_database(connection, database))
+                checked(connection, mark, folder / "segments")
+            finally:
+                os.close(mark)
+            _payloads(connection, folder / "segments", found)
+        finally:
+            connection.close()
+    except Corrupt as corrupt:
+        found.troubles.append(str(corrupt))
+    except apsw.Error as error:
+        found.troubles.append(f"{database} cannot be read: {error}; restore a backup")
+    finally:
+        os.close(lock)
+    return found
+
+
+def _database(connection: apsw.Connection, database: Path) -> Iterator[str]:
+    version = version_of(connection)
+    if version != VERSION:
+        yield f"{database} is of version {version}, and this Carpool reads {VERSION}; start a coordinator with it once"
+    for (said,) in connection.execute("PRAGMA integrity_check"):
+        if said != "ok":
+            yield f"{database}: {said}; restore a backup"
+
+
+def _payloads(connection: apsw.Connection, segments: Path, found: Checked) -> None:
+    reader = Reader(segments)
+    try:
+        for row in connection.execute(f"SELECT {JOB} FROM jobs ORDER BY job"):
+            found.jobs += 1
+            try:
+                job = stored_job(row)
+            except Corrupt as corrupt:
+                found.troubles.append(str(corrupt))
+                continue
+            inputs = _records(connection, reader, Kind.INPUTS, job.spec.job, found)
+            results = _records(connection, reader, Kind.RESULTS, job.spec.job, found)
+            failed = _failures(connection, job.spec.job, found)
+            found.items += inputs
+            found.results += results
+            told = (job.spec.items, job.done, job.failed)
+            if (inputs, results, failed) != told:
+                found.troubles.append(
+                    f"job {job.spec.job} has {inputs} inputs, {results} results and {failed} failures, and {told[0]},"
+                    f" {told[1]} and {told[2]} were recorded; restore a backup"
+                )
+            if job.outcome is Outcome.DONE and job.done + job.failed != job.spec.items:
+                found.troubles.append(f"job {job.spec.job} is done and has unsettled items; restore a backup")
+    finally:
+        reader.close()
+
+
+def _records(connection: apsw.Connection, reader: Reader, kind: Kind, job: int, found: Checked) -> int:
+    """Items in the sound records of a job; inputs after a gap do not count."""
+    items = 0
+    for first, count, *place in connection.execute(
+        f"SELECT first, items, segment, offset, length FROM {kind.name.lower()} WHERE job = ? ORDER BY first",
+        (job,),
+    ):
+        where = Place(*place)
+        try:
+            if len(reader.read(kind, job, first, where)) == count and (kind is Kind.RESULTS or first == items):
+                items += count
+                found.bytes += where.length
+        except Corrupt as corrupt:
+            found.troubles.append(str(corrupt))
+    return items
+
+
+def _failures(connection: apsw.Connection, job: int, found: Checked) -> int:
+    failed = 0
+    for row in connection.execute("SELECT item, code, message, checksum FROM failures WHERE job = ?", (job,)):
+        try:
+            check_failure(job, *row)
+            failed += 1
+        except Corrupt as corrupt:
+            found.troubles.append(str(corrupt))
+    return failed
