@@ -24,15 +24,21 @@ def backup(folder: Path, target: Path) -> int:
         raise NotCopied(f"{folder} holds no store; give the folder of --state")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise NotCopied(f"{target} is there already; give a new folder")
+    made = not target.exists()
     try:
         (target / "segments").mkdir(parents=True, exist_ok=True)
         return _copied(folder, target)
-    except OSError as error:
-        shutil.rmtree(target, ignore_errors=True)
-        raise NotCopied(f"cannot write {target}: {error.strerror}; free space or give another folder") from None
-    except apsw.Error as error:
-        shutil.rmtree(target, ignore_errors=True)
-        raise NotCopied(f"cannot copy {folder / 'carpool.db'}: {error}; try `carpool store check`") from None
+    except (NotCopied, OSError, apsw.Error) as error:
+        shutil.rmtree(target if made else target / "segments", ignore_errors=True)
+        for path in () if made else target.iterdir():
+            path.unlink()
+        if isinstance(error, NotCopied):
+            raise
+        if isinstance(error, OSError):
+            why = f"cannot write {target}: {error.strerror}; free space or give another folder"
+        else:
+            why = f"cannot copy {folder / 'carpool.db'}: {error}; try `carpool store check`"
+        raise NotCopied(why) from None
 
 
 def _copied(folder: Path, target: Path) -> int:
@@ -60,19 +66,22 @@ def _copied(folder: Path, target: Path) -> int:
         os.close(mark)
     sync_folder(target / "segments")
     sync_folder(target)
+    sync_folder(target.parent)
     return size
 
 
 def _copy(source: Path, target: Path, length: int) -> None:
     """The first bytes of a file, durably."""
-    with source.open("rb") as read, target.open("xb") as written:
+    try:
+        read = source.open("rb")
+    except FileNotFoundError:
+        raise NotCopied(f"{source} is gone; try again, and then `carpool store check`") from None
+    with read, target.open("xb") as written:
         left = length
         while left:
             part = read.read(min(left, 1 << 20))
             if not part:
-                raise NotCopied(
-                    f"{source} has not the {length} bytes that are named; try `carpool store check`"
-                )
+                raise NotCopied(f"{source} has not the {length} bytes that are named; try `carpool store check`")
             written.write(part)
             left -= len(part)
         written.flush()

@@ -38,12 +38,8 @@ def check(folder: Path) -> Checked:
         check_header(database)
         connection = opened(f"file:{database}", apsw.SQLITE_OPEN_READWRITE)
         try:
-            mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                found.troubles.extend(_database(connection, database))
-                checked(connection, mark, folder / "segments")
-            finally:
-                os.close(mark)
+            found.troubles.extend(_database(connection, database))
+            found.troubles.extend(_newest(connection, folder))
             _payloads(connection, folder / "segments", found)
         finally:
             connection.close()
@@ -56,10 +52,25 @@ def check(folder: Path) -> Checked:
     return found
 
 
+def _newest(connection: apsw.Connection, folder: Path) -> Iterator[str]:
+    """What is wrong with the last commit, and with the ends of segments."""
+    try:
+        mark = os.open(folder / "committed", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield f"{folder / 'committed'} is missing; restore a backup"
+        return
+    try:
+        checked(connection, mark, folder / "segments")
+    except Corrupt as corrupt:
+        yield str(corrupt)
+    finally:
+        os.close(mark)
+
+
 def _database(connection: apsw.Connection, database: Path) -> Iterator[str]:
     version = version_of(connection)
     if version != VERSION:
-        yield f"{database} is of version {version}, and this Carpool reads {VERSION}; start a coordinator with it once"
+        yield f"{database} is of version {version}, this Carpool reads {VERSION}; start a coordinator on it once"
     for (said,) in connection.execute("PRAGMA integrity_check"):
         if said != "ok":
             yield f"{database}: {said}; restore a backup"
@@ -83,8 +94,8 @@ def _payloads(connection: apsw.Connection, segments: Path, found: Checked) -> No
             told = (job.spec.items, job.done, job.failed)
             if (inputs, results, failed) != told:
                 found.troubles.append(
-                    f"job {job.spec.job} has {inputs} inputs, {results} results and {failed} failures, and {told[0]},"
-                    f" {told[1]} and {told[2]} were recorded; restore a backup"
+                    f"job {job.spec.job} has {inputs} inputs, {results} results and {failed} failures, and"
+                    f" {told[0]}, {told[1]} and {told[2]} were recorded; restore a backup"
                 )
             if job.outcome is Outcome.DONE and job.done + job.failed != job.spec.items:
                 found.troubles.append(f"job {job.spec.job} is done and has unsettled items; restore a backup")
@@ -95,10 +106,8 @@ def _payloads(connection: apsw.Connection, segments: Path, found: Checked) -> No
 def _records(connection: apsw.Connection, reader: Reader, kind: Kind, job: int, found: Checked) -> int:
     """Items in the sound records of a job; inputs after a gap do not count."""
     items = 0
-    for first, count, *place in connection.execute(
-        f"SELECT first, items, segment, offset, length FROM {kind.name.lower()} WHERE job = ? ORDER BY first",
-        (job,),
-    ):
+    query = f"SELECT first, items, segment, offset, length FROM {kind.name.lower()} WHERE job = ? ORDER BY first"
+    for first, count, *place in connection.execute(query, (job,)):
         where = Place(*place)
         try:
             if len(reader.read(kind, job, first, where)) == count and (kind is Kind.RESULTS or first == items):

@@ -62,8 +62,7 @@ def checked(connection: apsw.Connection, mark: int, segments: Path) -> tuple[tup
     ((number, chain, before),) = connection.execute("SELECT number, chain, before FROM commits")
     told = os.pread(mark, _MARK.size, 0)
     if not told and not number:
-        write_mark(mark, 0, chain)
-        os.fsync(mark)
+        pass  # it is new
     elif len(told) != _MARK.size or crc32(told[:-4]) != _MARK.unpack(told)[2]:
         raise Corrupt("the file `committed` beside the database is damaged; restore a backup")
     else:
@@ -75,7 +74,6 @@ def checked(connection: apsw.Connection, mark: int, segments: Path) -> tuple[tup
             )
         if marked_chain != {number: chain, number - 1: before}.get(marked, marked_chain):
             raise Corrupt("the database and the file `committed` beside it are not of one store; restore a backup")
-        write_mark(mark, number, chain)
     end = Place(0, 0, 0)
     reader = Reader(segments)
     try:

@@ -37,7 +37,7 @@ from coordinator.store import (
     StoreState,
     Submission,
 )
-from coordinator.store.opening import check_header, checked, locked, opened
+from coordinator.store.opening import check_header, checked, locked, opened, write_mark
 from coordinator.store.reading import Reader
 from coordinator.store.rows import JOB, check_failure, stored_job
 from coordinator.store.schema import migrate
@@ -84,6 +84,8 @@ class SqliteStore:
             migrate(self._connection)
             self._mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             last, end = checked(self._connection, self._mark, segments)
+            write_mark(self._mark, *last)
+            os.fsync(self._mark)
             sync_folder(folder)
             self._writer = Writer(self._connection, Appender(segments, end), folder, self._mark, last, self._tell)
             self._writer.boot()
