@@ -22,6 +22,7 @@ TENANTS_NAMED = 50
 _WINDOW_S = (300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 43200.0, 57600.0, 86400.0, 172800.0)
 _OUTCOMES = (*(outcome.value for outcome in Outcome), "failed")
 _LEASE_ENDS = tuple(end.name.lower() for end in LeaseEnd)
+_USES = ("useful", "lost", "hedged")  # nothing is hedged yet
 _CAUSES = tuple(cause.name.lower() for cause in Cause)
 
 
@@ -95,7 +96,7 @@ _SHOWN = (
     _Shown(
         "carpool_accelerator_seconds_total",
         ("profile", "use"),
-        lambda s: s.accelerator_s,
+        lambda s: _from_zero(s.accelerator_s, sorted(_profiles(s)), _USES),
         "Accelerator time that nodes reported, by what it went into.",
     ),
     _Shown("carpool_nodes", ("state", "profile"), lambda s: s.nodes, "Nodes known since start, by state."),
@@ -171,8 +172,8 @@ def _profiles(snapshot: Snapshot) -> set[str]:
 
 
 def _from_zero(
-    counts: Mapping[tuple[str, str], int], first: Iterable[str], second: Iterable[str]
-) -> Mapping[tuple[str, str], int]:
+    counts: Mapping[tuple[str, str], float], first: Iterable[str], second: Iterable[str]
+) -> Mapping[tuple[str, str], float]:
     """These counts, and 0 for what has not happened yet: a rate does not see a series that begins at 1."""
     return {**dict.fromkeys(product(first, second), 0), **counts}
 
