@@ -24,11 +24,11 @@ def main() -> int:
     """The exit code: 0 after a stop, 2 for bad input, 1 for a failure."""
     # Read when grpc is first imported, also by Ray's workers; `coordinator.__main__` says what it is good for.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_poller_for_python")
-    options = _parser().parse_args()
+    options = parser().parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        configs = _configs(options)
-        asyncio.run(_serve(configs, options))
+        lots = configs(options)
+        asyncio.run(_serve(lots, options))
     except _failures() as error:
         print(f"carpool node: {error}", file=sys.stderr)
         return 2
@@ -43,7 +43,7 @@ def _failures() -> tuple[type[Exception], ...]:
     return (ValueError, ModelError, CoordinatorRefused)
 
 
-async def _serve(configs: list[LotConfig], options: argparse.Namespace) -> None:
+async def _serve(lots: list[LotConfig], options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -53,11 +53,11 @@ async def _serve(configs: list[LotConfig], options: argparse.Namespace) -> None:
     if options.ray:
         from node import actor
 
-        await actor.serve(configs, options.ray_address, options.run_dir, stop, _ready)
+        await actor.serve(lots, options.ray_address, options.run_dir, stop, _ready)
         return
     from node.agent import Agent
 
-    for config in configs:
+    for config in lots:
         await Agent.equipped(config).run(stop, partial(_ready, config))
 
 
@@ -71,7 +71,7 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     loop.call_soon_threadsafe(stop.set)
 
 
-def _configs(options: argparse.Namespace) -> list[LotConfig]:
+def configs(options: argparse.Namespace) -> list[LotConfig]:
     """One lot for each actor, or a single one; raises ValueError for flags that do not fit."""
     profiles = profile.assign(options.profile, options.vehicles)
     if not profiles:
@@ -107,9 +107,10 @@ def _configs(options: argparse.Namespace) -> list[LotConfig]:
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m node", description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """The flags of `python -m node`."""
+    flags = argparse.ArgumentParser(prog="python -m node", description=__doc__, allow_abbrev=False)
+    add = flags.add_argument
     add("--coordinator", required=True, metavar="HOST:PORT")
     add("--lot-id", default="lot", metavar="ID", help="unique in the fleet; with --ray a prefix")
     add("--vehicles", type=_count, metavar="N", help="default: what --profile says, else 1")
@@ -129,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ray", action="store_true", help="one Ray actor for each lot")
     add("--ray-address", default=None, metavar="ADDR", help="of an existing Ray cluster")
     add("--vehicles-per-actor", type=_count, metavar="K", help="default: as many actors as cores")
-    return parser
+    return flags
 
 
 def _count(text: str) -> int:

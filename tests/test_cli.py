@@ -16,6 +16,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from coordinator.client import Client, Job
+from coordinator.errors import CarpoolError
+from coordinator.up import models_to_offer
 from tests.live import Coordinator, until
 
 PATIENCE_S = 60.0
@@ -254,3 +256,11 @@ def test_a_child_that_dies_takes_the_cluster_down_and_its_last_words_are_shown()
         assert cluster.process.returncode == 1
         assert errors.startswith("carpool: the coordinator process was killed by signal 9; its log is ")
         assert cluster.gone()
+
+
+def test_what_is_still_being_fetched_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / ".minilm-x1").mkdir(parents=True)
+    (tmp_path / "models" / ".minilm-x1" / "manifest.json").write_text("{}")
+    monkeypatch.setenv("CARPOOL_CACHE", str(tmp_path))
+    with pytest.raises(CarpoolError, match=r"no model in the cache .*; add one, for example"):
+        models_to_offer("", noop=False)

@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 
 from node import client
+from node.__main__ import configs, parser
 from node.address import addresses
 from tests.node.test_agent import WITHIN_S, Coordinator
 
@@ -108,3 +109,12 @@ def _mentioning(text: str) -> list[str]:
     """Command lines of processes that name this text."""
     listed = subprocess.run(["ps", "-A", "-o", "command"], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if text in line]
+
+
+def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
+    given = parser().parse_args(["--coordinator", "127.0.0.1:1", "--ray", "--vehicles", "9"])
+    sizes = [len(config.profiles) for config in configs(given)]
+    assert len(sizes) == min(os.cpu_count() or 1, 9)
+    assert sum(sizes) == 9
+    assert max(sizes) - min(sizes) <= 1
+    assert [config.first_index for config in configs(given)] == [sum(sizes[:at]) for at in range(len(sizes))]
