@@ -198,7 +198,10 @@ class SqliteStore:
                 after: tuple[int, int] | None = (0, -1)
                 while after is not None:
                     await asyncio.sleep(_SCRUB_S)
-                    after, troubles = await self._read(partial(Reader.scrub, kind=kind, after=after))
+                    try:
+                        after, troubles = await self._read(partial(Reader.scrub, kind=kind, after=after))
+                    except Corrupt as corrupt:  # the database itself: what follows is not found any more
+                        after, troubles = None, [str(corrupt)]
                     for message in troubles:
                         trouble(message)
 

@@ -276,3 +276,30 @@ def test_large_submissions_do_not_stay_in_memory(tmp_path: Path) -> None:
 
     play(scene())
     store.close()
+
+
+def test_a_scrub_goes_on_when_the_database_itself_is_damaged(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"x"]))
+
+    play(scene())
+    store.close()
+    damaged = SqliteStore(tmp_path)
+
+    async def look() -> None:
+        found: asyncio.Queue[str] = asyncio.Queue()
+        scrubbing = asyncio.create_task(damaged.scrub(found.put_nowait))
+        assert "carpool.db is damaged" in await found.get()
+        assert not scrubbing.done()
+        scrubbing.cancel()
+
+    with (tmp_path / "carpool.db").open("r+b") as file:
+        pages = file.seek(0, 2) // 4096
+        for page in range(1, pages):
+            file.seek(4096 * page)
+            file.write(b"\xff" * 4096)
+    (tmp_path / "carpool.db-wal").write_bytes(b"")
+    play(look())
+    damaged.close()
