@@ -133,5 +133,7 @@ async def metric(live: Cluster, name: str) -> float:
             told: str = answer.read().decode()
             return told
 
-    lines = [line for line in (await asyncio.to_thread(scrape)).splitlines() if re.match(rf"{name}[ {{]", line)]
+    text = await asyncio.to_thread(scrape)
+    assert f"# TYPE {name} " in text, "a metric that does not exist is not 0"
+    lines = [line for line in text.splitlines() if re.match(rf"{name}[ {{]", line)]
     return sum(float(line.rpartition(" ")[2]) for line in lines)

@@ -1,8 +1,10 @@
 """The coordinator's wall clock jumps by an hour, both ways: nothing is lost, expires or is redone."""
 
 import asyncio
+import time
 from pathlib import Path
 
+import apsw
 import pytest
 
 from coordinator.client import Client, Job
@@ -35,6 +37,7 @@ def test_leases_and_heartbeats_do_not_follow_the_wall_clock(
 
                 await until(further)
                 offset.write_text(moved)
+                await client.submit("noop", [b"x"], idempotency_key=moved)
             results, failures, job = await collect(client, job.job_id)
             assert results == handed.items
             assert (failures, job.state) == ({}, "done")
@@ -55,3 +58,7 @@ def test_leases_and_heartbeats_do_not_follow_the_wall_clock(
         asyncio.run(asyncio.wait_for(scene(live), 60))
     finally:
         opened.__exit__(None, None, None)
+    rows = apsw.Connection(str(tmp_path / "state" / "carpool.db")).execute("SELECT key, submitted FROM jobs")
+    submitted_s = {str(key): float(str(submitted)) for key, submitted in rows}
+    for moved in ("+3600", "-3600", "+0"):
+        assert submitted_s[moved] - time.time() == pytest.approx(int(moved), abs=90), "the clock was moved"
