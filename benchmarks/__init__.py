@@ -1,1 +1,1 @@
-"""Outside both machines: the demo, the benchmarks and the simulators. May import anything."""
+"""Outside both machines: the demo and the benchmarks. May import anything."""

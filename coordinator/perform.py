@@ -1,7 +1,7 @@
 """Save, then send, then answer: the one function that carries out what the core orders.
 
-The live runtime and the simulated world both call it, so that what survives a crash in one survives it in the
-other.
+The live runtime calls it, and so will whatever else drives the core: what survives a crash in one survives it in
+all of them.
 """
 
 from typing import Protocol

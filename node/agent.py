@@ -309,7 +309,7 @@ class Agent:
         await self._transfers.put(put.token, put.item, put.payload)
         return ResultPut(put.token, put.item)
 
-    # The executor's thread calls these.
+    # The executor calls these, on its thread as a rule.
 
     def announce(self, key: Key, items: Sequence[int]) -> threading.Event:
         """The executor is about to run these; the event is set when the coordinator has been told."""

@@ -48,7 +48,7 @@ class ModelSpeed:
 
 
 class Listener(Protocol):
-    """Whom the executor tells, on its own thread. Both calls must return at once."""
+    """Whom the executor tells, on its own thread, for an echo on the caller's. Both calls return at once."""
 
     def announce(self, key: Key, items: Sequence[int]) -> threading.Event:
         """These items (offsets) run in this micro-batch or the next; the event is set once that is on the wire."""

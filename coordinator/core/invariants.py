@@ -1,4 +1,4 @@
-"""Every invariant of the core, checked after each step by tests and by the simulator."""
+"""Every invariant of the core, checked after each step by tests, and by the live runtime now and then."""
 
 from coordinator.core.effects import Outcome
 from coordinator.core.state import State
