@@ -8,8 +8,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -57,7 +57,13 @@ async def run(order: Order, console: Console) -> Outcome:
         with _put_in_place(order.input, order.output) as out:
             begun_s = time.monotonic()
             key = order.key or f"run-{uuid.uuid4().hex}"
-            job, existed = await client.submit(model.name, batch.items, idempotency_key=key)
+            submission = asyncio.ensure_future(client.submit(model.name, batch.items, idempotency_key=key))
+            try:
+                job, existed = await asyncio.shield(submission)
+            except asyncio.CancelledError:
+                if not order.key:
+                    await _call_off(client, submission)
+                raise
             if not model.nodes:
                 console.print(f"no car that runs {model.name} is plugged in now; the job waits for one")
             if existed:
@@ -77,6 +83,13 @@ async def run(order: Order, console: Console) -> Outcome:
             if not lines.complete:
                 raise CarpoolError(f"job {job.job_id} was cancelled; {order.output} is not written", exit_code=1)
             return Outcome(job.items, failed, first, time.monotonic() - begun_s)
+
+
+async def _call_off(client: Client, submission: Awaitable[tuple[Job, bool]]) -> None:
+    """End a submission on its way: only its answer tells whether there is a job to cancel."""
+    with suppress(CarpoolError):
+        job, _ = await submission
+        await client.cancel(job.job_id)
 
 
 def _choose(name: str, offered: list[Model]) -> Model:

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -168,30 +168,32 @@ def test_bad_input_is_named_and_nothing_is_submitted(cluster: Up, tmp_path: Path
     assert not out.exists()
 
 
+async def interrupted(cluster: Up, command: tuple[str, ...], then: Callable[[], None] = lambda: None) -> str:
+    """Ctrl-C for a `carpool run` as soon as its job is recorded, while no car works; how the job is afterwards."""
+    async with Client(cluster.grpc) as client:
+        names = [node.name for node in await client.nodes()]
+        known = {job.job_id for job in await client.jobs()}
+        await client.cordon(names)
+        process = await asyncio.create_subprocess_exec(*CARPOOL, *command)
+        try:
+
+            async def submitted() -> str | None:
+                return next((job.job_id for job in await client.jobs() if job.job_id not in known), None)
+
+            job_id = await until(submitted)
+            process.send_signal(signal.SIGINT)
+            then()
+            assert await process.wait() == 130
+            return (await client.job(job_id)).state
+        finally:
+            await client.cordon(names, cordoned=False)
+
+
 @pytest.mark.parametrize("key", ["", "mine"])
 def test_ctrl_c_ends_the_job_unless_it_has_a_key(cluster: Up, tmp_path: Path, key: str) -> None:
     source, out = requests(tmp_path / "in.jsonl", 100), tmp_path / "out.jsonl"
     command = ("run", "noop", str(source), "-o", str(out), *(("--idempotency-key", key) if key else ()))
-
-    async def interrupt() -> str:
-        async with Client(cluster.grpc) as client:
-            names = [node.name for node in await client.nodes()]
-            known = {job.job_id for job in await client.jobs()}
-            await client.cordon(names)
-            process = await asyncio.create_subprocess_exec(*CARPOOL, *command)
-            try:
-
-                async def submitted() -> str | None:
-                    return next((job.job_id for job in await client.jobs() if job.job_id not in known), None)
-
-                job_id = await until(submitted)
-                process.send_signal(signal.SIGINT)
-                assert await process.wait() == 130
-                return (await client.job(job_id)).state
-            finally:
-                await client.cordon(names, cordoned=False)
-
-    state = asyncio.run(interrupt())
+    state = asyncio.run(interrupted(cluster, command))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     if not key:
         assert state == "cancelled"
@@ -199,6 +201,48 @@ def test_ctrl_c_ends_the_job_unless_it_has_a_key(cluster: Up, tmp_path: Path, ke
         assert state == "pending"
         assert carpool(*command).returncode == 0
         assert len(outputs(out)) == 100
+
+
+@asynccontextmanager
+async def holding_back_after(target: str, mark: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A way to `target` on which nothing comes back, once `mark` was sent, until the event is set."""
+    let_through = asyncio.Event()
+
+    async def relay(near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        far, far_writer = await asyncio.open_connection(*target.split(":"))
+        marked = False
+
+        async def forth() -> None:
+            nonlocal marked
+            while data := await near.read(1 << 16):
+                marked = marked or mark in data
+                far_writer.write(data)
+            far_writer.close()
+
+        async def back() -> None:
+            while data := await far.read(1 << 16):
+                if marked:
+                    await let_through.wait()
+                near_writer.write(data)
+            near_writer.close()
+
+        await asyncio.gather(forth(), back(), return_exceptions=True)
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield "127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), let_through
+
+
+def test_ctrl_c_before_the_answer_ends_the_job_all_the_same(cluster: Up, tmp_path: Path) -> None:
+    source, mark = tmp_path / "in.txt", "an item that is not in any other test"
+    source.write_text(f"{mark}\n")
+
+    async def scene() -> str:
+        async with holding_back_after(cluster.grpc, mark.encode()) as (way, let_through):
+            command = ("run", "noop", str(source), "-o", str(tmp_path / "out.jsonl"), "--grpc", way)
+            return await interrupted(cluster, command, then=let_through.set)
+
+    assert asyncio.run(scene()) == "cancelled"
 
 
 def test_what_up_cannot_use_is_refused_in_one_line(tmp_path: Path) -> None:
