@@ -230,7 +230,7 @@ async def holding_back_after(target: str, mark: bytes) -> AsyncIterator[tuple[st
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     async with server:
-        yield "127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), let_through
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", let_through
 
 
 def test_ctrl_c_before_the_answer_ends_the_job_all_the_same(cluster: Up, tmp_path: Path) -> None:
