@@ -49,6 +49,11 @@ class StoreSettings:
     """Empty: a temporary folder that goes with the process."""
     free_bytes: int = 256 << 20
     """With less free space on its disk no submission is taken in (assumed: results of what runs need room, too)."""
+    keep_finished_s: float = 30 * 86_400.0
+    """A finished job is forgotten, with its inputs, its results and its key, so long after its end (assumed)."""
+    keep_bytes: int = 64 << 30
+    """While inputs and results of all jobs are more than this the jobs that ended first are forgotten sooner
+    (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)

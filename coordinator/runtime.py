@@ -14,7 +14,7 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import NoReturn, TypeVar, assert_never
 
-from coordinator.config import LimitSettings
+from coordinator.config import LimitSettings, StoreSettings
 from coordinator.core import invariants, views
 from coordinator.core.bits import positions
 from coordinator.core.effects import (
@@ -62,6 +62,7 @@ from coordinator.store import (
     Corrupt,
     Full,
     Intake,
+    NoSuchJob,
     Operation,
     Results,
     Store,
@@ -79,6 +80,8 @@ _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
 _FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
 _FIRST_REQUEST = 1 << 62
+_FORGET_S = 10.0
+_SPARE_S = 300.0  # after its end a job is not forgotten for want of room: its tenant fetches its results
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _T = TypeVar("_T")
@@ -225,7 +228,7 @@ class Runtime:
             stored = await self._reading(self._store.job(job))
             view = _view(stored) if stored is not None else None
         if view is None or view.spec.tenant != tenant or view.spec.interactive:
-            raise Refused(Refusal.NOT_FOUND, f"no job is called {job_name(job)}; `carpool jobs` lists them")
+            raise _no_job(job)
         return view
 
     async def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
@@ -256,7 +259,10 @@ class Runtime:
             raise Refused(Refusal.BAD_INPUT, f"the job has {items} items; item {first} was asked for")
         async for view in self._watch(tenant, job):
             while True:
-                part = await self._reading(self._store.results(job, first, limit_bytes))
+                try:
+                    part = await self._reading(self._store.results(job, first, limit_bytes))
+                except NoSuchJob:  # not any more
+                    raise _no_job(job) from None
                 yield first, part, view
                 first += len(part.payloads)
                 if not part.payloads or first == items:
@@ -401,6 +407,13 @@ class Runtime:
     async def scrub(self) -> None:
         """Look for damage in what is stored, for ever."""
         await self._store.scrub(self._damaged)
+
+    async def forget(self, keep: StoreSettings) -> None:
+        """Forget finished jobs that are kept no longer, for ever."""
+        while True:
+            while await self._store.forget(keep.keep_finished_s, keep.keep_bytes, _SPARE_S):
+                pass
+            await asyncio.sleep(_FORGET_S)
 
     async def measure_lag(self) -> None:
         """Measure for ever how late the loop runs its timers."""
@@ -602,6 +615,10 @@ class Runtime:
             model = job.model if isinstance(job, _Request) else job.spec.model
             label = "failed" if outcome is Outcome.DONE and _all_failed(job) else outcome.value
             self.metrics.observe_job(model, label, monotonic() - job.submitted_s)
+
+
+def _no_job(job: JobId) -> Refused:
+    return Refused(Refusal.NOT_FOUND, f"no job is called {job_name(job)}; `carpool jobs` lists them")
 
 
 def _all_failed(job: _Request | Job) -> bool:

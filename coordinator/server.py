@@ -139,6 +139,7 @@ async def _serve(
             tasks.create_task(runtime.measure_lag()),
             tasks.create_task(runtime.check_invariants()),
             tasks.create_task(runtime.scrub()),
+            tasks.create_task(runtime.forget(config.store)),
         )
         ready(
             f"coordinator ready grpc={_address(host, grpc_port)} http={_address(host, ports['--http-port'])} "

@@ -234,6 +234,42 @@ def test_the_same_key_names_the_same_job() -> None:
         within(work(live))
 
 
+def test_a_finished_job_is_kept_as_long_as_the_configuration_says(tmp_path: Path) -> None:
+    forgetful = tmp_path / "config.toml"
+    forgetful.write_text("[store]\nkeep_finished_s = 0\n")
+    state = ("--state", str(tmp_path / "state"))
+
+    async def finish(live: Cluster) -> str:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, 1)
+            job, _ = await client.submit("noop", [b"one"], idempotency_key="k")
+            async for _ in client.results(job.job_id):
+                pass
+            return job.job_id
+
+    async def look(live: Cluster, gone: str) -> None:
+        async with Client(live.coordinator.grpc) as client:
+
+            async def forgotten() -> bool | None:
+                return None if await client.jobs() else True
+
+            await until(forgotten)
+            with pytest.raises(CarpoolError, match=f"no job is called {gone}"):
+                await client.job(gone)
+            with pytest.raises(CarpoolError, match=f"no job is called {gone}"):
+                async for _ in client.results(gone):
+                    pass
+            await live.parked(client, 1)
+            job, existed = await client.submit("noop", [b"another"], idempotency_key="k")
+            assert not existed
+            assert job.job_id != gone
+
+    with cluster(*state, lots=1) as live:
+        gone = asyncio.run(finish(live))
+    with cluster(*state, "--config", str(forgetful), lots=1) as live:
+        asyncio.run(look(live, gone))
+
+
 def test_a_cancelled_job_ends_and_stays_cancelled() -> None:
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client:

@@ -33,6 +33,10 @@ class Full(Exception):
     """There is no room for another submission. The message says how much there is, the limit and the remedy."""
 
 
+class NoSuchJob(LookupError):
+    """No job of this number is recorded, or none any more."""
+
+
 class Intake(ABC):
     """The inputs of one batch job on their way in. Nothing of it is recorded before its `Submission` is."""
 
@@ -112,7 +116,7 @@ class Store(Protocol):
     epoch: int
     """Number of this start: no earlier process with this store had it."""
     newest_job: JobId
-    """The newest job that was recorded before this start; 0 when there is none."""
+    """The newest job that was recorded before this start, whether it is kept or not; 0 when there is none."""
 
     def intake(self, job: JobId, model: str) -> Intake:
         """Begin to take a job's inputs in. Raises Full."""
@@ -133,10 +137,17 @@ class Store(Protocol):
         """Inputs of these items, in order."""
 
     async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
-        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`."""
+        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
+
+        Raises NoSuchJob.
+        """
 
     def live(self) -> Iterable[Record]:
         """What was recorded of jobs that have not ended, for `Scheduler.restore`."""
+
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+        """Forget some finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
+        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many; 0: there are no more."""
 
     async def scrub(self, trouble: Callable[[str], None]) -> None:
         """Go through all that is stored, slowly and for ever, and tell what is damaged."""

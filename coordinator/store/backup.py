@@ -10,8 +10,12 @@ from pathlib import Path
 
 import apsw
 
-from coordinator.store.opening import opened, write_mark
+from coordinator.store.opening import COMMITTED, DATABASE, SEGMENTS, opened, write_mark
 from coordinator.store.segments import path_of, sync_folder
+
+_EPOCHS = 1000
+"""The copy's epochs begin so far ahead, lest a lease of a later start of the original be taken for one of its own
+(assumed: the original does not start so often again)."""
 
 
 class NotCopied(Exception):
@@ -20,16 +24,16 @@ class NotCopied(Exception):
 
 def backup(folder: Path, target: Path) -> int:
     """Copy the store in `folder` to `target`, which is new or empty; the bytes of the copy. Raises NotCopied."""
-    if not (folder / "carpool.db").is_file():
+    if not (folder / DATABASE).is_file():
         raise NotCopied(f"{folder} holds no store; give the folder of --state")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise NotCopied(f"{target} is there already; give a new folder")
     made = not target.exists()
     try:
-        (target / "segments").mkdir(parents=True, exist_ok=True)
+        (target / SEGMENTS).mkdir(parents=True, exist_ok=True)
         return _copied(folder, target)
     except (NotCopied, OSError, apsw.Error) as error:
-        shutil.rmtree(target if made else target / "segments", ignore_errors=True)
+        shutil.rmtree(target if made else target / SEGMENTS, ignore_errors=True)
         for path in () if made else target.iterdir():
             path.unlink()
         if isinstance(error, NotCopied):
@@ -48,23 +52,24 @@ def _copied(folder: Path, target: Path) -> int:
         with copy.backup("main", source, "main") as copying:
             while not copying.done:
                 copying.step(-1)
+        copy.execute("UPDATE commits SET epoch = epoch + ?", (_EPOCHS,))
         ((number, chain),) = copy.execute("SELECT number, chain FROM commits")
         copy.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         segments = list(copy.execute("SELECT segment, bytes FROM segments ORDER BY segment"))
     finally:
         copy.close()
         source.close()
-    size = (target / "carpool.db").stat().st_size
+    size = (target / DATABASE).stat().st_size
     for segment, length in segments:
-        _copy(path_of(folder / "segments", segment), path_of(target / "segments", segment), length)
+        _copy(path_of(folder / SEGMENTS, segment), path_of(target / SEGMENTS, segment), length)
         size += length
-    mark = os.open(target / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    mark = os.open(target / COMMITTED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         write_mark(mark, number, chain)
         os.fsync(mark)
     finally:
         os.close(mark)
-    sync_folder(target / "segments")
+    sync_folder(target / SEGMENTS)
     sync_folder(target)
     sync_folder(target.parent)
     return size

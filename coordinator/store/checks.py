@@ -9,7 +9,7 @@ import apsw
 
 from coordinator.core.effects import Outcome
 from coordinator.store import Corrupt
-from coordinator.store.opening import check_header, checked, locked, opened
+from coordinator.store.opening import COMMITTED, DATABASE, SEGMENTS, check_header, checked, locked, opened
 from coordinator.store.rows import JOB, check_failure, stored_job
 from coordinator.store.schema import VERSION, version_of
 from coordinator.store.segments import Kind, Place, Reader
@@ -29,7 +29,7 @@ class Checked:
 def check(folder: Path) -> Checked:
     """Read a store that no coordinator uses. Raises Occupied, and OSError when it cannot be read."""
     found = Checked()
-    database = folder / "carpool.db"
+    database = folder / DATABASE
     if not database.is_file():
         found.troubles.append(f"{database} is missing; restore a backup, or give the folder of --state")
         return found
@@ -40,7 +40,8 @@ def check(folder: Path) -> Checked:
         try:
             found.troubles.extend(_database(connection, database))
             found.troubles.extend(_newest(connection, folder))
-            _payloads(connection, folder / "segments", found)
+            found.troubles.extend(_names(connection, database))
+            _payloads(connection, folder / SEGMENTS, found)
         finally:
             connection.close()
     except Corrupt as corrupt:
@@ -55,12 +56,12 @@ def check(folder: Path) -> Checked:
 def _newest(connection: apsw.Connection, folder: Path) -> Iterator[str]:
     """What is wrong with the last commit, and with the ends of segments."""
     try:
-        mark = os.open(folder / "committed", os.O_RDONLY | os.O_CLOEXEC)
+        mark = os.open(folder / COMMITTED, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield f"{folder / 'committed'} is missing; restore a backup"
         return
     try:
-        checked(connection, mark, folder / "segments")
+        checked(connection, mark, folder / SEGMENTS)
     except Corrupt as corrupt:
         yield str(corrupt)
     finally:
@@ -74,6 +75,27 @@ def _database(connection: apsw.Connection, database: Path) -> Iterator[str]:
     for (said,) in connection.execute("PRAGMA integrity_check"):
         if said != "ok":
             yield f"{database}: {said}; restore a backup"
+
+
+def _names(connection: apsw.Connection, database: Path) -> Iterator[str]:
+    """What is wrong with the rows that name payloads, beside what they name."""
+    for table in ("failures", *(kind.table for kind in Kind)):
+        ((orphans,),) = connection.execute(f"SELECT count(*) FROM {table} WHERE job NOT IN (SELECT job FROM jobs)")
+        if orphans:
+            yield f"{database} has {orphans} rows of {table} that belong to no job; restore a backup"
+    places = " UNION ALL ".join(f"SELECT segment, length FROM {kind.table}" for kind in Kind)
+    named = dict(connection.execute(f"SELECT segment, sum(length) FROM ({places}) GROUP BY segment"))
+    for segment, live in connection.execute("SELECT segment, live FROM segments"):
+        if live != named.get(segment, 0):
+            yield (
+                f"{database} names {named.get(segment, 0)} bytes of segment {segment}, and {live} were recorded;"
+                " restore a backup"
+            )
+    for job, item in connection.execute(
+        "SELECT failures.job, item FROM failures JOIN results ON results.job = failures.job AND first ="
+        " (SELECT max(first) FROM results WHERE job = failures.job AND first <= item) WHERE item < first + items"
+    ):
+        yield f"item {item} of job {job} has a result and a failure; restore a backup"
 
 
 def _payloads(connection: apsw.Connection, segments: Path, found: Checked) -> None:
@@ -104,14 +126,15 @@ def _payloads(connection: apsw.Connection, segments: Path, found: Checked) -> No
 
 
 def _records(connection: apsw.Connection, reader: Reader, kind: Kind, job: int, found: Checked) -> int:
-    """Items in the sound records of a job; inputs after a gap do not count."""
-    items = 0
-    query = f"SELECT first, items, segment, offset, length FROM {kind.name.lower()} WHERE job = ? ORDER BY first"
+    """Items in the sound records of a job; neither inputs after a gap count nor results that are there twice."""
+    items = end = 0
+    query = f"SELECT first, items, segment, offset, length FROM {kind.table} WHERE job = ? ORDER BY first"
     for first, count, *place in connection.execute(query, (job,)):
         where = Place(*place)
         try:
-            if len(reader.read(kind, job, first, where)) == count and (kind is Kind.RESULTS or first == items):
-                items += count
+            whole = len(reader.read(kind, job, first, where)) == count
+            if whole and (first >= end if kind is Kind.RESULTS else first == items):
+                items, end = items + count, first + count
                 found.bytes += where.length
         except Corrupt as corrupt:
             found.troubles.append(str(corrupt))

@@ -46,3 +46,21 @@ def backup_command(
     except NotCopied as why:
         raise CarpoolError(str(why)) from None
     print(f"{target}: {size:,} bytes")
+
+
+@app.command("vacuum")
+def vacuum_command(folder: Folder) -> None:
+    """Give the room of forgotten jobs back to the disk, while the coordinator is stopped."""
+    from coordinator.store import Corrupt
+    from coordinator.store.opening import DATABASE, Occupied
+    from coordinator.store.vacuum import vacuum
+
+    if not (folder / DATABASE).is_file():
+        raise CarpoolError(f"{folder} holds no store; give the folder of --state")
+    try:
+        before, after = vacuum(folder)
+    except (Corrupt, Occupied) as why:
+        raise CarpoolError(str(why)) from None
+    except OSError as error:
+        raise CarpoolError(f"cannot write {folder}: {error.strerror}; nothing is lost, free some space") from None
+    print(f"{folder}: {before:,} bytes before, {after:,} now")

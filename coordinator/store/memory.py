@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic, perf_counter
 from typing import assert_never
 
@@ -14,6 +15,7 @@ from coordinator.errors import Failure
 from coordinator.store import (
     Committed,
     Intake,
+    NoSuchJob,
     Operation,
     Results,
     StoredJob,
@@ -43,6 +45,8 @@ class _Job:
     done: int = 0
     failures: dict[int, Failure] = field(default_factory=dict)
     outcome: Outcome | None = None
+    ended_s: float = inf
+    bytes: int = 0  # of inputs and results
 
 
 class MemoryStore:
@@ -79,7 +83,9 @@ class MemoryStore:
 
     async def jobs(self, tenant: str, limit: int) -> list[StoredJob]:
         """The newest recorded jobs of a tenant, the newest first."""
-        newest = [job for job in reversed(self._jobs.values()) if job.submission.spec.tenant == tenant]
+        newest = [
+            job for _, job in sorted(self._jobs.items(), reverse=True) if job.submission.spec.tenant == tenant
+        ]
         return [self._stored(job) for job in newest[:limit]]
 
     async def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
@@ -88,8 +94,13 @@ class MemoryStore:
         return [payload for first, count in ranges for payload in inputs[first : first + count]]
 
     async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
-        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`."""
-        stored = self._jobs[job]
+        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
+
+        Raises NoSuchJob.
+        """
+        stored = self._jobs.get(job)
+        if stored is None:
+            raise NoSuchJob
         payloads: list[bytes] = []
         failures: dict[int, Failure] = {}
         for item in range(first, len(stored.results)):
@@ -115,6 +126,21 @@ class MemoryStore:
                 elif payload is not None:
                     yield ResultsRecord(job_id, 0, ((item, 1),), 1, 1)
 
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+        """Forget finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
+        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many."""
+        now_s, kept = monotonic(), sum(job.bytes for job in self._jobs.values())
+        ended = sorted((job.ended_s, job_id) for job_id, job in self._jobs.items() if job.outcome is not None)
+        forgotten = 0
+        for ended_s, job_id in ended:
+            if ended_s >= now_s - older_s and (ended_s >= now_s - spare_s or kept <= over_bytes):
+                break
+            spec = self._jobs[job_id].submission.spec
+            kept -= self._jobs.pop(job_id).bytes
+            self._keys.pop((spec.tenant, spec.key), None)
+            forgotten += 1
+        return forgotten
+
     async def scrub(self, trouble: Callable[[str], None]) -> None:
         """Nothing is on a disk."""
         await asyncio.get_running_loop().create_future()
@@ -137,8 +163,9 @@ class MemoryStore:
                 assert submission is not None
                 assert isinstance(submission.intake, _Intake), "an intake of this store"
                 assert not spec.key or (spec.tenant, spec.key) not in self._keys, "a key names one job"
-                inputs = submission.intake.inputs
-                self._jobs[spec.job] = _Job(submission, inputs, monotonic(), [None] * spec.items)
+                intake = submission.intake
+                none: list[bytes | None] = [None] * spec.items
+                self._jobs[spec.job] = _Job(submission, intake.inputs, monotonic(), none, bytes=intake.bytes)
                 if spec.key:
                     self._keys[spec.tenant, spec.key] = spec.job
             case ResultsRecord() as record:
@@ -149,10 +176,11 @@ class MemoryStore:
                     job.results[first : first + count] = payloads[at : at + count]
                     at += count
                 job.done += at
+                job.bytes += sum(map(len, payloads))
             case FailureRecord(job_id, item, code, message):
                 self._jobs[job_id].failures[item] = Failure(code, message)
                 self._jobs[job_id].results[item] = b""
             case EndRecord(job_id, outcome):
-                self._jobs[job_id].outcome = outcome
+                self._jobs[job_id].outcome, self._jobs[job_id].ended_s = outcome, monotonic()
             case _:
                 assert_never(operation.record)

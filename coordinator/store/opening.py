@@ -6,14 +6,22 @@ A database forgets its newest commits when its write-ahead log is damaged, and d
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from errno import ENOSPC
 from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 from zlib import crc32
 
 import apsw
 
 from coordinator.store import Corrupt
-from coordinator.store.segments import Place, Reader, path_of
+from coordinator.store.schema import migrate
+from coordinator.store.segments import Place, Reader, path_of, sweep, sync_folder
+
+DATABASE, SEGMENTS, COMMITTED = "carpool.db", "segments", "committed"
+"""What a store's folder holds."""
 
 _MARK = Struct("<Q16sI")
 _HEADER = b"SQLite format 3\0" + bytes([16, 0, 2, 2, 0, 64, 32, 32])  # pages of 4,096 bytes, nothing reserved
@@ -21,6 +29,52 @@ _HEADER = b"SQLite format 3\0" + bytes([16, 0, 2, 2, 0, 64, 32, 32])  # pages of
 
 class Occupied(Exception):
     """Another process uses this folder. The message says so."""
+
+
+class Last(NamedTuple):
+    """Where a store was left."""
+
+    commit: tuple[int, bytes]  # number and chain of the last one
+    record: Place  # the last one that is named
+    segments: frozenset[int]  # that hold records that are named
+
+
+class OpenedStore(NamedTuple):
+    """What a store is written through."""
+
+    connection: apsw.Connection
+    mark: int  # descriptor of the file `committed`
+    last: Last
+
+
+@contextmanager
+def opened_store(folder: Path, name: str = "") -> Iterator[OpenedStore]:
+    """A store for this process alone, made if there is none, and of today's version.
+
+    `name` is the URI of its database when that is not in the folder. Raises Corrupt, Occupied, and OSError when the
+    folder cannot be used.
+    """
+    database, segments = folder / DATABASE, folder / SEGMENTS
+    segments.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as files:
+        files.callback(os.close, locked(folder))
+        try:
+            check_header(database)
+            connection = opened(name or f"file:{database}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            files.callback(connection.close)
+            migrate(connection)
+            mark = os.open(folder / COMMITTED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.callback(os.close, mark)
+            last = checked(connection, mark, segments)
+            sweep(segments, last.segments)
+            write_mark(mark, *last.commit)
+            os.fsync(mark)
+            sync_folder(folder)
+            yield OpenedStore(connection, mark, last)
+        except apsw.FullError:
+            raise OSError(ENOSPC, os.strerror(ENOSPC)) from None
+        except (apsw.Error, ValueError) as error:
+            raise Corrupt(f"{database} cannot be used: {error}; restore a backup") from None
 
 
 def opened(name: str, flags: int) -> apsw.Connection:
@@ -57,8 +111,8 @@ def locked(folder: Path) -> int:
     return descriptor
 
 
-def checked(connection: apsw.Connection, mark: int, segments: Path) -> tuple[tuple[int, bytes], Place]:
-    """Number and chain of the last commit, and the place of the last record. Raises Corrupt."""
+def checked(connection: apsw.Connection, mark: int, segments: Path) -> Last:
+    """Where this store was left. Raises Corrupt unless it is as it was left then."""
     ((number, chain, before),) = connection.execute("SELECT number, chain, before FROM commits")
     told = os.pread(mark, _MARK.size, 0)
     if not told and not number:
@@ -75,9 +129,10 @@ def checked(connection: apsw.Connection, mark: int, segments: Path) -> tuple[tup
         if marked_chain != {number: chain, number - 1: before}.get(marked, marked_chain):
             raise Corrupt("the database and the file `committed` beside it are not of one store; restore a backup")
     end = Place(0, 0, 0)
-    reader = Reader(segments)
+    reader, named = Reader(segments), []
     try:
-        for segment, size, last, _ in connection.execute("SELECT * FROM segments ORDER BY segment"):
+        for segment, size, last in connection.execute("SELECT segment, bytes, last FROM segments ORDER BY segment"):
+            named.append(segment)
             path = path_of(segments, segment)
             have = path.stat().st_size if path.exists() else 0
             if have < size:
@@ -86,7 +141,7 @@ def checked(connection: apsw.Connection, mark: int, segments: Path) -> tuple[tup
             reader.check(end)
     finally:
         reader.close()
-    return (number, chain), end
+    return Last((number, chain), end, frozenset(named))
 
 
 def write_mark(mark: int, number: int, chain: bytes) -> None:

@@ -14,7 +14,7 @@ from coordinator.core.effects import Outcome
 from coordinator.core.events import JobId
 from coordinator.core.ranges import Range
 from coordinator.errors import Failure
-from coordinator.store import Corrupt, Results, StoredJob
+from coordinator.store import Corrupt, NoSuchJob, Results, StoredJob
 from coordinator.store.opening import opened
 from coordinator.store.rows import JOB, Row, check_failure, stored_job
 from coordinator.store.segments import Kind, Place
@@ -78,7 +78,7 @@ class Reader:
         return record
 
     def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
-        """Results from item `first` on, up to the first gap or a little over `limit_bytes`."""
+        """Results from item `first` on, up to the first gap or a little over `limit_bytes`. Raises NoSuchJob."""
         self._query("BEGIN", ())  # results that are recorded meanwhile are not missing
         try:
             return self._results(job, first, limit_bytes)
@@ -120,9 +120,16 @@ class Reader:
                 break
         if item == first:
             stored = self.jobs("job = ?", (job,))
-            if stored and stored[0].outcome is Outcome.DONE and item < stored[0].spec.items:
+            if not stored:
+                raise NoSuchJob
+            if stored[0].outcome is Outcome.DONE and item < stored[0].spec.items:
                 raise Corrupt(f"{self._database} names no result {item} of job {job}; restore a backup")
         return Results(payloads, failures)
+
+    def delete(self, segments: Sequence[int]) -> None:
+        """Delete segments that nothing names any more."""
+        for segment in segments:
+            self._segments.delete(segment)
 
     def scrub(self, kind: Kind, after: tuple[int, int]) -> tuple[tuple[int, int] | None, list[str]]:
         """Check a few records of a kind, those that follow this (job, first item).
@@ -131,7 +138,7 @@ class Reader:
         """
         rows = list(
             self._query(
-                f"SELECT job, first, {_PLACE} FROM {kind.name.lower()} WHERE (job, first) > (?, ?)"
+                f"SELECT job, first, {_PLACE} FROM {kind.table} WHERE (job, first) > (?, ?)"
                 " ORDER BY job, first LIMIT ?",
                 (*after, _SCRUBBED_RECORDS),
             )

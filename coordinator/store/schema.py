@@ -1,12 +1,12 @@
 """The database's tables, and how a database of an older version becomes one of today's.
 
-A place is (segment, offset, length): see `segments`. Times are seconds of the wall clock, since a job outlives
-the process that took it in.
+A place is (segment, offset, length): see `segments`; `live` is how many bytes of one the rows name. Times are
+seconds of the wall clock, since a job outlives the process that took it in.
 """
 
 import apsw
 
-VERSION = 1
+VERSION = 2
 
 _MIGRATIONS = (
     """
@@ -43,15 +43,27 @@ _MIGRATIONS = (
     ) STRICT;
     INSERT INTO commits VALUES (1, 0, zeroblob(16), zeroblob(16), 0);
     """,
+    # Jobs may be forgotten: their numbers are not given again, and segments know how much of them is alive.
+    """
+    ALTER TABLE commits ADD COLUMN newest INTEGER NOT NULL DEFAULT 0;
+    UPDATE commits SET newest = (SELECT coalesce(max(job), 0) FROM jobs);
+    ALTER TABLE segments RENAME COLUMN records TO live;
+    UPDATE segments SET live = 0;
+    UPDATE segments SET live = named.bytes FROM (
+        SELECT segment, sum(length) AS bytes FROM (
+            SELECT segment, length FROM inputs UNION ALL SELECT segment, length FROM results
+        ) GROUP BY segment
+    ) AS named WHERE named.segment = segments.segment;
+    """,
 )
 
 
-def migrate(connection: apsw.Connection) -> None:
-    """Bring a database to `VERSION`, each step in a transaction. Raises ValueError for one that is newer."""
+def migrate(connection: apsw.Connection, to: int = VERSION) -> None:
+    """Bring a database to a version, each step in a transaction. Raises ValueError for one that is newer."""
     version = version_of(connection)
-    if version > VERSION:
-        raise ValueError(f"it is of version {version}, and this Carpool knows {VERSION}; take a newer Carpool")
-    for number, step in enumerate(_MIGRATIONS[version:], version + 1):
+    if version > to:
+        raise ValueError(f"it is of version {version}, and this Carpool knows {to}; take a newer Carpool")
+    for number, step in enumerate(_MIGRATIONS[version:to], version + 1):
         with connection:
             connection.execute(f"{step}; PRAGMA user_version = {number}")
 

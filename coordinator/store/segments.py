@@ -13,7 +13,7 @@ Little-endian. What follows the last record that anybody names is a torn append 
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from itertools import accumulate
@@ -44,6 +44,11 @@ class Kind(IntEnum):
     INPUTS = 1
     RESULTS = 2
 
+    @property
+    def table(self) -> str:
+        """Where the database names such records."""
+        return self.name.lower()
+
 
 class Place(NamedTuple):
     """Where a record is: its segment, and the bytes that it takes there."""
@@ -61,8 +66,8 @@ class Appender:
     """
 
     def __init__(self, folder: Path, end: Place) -> None:
-        """Go on behind `end`, the last record that anybody names; segment 0 begins anew. What is behind it, torn or
-        never named, is cut off."""
+        """Go on behind `end`, the last record that anybody names; segment 0 begins anew. What is behind it in its
+        segment, torn or never named, is cut off."""
         self._folder = folder
         self._number = end.segment
         self._end = end.offset + end.length  # where the next record goes
@@ -71,23 +76,32 @@ class Appender:
         self._full: list[int] = []  # descriptors of segments that were left since the last sync
         self._descriptor = -1
         self._dirty = False  # written since the last sync
-        for path in folder.glob("segment-*"):
-            if number_of(path) > self._number:
-                path.unlink()
         if end.segment:
             self._descriptor = os.open(path_of(folder, self._number), os.O_RDWR | os.O_CLOEXEC)
             os.ftruncate(self._descriptor, self._end)
 
     def append(self, kind: Kind, job: int, first: int, items: Sequence[bytes]) -> Place:
         """Place one record. It is durable after the next `sync`."""
-        record = encode(kind, job, first, items)
+        return self.copy(encode(kind, job, first, items))
+
+    def copy(self, record: bytes) -> Place:
+        """Place a record that was encoded before."""
         if self._descriptor < 0 or self._end + len(record) > SEGMENT_BYTES:
-            self.flush()
-            self._begin()
+            self.turn()
         place = Place(self._number, self._end, len(record))
         self._buffer.append(record)
         self._end += len(record)
         return place
+
+    def turn(self) -> None:
+        """Go on in a new segment."""
+        self.flush()
+        self._begin()
+
+    @property
+    def number(self) -> int:
+        """The segment in which it writes."""
+        return self._number
 
     @property
     def buffered_bytes(self) -> int:
@@ -150,9 +164,9 @@ class Reader:
         """The items of a record, which holds just these of this job. Raises Corrupt."""
         return self._sound(place, partial(decode, kind=kind, job=job, first=first))
 
-    def check(self, place: Place) -> None:
-        """Raises Corrupt unless a whole record is there."""
-        self._sound(place, check)
+    def check(self, place: Place) -> bytes:
+        """The record that is there, as it was encoded. Raises Corrupt unless it is whole."""
+        return self._sound(place, checked)
 
     def _sound(self, place: Place, look: Callable[[bytes], _T]) -> _T:
         path = path_of(self._folder, place.segment)
@@ -165,16 +179,20 @@ class Reader:
         except Corrupt as reason:
             raise Corrupt(f"{path} at byte {place.offset}: {reason}; restore a backup") from None
 
-    def forget(self, segment: int) -> None:
-        """Let go of a segment that is about to be deleted."""
-        descriptor = self._descriptors.pop(segment, None)
-        if descriptor is not None:
-            os.close(descriptor)
+    def delete(self, segment: int) -> None:
+        """Delete a segment that nobody names any more."""
+        self._let_go(segment)
+        path_of(self._folder, segment).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the files."""
         for segment in list(self._descriptors):
-            self.forget(segment)
+            self._let_go(segment)
+
+    def _let_go(self, segment: int) -> None:
+        descriptor = self._descriptors.pop(segment, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def encode(kind: Kind, job: int, first: int, items: Sequence[bytes]) -> bytes:
@@ -192,7 +210,7 @@ def decode(record: bytes, kind: Kind, job: int, first: int) -> list[bytes]:
     told = _HEADER.unpack_from(record)
     if told[:4] != (_RECORD_MAGIC, kind, job, first):
         raise Corrupt("this is not the record that was written here")
-    check(record)
+    checked(record)
     end = _BODY + told[4] * 4
     items = []
     for length in Struct(f"<{told[4]}I").unpack_from(record, _BODY):
@@ -201,8 +219,8 @@ def decode(record: bytes, kind: Kind, job: int, first: int) -> list[bytes]:
     return items
 
 
-def check(record: bytes) -> None:
-    """Raises Corrupt unless this is a whole record with the checksum that it was written with."""
+def checked(record: bytes) -> bytes:
+    """This record; raises Corrupt unless it is whole, with the checksum that it was written with."""
     if len(record) < _BODY:
         raise Corrupt("the record ends in its header")
     magic, _, _, _, count, size = _HEADER.unpack_from(record)
@@ -211,6 +229,7 @@ def check(record: bytes) -> None:
     (checksum,) = _CHECKSUM.unpack_from(record, _HEADER.size)
     if crc32(memoryview(record)[_BODY:], crc32(record[: _HEADER.size])) != checksum:
         raise Corrupt("the record's checksum does not fit its bytes")
+    return record
 
 
 def parts_of(items: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -228,9 +247,11 @@ def path_of(folder: Path, segment: int) -> Path:
     return folder / f"segment-{segment:08d}"
 
 
-def number_of(path: Path) -> int:
-    """The segment in a file."""
-    return int(path.name.removeprefix("segment-"))
+def sweep(folder: Path, named: Collection[int]) -> None:
+    """Delete the segments that nobody names. For when nothing is on its way into one."""
+    for path in folder.glob("segment-*"):
+        if int(path.name.removeprefix("segment-")) not in named:
+            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,18 +9,15 @@ One thread writes and one reads; the event loop waits for neither.
 """
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from errno import ENOSPC
+from contextlib import ExitStack, suppress
 from functools import partial
 from math import inf
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import TypeVar
-
-import apsw
 
 from coordinator.core.bits import mask
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Record, ResultsRecord
@@ -37,12 +34,11 @@ from coordinator.store import (
     StoreState,
     Submission,
 )
-from coordinator.store.opening import check_header, checked, locked, opened, write_mark
+from coordinator.store.opening import DATABASE, SEGMENTS, opened_store
 from coordinator.store.reading import Reader
 from coordinator.store.rows import JOB, check_failure, stored_job
-from coordinator.store.schema import migrate
-from coordinator.store.segments import Appender, Kind, sync_folder
-from coordinator.store.writing import Append, Commit, SegmentIntake, Writer
+from coordinator.store.segments import Appender, Kind
+from coordinator.store.writing import Append, Commit, Forget, SegmentIntake, Writer
 
 _ROOM_FOR_S = 0.5  # free space is looked at so often
 _SCRUB_S = 0.5  # between two looks of the scrub: at most 8 MiB a second (assumed to disturb nobody)
@@ -71,47 +67,30 @@ class SqliteStore:
         segments are in the folder all the same.
         """
         self._folder = folder
-        self._database = folder / "carpool.db"
+        self._database = folder / DATABASE
         self._observe = observe
         self._free_bytes = free_bytes
-        segments = folder / "segments"
-        segments.mkdir(parents=True, exist_ok=True)
-        name = f"file:/carpool-{id(self)}?vfs=memdb" if in_memory else f"file:{self._database}"
-        self._lock = locked(folder)
-        try:
-            check_header(self._database)
-            self._connection = opened(name, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-            migrate(self._connection)
-            self._mark = os.open(folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            last, end = checked(self._connection, self._mark, segments)
-            write_mark(self._mark, *last)
-            os.fsync(self._mark)
-            sync_folder(folder)
-            self._writer = Writer(self._connection, Appender(segments, end), folder, self._mark, last, self._tell)
+        name = f"file:/carpool-{id(self)}?vfs=memdb" if in_memory else ""
+        with ExitStack() as files:
+            connection, mark, last = files.enter_context(opened_store(folder, name))
+            appender = Appender(folder / SEGMENTS, last.record)
+            files.callback(appender.close)
+            self._writer = Writer(connection, appender, folder, mark, last.commit, self._tell)
             self._writer.boot()
-            ((epoch, newest),) = self._connection.execute(
-                "SELECT epoch, (SELECT coalesce(max(job), 0) FROM jobs) FROM commits"
-            )
-        except apsw.FullError:
-            os.close(self._lock)
-            raise OSError(ENOSPC, os.strerror(ENOSPC)) from None
-        except (apsw.Error, ValueError) as error:
-            os.close(self._lock)
-            raise Corrupt(f"{self._database} cannot be used: {error}; restore a backup") from None
-        except (Corrupt, OSError):
-            os.close(self._lock)
-            raise
+            ((epoch, newest),) = connection.execute("SELECT epoch, newest FROM commits")
+            self._connection = connection
+            self._files = files.pop_all()
         self.epoch = int(epoch)
         """Number of this start, from 1: no earlier process of this folder had it."""
         self.newest_job = JobId(int(newest))
-        """The newest job that was recorded before; 0 when there is none."""
+        """The newest job that was recorded before, whether it is still kept or not; 0 when there is none."""
         self._room: tuple[float, int] = (-inf, 0)  # when it was looked at, bytes
         self._unanswered = 0  # commits handed in
         self._waiting = 0  # operations in them
         self._recent: dict[JobId, list[bytes]] = {}
         self._recent_bytes = 0
         self._readers = ThreadPoolExecutor(1, "store-reader")
-        self._reader = Reader(name, self._database, segments)
+        self._reader = Reader(name or f"file:{self._database}", self._database, folder / SEGMENTS)
         self._writer.start()
 
     def intake(self, job: JobId, model: str) -> Intake:
@@ -157,7 +136,10 @@ class SqliteStore:
         return await self._read(lambda reader: reader.inputs(job, ranges))
 
     async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
-        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`."""
+        """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
+
+        Raises NoSuchJob.
+        """
         return await self._read(lambda reader: reader.results(job, first, limit_bytes))
 
     def live(self) -> Iterator[Record]:
@@ -191,6 +173,16 @@ class SqliteStore:
                     f" {stored.done + stored.failed} were recorded; restore a backup"
                 )
 
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+        """Forget some finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
+        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many; 0: there are no more."""
+        done: asyncio.Future[tuple[int, list[int]]] = asyncio.get_running_loop().create_future()
+        self._writer.put(Forget(time() - older_s, time() - spare_s, over_bytes, done))
+        jobs, segments = await done
+        if segments:
+            await self._read(lambda reader: reader.delete(segments))  # whoever read of them has what it wanted
+        return jobs
+
     async def scrub(self, trouble: Callable[[str], None]) -> None:
         """Go through all that is stored, slowly and for ever, and tell what is damaged."""
         while True:
@@ -207,7 +199,7 @@ class SqliteStore:
 
     def state(self) -> StoreState:
         """How it is now."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             log_bytes = os.stat(f"{self._database}-wal").st_size
             return StoreState(self._waiting, log_bytes, self._free())
         return StoreState(self._waiting, 0, self._free())
@@ -217,9 +209,7 @@ class SqliteStore:
         self._writer.close()
         self._readers.submit(self._reader.close).result()
         self._readers.shutdown()
-        self._connection.close()
-        os.close(self._mark)
-        os.close(self._lock)
+        self._files.close()
 
     async def _read(self, read: Callable[[Reader], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, read, self._reader)

@@ -9,13 +9,12 @@ import errno
 import os
 import queue
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep, time
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
+from weakref import WeakSet
 
 import apsw
 
@@ -24,7 +23,7 @@ from coordinator.core.events import JobId
 from coordinator.core.lease import ranges_of
 from coordinator.store import Committed, Full, Intake, Operation, accepted_payloads
 from coordinator.store.failpoints import reach
-from coordinator.store.opening import write_mark
+from coordinator.store.recording import Recorder, Rows
 from coordinator.store.rows import Row, checksum_of, job_row
 from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, parts_of
 
@@ -32,6 +31,7 @@ _MOST_OPERATIONS = 512  # in one commit
 _FLUSH_BYTES = 1 << 20  # of submissions that are not complete, in memory
 _CHECKPOINT_PAGES = 4096  # of the write-ahead log, 16 MiB: a checkpoint that comes more often meets more commits
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_FORGOTTEN = 64  # jobs at a time: what others want to be recorded waits meanwhile
 _RETRY_S = 0.25  # between two tries of a commit for which there was no room
 
 _T = TypeVar("_T")
@@ -80,20 +80,17 @@ class Commit:
 
 
 @dataclass(slots=True)
-class _Rows:
-    """What one commit changes."""
+class Forget:
+    """Finished jobs to be forgotten: all that ended before `before`, by the wall clock, and while payloads are more
+    than `over_bytes` those that ended first, up to `spared`.
 
-    jobs: list[Row] = field(default_factory=list)
-    inputs: list[Row] = field(default_factory=list)
-    results: list[Row] = field(default_factory=list)
-    failures: list[Row] = field(default_factory=list)
-    ends: list[Row] = field(default_factory=list)
-    settled: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    `done` gets how many they were, and the segments that are to be deleted.
+    """
 
-    def places(self) -> Iterator[Place]:
-        """Of all payloads that it names."""
-        for row in (*self.inputs, *self.results):
-            yield Place(*row[3:6])
+    before: float
+    spared: float
+    over_bytes: int
+    done: asyncio.Future[tuple[int, list[int]]]
 
 
 class Writer:
@@ -113,26 +110,27 @@ class Writer:
         self._appender = appender
         self._folder = folder
         self._mark = mark
-        self._number, self._chain = last
+        self._open: WeakSet[SegmentIntake] = WeakSet()  # with payloads that no row names yet
+        self._recorder = Recorder(connection, mark, last)
         self._tell = tell
         self._pages = 0  # in the write-ahead log
         self._connection.set_wal_hook(self._wrote)
         self._loop: asyncio.AbstractEventLoop
-        self._queue: queue.SimpleQueue[Append | Commit | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Append | Commit | Forget | None] = queue.SimpleQueue()
         self._failed: Exception | None = None  # nothing is recorded after a failure
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def boot(self) -> None:
         """Count this start of a coordinator, durably. Before `start`."""
-        self._record(_Rows(), boots=1)
+        self._recorder.record(Rows(), boots=1)
         os.fsync(self._mark)
 
     def start(self) -> None:
         """Begin to take work."""
         self._thread.start()
 
-    def put(self, entry: Append | Commit) -> None:
+    def put(self, entry: Append | Commit | Forget) -> None:
         """Hand something in; from the loop."""
         self._loop = asyncio.get_running_loop()
         self._queue.put(entry)
@@ -143,7 +141,6 @@ class Writer:
         if self._thread.ident is not None:
             self._queue.put(None)
             self._thread.join()
-        self._appender.close()
 
     def _run(self) -> None:
         over = False
@@ -171,21 +168,50 @@ class Writer:
             if self._failed is not None:
                 for entry in entries:
                     if isinstance(entry, Append):
-                        self._loop.call_soon_threadsafe(_settle, entry.written, self._failed)
+                        self._loop.call_soon_threadsafe(_settle, entry.written, None, self._failed)
+                    elif isinstance(entry, Forget):
+                        self._loop.call_soon_threadsafe(_settle, entry.done, (0, []), self._failed)
             elif self._pages > _CHECKPOINT_PAGES:
                 self._checkpoint()
 
-    def _handle(self, entries: Sequence[Append | Commit | None]) -> None:
-        rows = _Rows()
+    def _handle(self, entries: Sequence[Append | Commit | Forget | None]) -> None:
+        rows = Rows()
         for entry in entries:
             if isinstance(entry, Append):
                 self._place(entry.intake, entry.items)
+                self._open.add(entry.intake)
                 self._flush(entry)
-            elif entry is not None:
+            elif isinstance(entry, Commit):
                 for operation in entry.operations:
                     self._stage(operation, rows)
         if any(isinstance(entry, Commit) and entry.operations for entry in entries):
             self._commit(rows)
+        for entry in entries:
+            if isinstance(entry, Forget):
+                self._loop.call_soon_threadsafe(_settle, entry.done, self._forget(entry), None)
+
+    def _forget(self, forget: Forget) -> tuple[int, list[int]]:
+        """Some of the jobs at a time: how many, and the segments in which nothing is left."""
+        rows = Rows()
+
+        def query(sql: str, *values: int) -> list[tuple[Any, ...]]:
+            return self._connection.execute(sql, values).fetchall()
+
+        ((named,),) = query("SELECT coalesce(sum(live), 0) FROM segments")
+        sizes = " UNION ALL ".join(f"SELECT segment, length FROM {kind.table} WHERE job = ?1" for kind in Kind)
+        oldest = query("SELECT job, ended FROM jobs WHERE ended IS NOT NULL ORDER BY ended LIMIT ?", _FORGOTTEN)
+        for job, ended in oldest:
+            if ended >= forget.before and (ended >= forget.spared or named <= forget.over_bytes):
+                break
+            rows.forgotten.append(job)
+            for segment, freed in query(f"SELECT segment, sum(length) FROM ({sizes}) GROUP BY segment", job):
+                rows.freed[segment] += freed
+                named -= freed
+        if not rows.forgotten:
+            return 0, []
+        ((last,),) = query("SELECT coalesce(max(segment), 0) FROM segments")
+        needed = [intake.rows[0][3] for intake in self._open]
+        return len(rows.forgotten), self._commit(rows, drop_below=min([last, *needed]))
 
     def _flush(self, append: Append) -> None:
         """Keep memory bounded while large submissions come in; one for which there is no room is told so."""
@@ -197,7 +223,7 @@ class Writer:
             if error.errno not in _NO_ROOM:
                 raise
             full = Full("the coordinator's disk is full; submit again when there is room")
-        self._loop.call_soon_threadsafe(_settle, append.written, full)
+        self._loop.call_soon_threadsafe(_settle, append.written, None, full)
 
     def _place(self, intake: SegmentIntake, items: Sequence[bytes]) -> None:
         for part in parts_of(items):
@@ -205,7 +231,7 @@ class Writer:
             intake.rows.append((intake.job, intake.placed, len(part), *place))
             intake.placed += len(part)
 
-    def _stage(self, operation: Operation, rows: _Rows) -> None:
+    def _stage(self, operation: Operation, rows: Rows) -> None:
         """Place an operation's payloads and note its rows."""
         match operation.record:
             case JobRecord(spec):
@@ -215,6 +241,7 @@ class Writer:
                 self._place(intake, intake.held)
                 rows.jobs.append(job_row(spec, intake.digest))
                 rows.inputs.extend(intake.rows)
+                self._open.discard(intake)
             case ResultsRecord() as record:
                 payloads = accepted_payloads(record, operation.payloads)
                 at = 0
@@ -249,56 +276,16 @@ class Writer:
                     raise
                 sleep(_RETRY_S)
 
-    def _commit(self, rows: _Rows) -> None:
-        """Make it durable; waits for room where there is none."""
+    def _commit(self, rows: Rows, drop_below: int = 0) -> list[int]:
+        """Make it durable; waits for room where there is none. Gives the segments that were dropped."""
         self._patiently(self._appender.flush)
         self._appender.sync()  # whose failure is final: what it could not write, it may not try again
         reach("between_segment_and_row")
-        self._patiently(lambda: self._record(rows))
+        return self._patiently(lambda: self._recorder.record(rows, drop_below=drop_below))
 
     def _room_for_a_page(self) -> bool:
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize > 1 << 20
-
-    def _record(self, rows: _Rows, boots: int = 0) -> None:
-        many = self._connection.executemany
-        segments: dict[int, list[int]] = {}  # end of the last record, its offset, records
-        for segment, offset, length in rows.places():
-            seen = segments.setdefault(segment, [0, 0, 0])
-            if offset + length > seen[0]:
-                seen[0], seen[1] = offset + length, offset
-            seen[2] += 1
-        self._connection.execute("BEGIN IMMEDIATE")
-        many(
-            "INSERT INTO jobs (job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted,"
-            " checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            rows.jobs,
-        )
-        many("INSERT INTO inputs VALUES (?,?,?,?,?,?)", rows.inputs)
-        many("INSERT INTO results VALUES (?,?,?,?,?,?)", rows.results)
-        many("INSERT INTO failures VALUES (?,?,?,?,?)", rows.failures)
-        many(
-            "UPDATE jobs SET done = done + ?, failed = failed + ? WHERE job = ?",
-            [(done, failed, job) for job, (done, failed) in rows.settled.items()],
-        )
-        many("UPDATE jobs SET outcome = ?, ended = ? WHERE job = ?", rows.ends)
-        many(
-            "INSERT INTO segments VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
-            " SET last = iif(?2 > bytes, ?3, last), bytes = max(bytes, ?2), records = records + ?4",
-            [(segment, end, last, records) for segment, (end, last, records) in segments.items()],
-        )
-        chain = blake2b(
-            b"%b %d %r" % (self._chain, self._number + 1, repr(sorted(segments.items())).encode()), digest_size=16
-        ).digest()
-        self._connection.execute(
-            "UPDATE commits SET number = ?, chain = ?, before = ?, epoch = epoch + ?",
-            (self._number + 1, chain, self._chain, boots),
-        )
-        reach("before_commit")
-        self._connection.execute("COMMIT")
-        reach("after_commit")
-        self._number, self._chain = self._number + 1, chain
-        write_mark(self._mark, self._number, chain)
 
     def _wrote(self, connection: apsw.Connection, name: str, pages: int) -> int:
         self._pages = pages
@@ -314,9 +301,9 @@ class Writer:
         self._pages = 0
 
 
-def _settle(written: asyncio.Future[None], error: Exception | None) -> None:
-    if not written.done():
+def _settle(future: asyncio.Future[_T], result: _T, error: Exception | None) -> None:
+    if not future.done():
         if error is None:
-            written.set_result(None)
+            future.set_result(result)
         else:
-            written.set_exception(error)
+            future.set_exception(error)

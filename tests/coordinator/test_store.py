@@ -15,13 +15,16 @@ import pytest
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcome, ResultsRecord
 from coordinator.core.events import JobId, JobSpec
 from coordinator.errors import Failure
-from coordinator.store import Corrupt, Operation, Store, Submission
+from coordinator.store import Corrupt, NoSuchJob, Operation, Store, Submission, segments
+from coordinator.store.checks import check
 from coordinator.store.memory import MemoryStore
 from coordinator.store.opening import Occupied
+from coordinator.store.schema import migrate
 from coordinator.store.sqlite import SqliteStore
 
 Opened = Callable[[], Store]
 SCENE_S = 30.0
+TABLES = ("jobs", "inputs", "results", "failures", "segments", "commits")
 
 
 @pytest.fixture(params=["memory", "sqlite in memory", "sqlite on disk"])
@@ -303,3 +306,116 @@ def test_a_scrub_goes_on_when_the_database_itself_is_damaged(tmp_path: Path) -> 
     (tmp_path / "carpool.db-wal").write_bytes(b"")
     play(look())
     damaged.close()
+
+
+async def finished(store: Store, job: int, size: int, key: str = "") -> None:
+    """A job of one input of so many bytes that is done."""
+    await commit(store, await submission(store, job, [b"x" * size], key=key))
+    await commit(store, results(job, ((0, 1),), 1, 1, b"y"))
+    await commit(store, Operation(EndRecord(JobId(job), Outcome.DONE)))
+
+
+def test_finished_jobs_are_forgotten_by_age_and_others_are_not(store: Store) -> None:
+    async def scene() -> None:
+        await finished(store, 1, 10, key="k")
+        await commit(store, await submission(store, 2, [b"live"], key="l"))
+        await finished(store, 3, 10)
+        assert await store.forget(60.0, 1 << 30, 0.0) == 0
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 2
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 0
+        assert [job.spec.job for job in await store.jobs("local", 10)] == [2]
+        assert (await store.job(JobId(1)), await store.find("local", "k")) == (None, None)
+        with pytest.raises(NoSuchJob):
+            await store.results(JobId(1), 0, 100)
+        assert await store.inputs(JobId(2), [(0, 1)]) == [b"live"]
+        await finished(store, 4, 10, key="k")
+        again = await store.find("local", "k")
+        assert again is not None
+        assert again.spec.job == 4
+
+    play(scene())
+
+
+def test_finished_jobs_are_forgotten_when_there_is_too_much_the_first_that_ended_first(store: Store) -> None:
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"x" * 10_000]))
+        for job in (3, 2, 5, 4):
+            await finished(store, job, 10_000)
+        assert await store.forget(60.0, 35_000, 60.0) == 0, "they ended just now"
+        assert await store.forget(60.0, 60_000, -1.0) == 0
+        assert await store.forget(60.0, 35_000, -1.0) == 2
+        assert await store.forget(60.0, 35_000, -1.0) == 0
+        assert [job.spec.job for job in await store.jobs("local", 10)] == [5, 4, 1]
+        assert await store.forget(60.0, 0, -1.0) == 2
+        assert [job.spec.job for job in await store.jobs("local", 10)] == [1], "what is live stays"
+
+    play(scene())
+
+
+def test_a_segment_is_deleted_when_nothing_alive_is_in_it_nor_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1 << 18)
+    store = SqliteStore(tmp_path)
+
+    def files() -> list[str]:
+        return sorted(path.name[-1] for path in (tmp_path / "segments").iterdir())
+
+    async def scene() -> None:
+        await finished(store, 1, 150_000)
+        await finished(store, 2, 150_000)
+        slow = store.intake(JobId(3), "noop")  # begins in segment 2 and goes on in others
+        await slow.add([b"a" * 70_000])
+        for part in (b"b", b"c", b"d"):
+            await slow.add([part * 70_000])
+        await commit(store, await submission(store, 4, [b"z" * 150_000]))
+        assert files() == ["1", "2", "3", "4"]
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 2
+        assert files() == ["2", "3", "4"], "what is on its way is not deleted"
+        spec = JobSpec(JobId(3), "local", "grpc", "noop", slow.items, 1, False, inf, 1.0)
+        await commit(store, Operation(JobRecord(spec), Submission(spec, slow)))
+        assert await store.inputs(JobId(3), [(0, 1), (3, 1)]) == [b"a" * 70_000, b"d" * 70_000]
+        for job in (3, 4):
+            await commit(store, Operation(EndRecord(JobId(job), Outcome.CANCELLED)))
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 2
+        assert files() == ["4"], "the last one stays"
+
+    play(scene())
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.newest_job == 4, "the number of a forgotten job is not given again"
+    again.close()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def before() -> None:
+        await finished(store, 6, 1000)
+        await finished(store, 7, 1000)
+
+    play(before())
+    store.close()
+    connection = apsw.Connection(str(tmp_path / "carpool.db"))
+    rows = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
+    for table in TABLES:
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("PRAGMA user_version = 0")
+    migrate(connection, to=1)
+    connection.execute("DELETE FROM commits")
+    for table in TABLES:
+        for row in rows[table]:
+            known = row[:5] if table == "commits" else row
+            connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(known))})", known)
+    connection.execute("UPDATE segments SET records = 4")
+    connection.close()
+    again = SqliteStore(tmp_path)
+    assert again.newest_job == 7
+
+    async def after() -> None:
+        assert (await again.results(JobId(7), 0, 100)).payloads == [b"y0"]
+        assert await again.forget(60.0, 1500, -1.0) == 1, "it knows how much is alive"
+
+    play(after())
+    again.close()
+    assert check(tmp_path).troubles == []

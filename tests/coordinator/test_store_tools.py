@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apsw
 import pytest
 
 from coordinator.core.effects import EndRecord, FailureRecord, Outcome
 from coordinator.core.events import JobId
-from coordinator.store import Operation
+from coordinator.store import Operation, segments
 from coordinator.store.backup import NotCopied, backup
 from coordinator.store.checks import Checked, check
 from coordinator.store.opening import Occupied
@@ -110,6 +111,83 @@ def test_a_copy_goes_to_a_new_folder_only(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NotCopied, match="holds no store; give the folder of --state"):
         backup(tmp_path / "nothing", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+def test_rows_that_contradict_each_other_are_named(folder: Path) -> None:
+    connection = apsw.Connection(str(folder / "carpool.db"))
+    connection.execute("INSERT INTO failures SELECT job, 2, code, message, checksum FROM failures")
+    connection.execute(
+        "INSERT INTO inputs SELECT 99, first, items, segment, offset, length FROM inputs WHERE job = 1"
+    )
+    connection.execute("UPDATE segments SET live = live + 1")
+    connection.close()
+    troubles = "\n".join(check(folder).troubles)
+    assert "item 2 of job 2 has a result and a failure; restore a backup" in troubles
+    assert "has 1 rows of inputs that belong to no job; restore a backup" in troubles
+    assert "bytes of segment 1, and " in troubles
+
+
+def test_a_copy_and_what_the_original_becomes_have_no_epoch_in_common(folder: Path, tmp_path: Path) -> None:
+    backup(folder, tmp_path / "copy")
+    copy, original = SqliteStore(tmp_path / "copy"), SqliteStore(folder)
+    assert copy.epoch > original.epoch + 100
+    copy.close()
+    original.close()
+
+
+def test_a_vacuum_leaves_what_is_alive_and_gives_the_rest_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1 << 18)
+    folder = tmp_path / "state"
+    store = SqliteStore(folder)
+
+    async def fill() -> None:
+        for job in range(1, 21):
+            await commit(store, await submission(store, job, [bytes([job]) * 20_000] * 2))
+            if job % 4:
+                await commit(store, results(job, ((0, 2),), 0b11, 0b11, b"%d." % job))
+                await commit(store, Operation(EndRecord(JobId(job), Outcome.DONE)))
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 15
+
+    play(fill())
+    store.close()
+    used = sum(path.stat().st_size for path in folder.rglob("*"))
+    done = carpool("store", "vacuum", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{folder}: ")
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < used / 2
+    assert check(folder) == Checked(jobs=5, items=10, results=0, bytes=check(folder).bytes)
+    again = SqliteStore(folder)
+
+    async def look() -> None:
+        for job in range(4, 21, 4):
+            assert await again.inputs(JobId(job), [(0, 2)]) == [bytes([job]) * 20_000] * 2
+        await commit(again, await submission(again, 21, [b"after"]))
+
+    play(look())
+    again.close()
+    assert check(folder).troubles == []
+
+
+def test_a_vacuum_of_a_damaged_store_changes_nothing_of_it(folder: Path) -> None:
+    store = SqliteStore(folder)
+
+    async def forget() -> None:
+        assert await store.forget(-1.0, 1 << 30, 0.0) == 2
+
+    play(forget())
+    store.close()
+    segment = folder / "segments" / "segment-00000001"
+    flip(segment, b"early")
+    before = segment.read_bytes()
+    refused = carpool("store", "vacuum", folder)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"{segment} at byte" in refused.stderr
+    assert segment.read_bytes() == before
+    nothing = carpool("store", "vacuum", folder / "segments")
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert nothing.stderr.endswith("holds no store; give the folder of --state\n")
 
 
 def test_the_commands_say_what_they_found(folder: Path, tmp_path: Path) -> None:
