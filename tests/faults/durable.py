@@ -125,8 +125,8 @@ def check_recorded_once(state: Path, jobs: int) -> None:
     assert all(items == done == recorded and not failed for items, done, failed, recorded in rows)
 
 
-async def metric(live: Cluster, name: str) -> float:
-    """A metric of the coordinator's, summed over its labels."""
+async def metric(live: Cluster, name: str, **labels: str) -> float:
+    """A metric of the coordinator's, summed over those of its labels that are not given."""
 
     def scrape() -> str:
         with urllib.request.urlopen(f"http://{live.coordinator.addresses['metrics']}/metrics") as answer:
@@ -135,5 +135,10 @@ async def metric(live: Cluster, name: str) -> float:
 
     text = await asyncio.to_thread(scrape)
     assert f"# TYPE {name} " in text, "a metric that does not exist is not 0"
-    lines = [line for line in text.splitlines() if re.match(rf"{name}[ {{]", line)]
+    given = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = [
+        line
+        for line in text.splitlines()
+        if re.match(rf"{name}[ {{]", line) and all(pair in line for pair in given)
+    ]
     return sum(float(line.rpartition(" ")[2]) for line in lines)

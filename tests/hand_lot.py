@@ -1,0 +1,103 @@
+"""A lot of one car that says on the wire just what a test has it say, and knows nothing of the real one."""
+
+import random
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from protos import link_pb2, link_pb2_grpc
+
+OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+ITEMS_PER_S = 100_000.0
+"""So fast that one lease holds all items of a job, up to 4,096."""
+
+
+class HandLot:
+    """One stream of a process that is new with it. It offers `noop`, sends no heartbeats and repeats nothing."""
+
+    def __init__(self, target: str, name: str, held: Sequence[link_pb2.HeldLease] = ()) -> None:
+        """Lot and car are both called `name`; `held` are the leases that its hello names."""
+        self._name = name
+        self._hello = link_pb2.Hello(
+            lot_id=name,
+            incarnation=random.getrandbits(64),
+            vehicles=[link_pb2.Vehicle(name=name, profile="hw4")],
+            held=held,
+        )
+        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._sequence = 0
+        self._grants: list[link_pb2.Grant] = []
+        self.welcome = link_pb2.Welcome()
+
+    async def __aenter__(self) -> Self:
+        stub: link_pb2_grpc.LinkServiceAsyncStub = link_pb2_grpc.LinkServiceStub(self._channel)
+        self._stream = stub.Connect(None)
+        await self._stream.write(link_pb2.ConnectRequest(hello=self._hello))
+        self.welcome = (await self._hear()).welcome
+        noop = link_pb2.ModelOffer(
+            model="noop",
+            kind="echo",
+            digest="by hand",
+            items_per_s=ITEMS_PER_S,
+            batch_items=1,
+            max_item_bytes=1 << 20,
+        )
+        offer = link_pb2.Offer(node=0, window_s=3600.0, share=1.0)
+        await self._stream.write(link_pb2.ConnectRequest(models=[noop], offers=[offer]))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.cancel()  # closing a channel spares a call in which nobody waits
+        await self._channel.close(None)
+
+    async def granted(self) -> link_pb2.Grant:
+        """The next grant."""
+        while not self._grants:
+            await self._hear()
+        return self._grants.pop(0)
+
+    async def revoked(self, token: link_pb2.Token) -> link_pb2.RevocationCause.ValueType:
+        """Why the coordinator takes this lease back, once it does."""
+        while True:
+            for revocation in (await self._hear()).revocations:
+                if revocation.token == token:
+                    return revocation.cause
+
+    async def report(
+        self,
+        token: link_pb2.Token,
+        results: Mapping[int, bytes],
+        *,
+        sequence: int = 0,
+        ended: bool = False,
+        useful_s: float = 0.0,
+    ) -> list[link_pb2.Revocation]:
+        """Say that these items of a lease are done, by their offsets in it; returns once that is acknowledged, with
+        what was revoked meanwhile. Under a `sequence` of before it is an old message sent again."""
+        if not sequence:
+            sequence = self._sequence = self._sequence + 1
+        done = sum(1 << offset for offset in results)
+        row = link_pb2.LeaseReport(
+            token=token,
+            done=done.to_bytes(done.bit_length() // 8 + 1, "little"),
+            results=[results[offset] for offset in sorted(results)],
+            ended=ended,
+            useful_s=useful_s,
+        )
+        await self._stream.write(link_pb2.ConnectRequest(sequence=sequence, reports=[row]))
+        revocations: list[link_pb2.Revocation] = []
+        while True:
+            response = await self._hear()
+            revocations.extend(response.revocations)
+            if response.acknowledged == sequence:
+                return revocations
+
+    async def _hear(self) -> link_pb2.ConnectResponse:
+        response = await self._stream.read()
+        assert isinstance(response, link_pb2.ConnectResponse), "the coordinator ended the stream"
+        self._grants.extend(response.grants)
+        return response
