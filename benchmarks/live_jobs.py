@@ -5,13 +5,13 @@ Each is of one item for the model noop, and nothing of it is settled. It says "m
 
 import asyncio
 import sys
-from itertools import islice
 from math import inf
 from pathlib import Path
 
 from benchmarks.payloads import BYTES, payloads
 from coordinator.core.effects import JobRecord
 from coordinator.core.events import JobId, JobSpec
+from coordinator.items import Items
 from coordinator.store import Operation, Submission
 from coordinator.store.sqlite import SqliteStore
 
@@ -27,7 +27,7 @@ async def make(folder: Path, jobs: int) -> None:
             operations = []
             for number in range(first, min(first + _TOGETHER, jobs + 1)):
                 intake = store.intake(JobId(number), "noop")
-                await intake.add(list(islice(fresh, 1)))
+                await intake.add(Items.of([next(fresh)]))
                 spec = JobSpec(JobId(number), "default", "grpc", "noop", 1, BYTES, False, inf, 1.0)
                 operations.append(Operation(JobRecord(spec), Submission(spec, intake)))
             await _committed(store, operations)

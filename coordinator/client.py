@@ -22,8 +22,8 @@ from protos import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 ANSWER_S = 30.0  # a short call that takes longer has failed
 SILENCE_S = 15.0  # a stream of results speaks every second; one silent for so long is dead
 PATIENCE_S = 30.0  # how long a broken stream of results is tried again
-CHUNK_BYTES = 512 * 1024  # payload bytes of one message of a submission
-CHUNK_ITEMS = 8192  # items of one message of a submission
+CHUNK_BYTES = 1024 * 1024  # payload bytes of one message of a submission
+CHUNK_ITEMS = 16_384  # items of one message of a submission
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -311,16 +311,20 @@ def _chunks(
     yield jobs_pb2.SubmitJobRequest(header=header)
     try:
         for item in items:
-            if chunk and (size + len(item) > CHUNK_BYTES or len(chunk) >= CHUNK_ITEMS):
-                yield jobs_pb2.SubmitJobRequest(items=chunk)
-                chunk, size = [], 0
-            chunk.append(item)
             size += len(item)
+            if chunk and (size > CHUNK_BYTES or len(chunk) == CHUNK_ITEMS):
+                yield _chunk(chunk)
+                chunk, size = [], len(item)
+            chunk.append(item)
     except CarpoolError as error:  # gRPC swallows it and cancels the call
         broken.append(error)
         raise
     if chunk:
-        yield jobs_pb2.SubmitJobRequest(items=chunk)
+        yield _chunk(chunk)
+
+
+def _chunk(items: Sequence[bytes]) -> jobs_pb2.SubmitJobRequest:
+    return jobs_pb2.SubmitJobRequest(items=jobs_pb2.Items(payload=b"".join(items), lengths=map(len, items)))
 
 
 def _results(message: jobs_pb2.StreamResultsResponse) -> Results:

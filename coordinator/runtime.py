@@ -53,6 +53,7 @@ from coordinator.core.lease import ranges_of
 from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
+from coordinator.items import Items
 from coordinator.link import Link, Queued
 from coordinator.metrics import Metrics
 from coordinator.perform import perform
@@ -155,7 +156,7 @@ class Runtime:
         """
         if not inputs:
             self._refuse_empty()
-        self._check_items(self._offered(model), inputs, 0)
+        self._check_sizes(self._offered(model), [*map(len, inputs)], 0)
         if len(self._requests) >= self._limits.open_requests:
             self.metrics.count_rejection("overloaded")
             raise Refused(
@@ -188,9 +189,9 @@ class Runtime:
         except Full as full:
             raise self._no_room(full) from None
 
-    async def take_in(self, intake: Intake, items: Sequence[bytes]) -> None:
+    async def take_in(self, intake: Intake, items: Items) -> None:
         """Take the next items of a batch job; refused when one of them cannot be run."""
-        self._check_items(self._offered(intake.model), items, intake.items)
+        self._check_sizes(self._offered(intake.model), items.lengths, intake.items)
         try:
             await intake.add(items)
         except Full as full:
@@ -331,7 +332,7 @@ class Runtime:
     def unstage(self, token: Token, done: int, results: Sequence[bytes]) -> Sequence[bytes]:
         """The payloads of a report, with those that were put ahead of it in their places."""
         staged = self._staged.get(token)
-        if not staged:
+        if not staged or len(results) != done.bit_count():  # the report will be refused
             return results
         return [
             payload or staged.pop(offset, b"") for offset, payload in zip(positions(done), results, strict=True)
@@ -580,9 +581,8 @@ class Runtime:
             raise Refused(Refusal.NOT_FOUND, f"no vehicle here offers model {model!r}; offered: {names}")
         return offered
 
-    def _check_items(self, offered: OfferedModel, items: Sequence[bytes], first: int) -> None:
-        """Refuse items, the job's from `first` on, that no lot would run."""
-        sizes = [*map(len, items)]
+    def _check_sizes(self, offered: OfferedModel, sizes: Sequence[int], first: int) -> None:
+        """Refuse items of these sizes, the job's from `first` on, that no lot would run."""
         largest, smallest = max(sizes, default=1), min(sizes, default=1)
         if largest > offered.max_item_bytes:
             self.metrics.count_rejection("too_large")

@@ -209,6 +209,34 @@ class JobHeader(_message.Message):
 Global___JobHeader: _TypeAlias = JobHeader  # noqa: Y015
 
 @_typing.final
+class Items(_message.Message):
+    """Several items, in order. Together, so that nobody handles a million of them one by one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    """of all of them, one behind the other"""
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of each, bytes"""
+
+    def __init__(
+        self,
+        *,
+        payload: _builtins.bytes = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lengths", b"lengths", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Items: _TypeAlias = Items  # noqa: Y015
+
+@_typing.final
 class SubmitJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,16 +247,14 @@ class SubmitJobRequest(_message.Message):
         """in the first request"""
 
     @_builtins.property
-    def items(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """payloads, in order"""
-
+    def items(self) -> Global___Items: ...
     def __init__(
         self,
         *,
         header: Global___JobHeader | None = ...,
-        items: _abc.Iterable[_builtins.bytes] | None = ...,
+        items: Global___Items | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -17,8 +17,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from coordinator.client import Client, Job
 from coordinator.errors import CarpoolError, Failure
+from protos import jobs_pb2, jobs_pb2_grpc
 from tests.live import PATIENCE_S, Cluster, cluster, until
 
+DIRECT = (("grpc.enable_http_proxy", 0),)
 POISON_LOT = "tests.poison_lot"
 QUICK = "[scheduling]\nheartbeat_s = 0.2\nsilent_after_s = 0.8\n"
 
@@ -315,6 +317,13 @@ def test_bad_calls_get_one_sentence() -> None:
                     await client.job(name)
             with pytest.raises(CarpoolError, match="no vehicle is called"):
                 await client.drain(["bus-1"])
+        async with grpc.aio.insecure_channel(live.coordinator.grpc, options=DIRECT) as channel:
+            jobs: jobs_pb2_grpc.JobServiceAsyncStub = jobs_pb2_grpc.JobServiceStub(channel)
+            header = jobs_pb2.JobHeader(model="noop", items=2)
+            odd = jobs_pb2.SubmitJobRequest(header=header, items=jobs_pb2.Items(payload=b"abc", lengths=[1, 1]))
+            with pytest.raises(grpc.aio.AioRpcError, match="add up to 2, and its payload has 3 bytes") as raised:
+                await jobs.SubmitJob(iter([odd]))
+            assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     with cluster(lots=1) as live:
         within(work(live))
@@ -366,9 +375,7 @@ def test_keys_say_who_may_call_what(tmp_path: Path) -> None:
 
 def test_health_and_reflection_are_served() -> None:
     async def work(live: Cluster) -> None:
-        async with grpc.aio.insecure_channel(
-            live.coordinator.grpc, options=(("grpc.enable_http_proxy", 0),)
-        ) as channel:
+        async with grpc.aio.insecure_channel(live.coordinator.grpc, options=DIRECT) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest(service="carpool.v1.JobService"))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -1,11 +1,13 @@
 """JobService: what tenants call."""
 
+from array import array
 from collections.abc import AsyncIterator
 
 from coordinator.config import LimitSettings
 from coordinator.core import views
 from coordinator.core.effects import Outcome
 from coordinator.errors import Failure
+from coordinator.items import LENGTH, Items
 from coordinator.keys import Role
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
@@ -49,8 +51,8 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             if header is None or intake is None:
                 header = self._header(request)
                 intake = self._runtime.intake(header.model)
-            brought = list(request.items)  # once: each look into a message makes every item anew
-            items, size = intake.items + len(brought), intake.bytes + sum(map(len, brought))
+            brought = _items(request.items)
+            items, size = intake.items + len(brought), intake.bytes + len(brought.payload)
             if items > header.items or size > self._limits.job_bytes:
                 limit = f"{header.items} announced items and {self._limits.job_bytes} bytes"
                 raise refuse(f"the job brings {items} items and {size} bytes; the limit is {limit}: split it")
@@ -150,6 +152,16 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         if not (0 <= header.deadline_s < float("inf") and 0 <= header.value < float("inf")):
             raise refuse("deadline_s and value must be numbers of at least 0; 0 means none")
         return header
+
+
+def _items(message: jobs_pb2.Items) -> Items:
+    items = Items(message.payload, array(LENGTH, message.lengths))
+    if sum(items.lengths) != len(items.payload):
+        raise refuse(
+            f"the lengths of a message's items add up to {sum(items.lengths)}, and its payload has "
+            f"{len(items.payload)} bytes; make them equal"
+        )
+    return items
 
 
 def _state(view: views.JobView) -> jobs_pb2.JobState.ValueType:

@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
-from struct import Struct
 from typing import NamedTuple, Protocol
 
 from coordinator.core.bits import positions
@@ -17,12 +15,10 @@ from coordinator.core.effects import Outcome, Record, ResultsRecord
 from coordinator.core.events import JobId, JobSpec
 from coordinator.core.ranges import Range
 from coordinator.errors import Failure
+from coordinator.items import Items
 
 Committed = Callable[[Exception | None], None]
 """Called on the driver's loop when operations are durable, or with what kept them from it."""
-
-
-_LENGTH = Struct("<Q").pack
 
 
 class Corrupt(Exception):
@@ -45,23 +41,23 @@ class Intake(ABC):
         self.model = model
         self.items = 0
         self.bytes = 0
-        self._digest = sha256(model.encode())
+        self._payloads, self._lengths = sha256(), sha256()
 
-    async def add(self, items: Sequence[bytes]) -> None:
+    async def add(self, items: Items) -> None:
         """Take the next items. Raises Full."""
-        sizes = [*map(len, items)]
-        self._digest.update(b"".join(chain.from_iterable(zip(map(_LENGTH, sizes), items, strict=True))))
-        self.bytes += sum(sizes)
+        self._payloads.update(items.payload)
+        self._lengths.update(items.lengths)
+        self.bytes += len(items.payload)
         self.items += len(items)
         await self._keep(items)
 
     @property
     def digest(self) -> bytes:
         """What must be equal for a key to name the same job: over the model and every item, with its length."""
-        return self._digest.digest()
+        return sha256(self._payloads.digest() + self._lengths.digest() + self.model.encode()).digest()
 
     @abstractmethod
-    async def _keep(self, items: Sequence[bytes]) -> None:
+    async def _keep(self, items: Items) -> None:
         """Put items where the store will find them."""
 
 

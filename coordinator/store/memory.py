@@ -12,6 +12,7 @@ from coordinator.core.events import JobId
 from coordinator.core.lease import ranges_of
 from coordinator.core.ranges import Range
 from coordinator.errors import Failure
+from coordinator.items import Items
 from coordinator.store import (
     Committed,
     Intake,
@@ -32,8 +33,8 @@ class _Intake(Intake):
         super().__init__(job, model)
         self.inputs: list[bytes] = []
 
-    async def _keep(self, items: Sequence[bytes]) -> None:
-        self.inputs.extend(items)
+    async def _keep(self, items: Items) -> None:
+        self.inputs.extend(items.each())
 
 
 @dataclass(slots=True)

@@ -12,8 +12,9 @@ Little-endian. What follows the last record that anybody names is a torn append 
 """
 
 import os
+import sys
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from enum import IntEnum
 from functools import partial
 from itertools import accumulate
@@ -22,6 +23,7 @@ from struct import Struct
 from typing import NamedTuple, TypeVar
 from zlib import crc32
 
+from coordinator.items import Items, split
 from coordinator.store import Corrupt
 
 SEGMENT_BYTES = 256 << 20
@@ -80,7 +82,7 @@ class Appender:
             self._descriptor = os.open(path_of(folder, self._number), os.O_RDWR | os.O_CLOEXEC)
             os.ftruncate(self._descriptor, self._end)
 
-    def append(self, kind: Kind, job: int, first: int, items: Sequence[bytes]) -> Place:
+    def append(self, kind: Kind, job: int, first: int, items: Items) -> Place:
         """Place one record. It is durable after the next `sync`."""
         return self.copy(encode(kind, job, first, items))
 
@@ -195,12 +197,15 @@ class Reader:
             os.close(descriptor)
 
 
-def encode(kind: Kind, job: int, first: int, items: Sequence[bytes]) -> bytes:
+def encode(kind: Kind, job: int, first: int, items: Items) -> bytes:
     """A record of these items of a job, from item `first` on."""
-    lengths = Struct(f"<{len(items)}I").pack(*map(len, items))
-    body = b"".join((lengths, *items))
-    told = _HEADER.pack(_RECORD_MAGIC, kind, job, first, len(items), len(body))
-    return b"".join((told, _CHECKSUM.pack(crc32(body, crc32(told))), body))
+    lengths = items.lengths
+    if sys.byteorder == "big":
+        lengths = lengths[:]
+        lengths.byteswap()
+    told = _HEADER.pack(_RECORD_MAGIC, kind, job, first, len(items), len(lengths) * 4 + len(items.payload))
+    checksum = crc32(items.payload, crc32(lengths, crc32(told)))
+    return b"".join((told, _CHECKSUM.pack(checksum), lengths, items.payload))
 
 
 def decode(record: bytes, kind: Kind, job: int, first: int) -> list[bytes]:
@@ -211,12 +216,8 @@ def decode(record: bytes, kind: Kind, job: int, first: int) -> list[bytes]:
     if told[:4] != (_RECORD_MAGIC, kind, job, first):
         raise Corrupt("this is not the record that was written here")
     checked(record)
-    end = _BODY + told[4] * 4
-    items = []
-    for length in Struct(f"<{told[4]}I").unpack_from(record, _BODY):
-        items.append(record[end : end + length])
-        end += length
-    return items
+    begin = _BODY + told[4] * 4
+    return split(memoryview(record)[begin:], Struct(f"<{told[4]}I").unpack_from(record, _BODY))
 
 
 def checked(record: bytes) -> bytes:
@@ -232,13 +233,13 @@ def checked(record: bytes) -> bytes:
     return record
 
 
-def parts_of(items: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def parts_of(items: Items) -> Iterator[Items]:
     """Items in runs that each fit a record."""
-    ends = list(accumulate(map(len, items)))
+    payload, ends = memoryview(items.payload), list(accumulate(items.lengths))
     first, begin = 0, 0
-    while first < len(items):
+    while first < len(ends):
         end = max(first + 1, bisect_right(ends, begin + RECORD_BYTES))
-        yield items[first:end]
+        yield Items(payload[begin : ends[end - 1]], items.lengths[first:end])
         first, begin = end, ends[end - 1]
 
 

@@ -23,6 +23,7 @@ from coordinator.core.bits import mask
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Record, ResultsRecord
 from coordinator.core.events import JobId
 from coordinator.core.ranges import Range
+from coordinator.items import Items
 from coordinator.store import (
     Committed,
     Corrupt,
@@ -223,7 +224,7 @@ class SqliteStore:
         intake = submission.intake
         assert isinstance(intake, SegmentIntake), "an intake of this store"
         if intake.written is None and self._recent_bytes + intake.bytes <= _RECENT_BYTES:
-            self._recent[intake.job] = intake.held
+            self._recent[intake.job] = Items.joined(intake.held).each()
             self._recent_bytes += intake.bytes
 
     def _check_room(self) -> None:

@@ -21,6 +21,7 @@ import apsw
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, ResultsRecord
 from coordinator.core.events import JobId
 from coordinator.core.lease import ranges_of
+from coordinator.items import Items
 from coordinator.store import Committed, Full, Intake, Operation, accepted_payloads
 from coordinator.store.failpoints import reach
 from coordinator.store.recording import Recorder, Rows
@@ -43,15 +44,15 @@ class SegmentIntake(Intake):
     def __init__(self, job: JobId, model: str, append: Callable[["Append"], None]) -> None:
         super().__init__(job, model)
         self._append = append
-        self.held: list[bytes] = []
+        self.held: list[Items] = []
         self.held_bytes = 0
         self.written: asyncio.Future[None] | None = None  # the last that was handed to the writer
         self.rows: list[Row] = []  # of what is in segments already
         self.placed = 0  # items in `rows`
 
-    async def _keep(self, items: Sequence[bytes]) -> None:
-        self.held.extend(items)
-        self.held_bytes += sum(map(len, items))
+    async def _keep(self, items: Items) -> None:
+        self.held.append(items)
+        self.held_bytes += len(items.payload)
         if self.held_bytes > RECORD_BYTES:
             held, self.held, self.held_bytes = self.held, [], 0
             if self.written is not None:
@@ -66,7 +67,7 @@ class Append:
     """Inputs of a submission that is not complete."""
 
     intake: SegmentIntake
-    items: list[bytes]
+    items: list[Items]
     written: asyncio.Future[None]
 
 
@@ -225,8 +226,8 @@ class Writer:
             full = Full("the coordinator's disk is full; submit again when there is room")
         self._loop.call_soon_threadsafe(_settle, append.written, None, full)
 
-    def _place(self, intake: SegmentIntake, items: Sequence[bytes]) -> None:
-        for part in parts_of(items):
+    def _place(self, intake: SegmentIntake, items: Sequence[Items]) -> None:
+        for part in parts_of(Items.joined(items)) if items else ():
             place = self._append(Kind.INPUTS, intake.job, intake.placed, part)
             intake.rows.append((intake.job, intake.placed, len(part), *place))
             intake.placed += len(part)
@@ -246,7 +247,7 @@ class Writer:
                 payloads = accepted_payloads(record, operation.payloads)
                 at = 0
                 for first, count in ranges_of(record.ranges, record.accepted):
-                    place = self._append(Kind.RESULTS, record.job, first, payloads[at : at + count])
+                    place = self._append(Kind.RESULTS, record.job, first, Items.of(payloads[at : at + count]))
                     rows.results.append((record.job, first, count, *place))
                     at += count
                 rows.settled[record.job][0] += at
@@ -258,7 +259,7 @@ class Writer:
             case _:
                 assert_never(operation.record)
 
-    def _append(self, kind: Kind, job: int, first: int, items: Sequence[bytes]) -> Place:
+    def _append(self, kind: Kind, job: int, first: int, items: Items) -> Place:
         return self._patiently(lambda: self._appender.append(kind, job, first, items))
 
     def _patiently(self, write: Callable[[], _T]) -> _T:

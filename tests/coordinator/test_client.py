@@ -12,6 +12,7 @@ import pytest
 from coordinator.client import OPTIONS, Client, Job, Results
 from coordinator.errors import CarpoolError, Failure
 from coordinator.formats import PictureFiles
+from coordinator.items import split
 from protos import jobs_pb2, jobs_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -47,7 +48,7 @@ class FaultyServer(jobs_pb2_grpc.JobServiceServicer):
         self.items, self.messages = [], 1
         async for request in request_iterator:
             self.messages += 1
-            self.items.extend(request.items)
+            self.items.extend(split(request.items.payload, request.items.lengths))
         assert len(self.items) == header.items
         return jobs_pb2.SubmitJobResponse(job=self.job(jobs_pb2.JOB_STATE_PENDING))
 
@@ -129,7 +130,7 @@ def test_items_come_back_in_order_and_in_chunks() -> None:
     server = FaultyServer()
     _, pages = serve(server, lambda client: echoed(client, items))
     assert [payload for page in pages for payload in page.payloads] == items
-    assert server.messages == 1 + 4  # the header, then chunks of half a mebibyte
+    assert server.messages == 1 + 2  # the header, then chunks of a mebibyte
     assert pages[0].job.state == "running"
 
 

@@ -15,6 +15,7 @@ import pytest
 from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcome, ResultsRecord
 from coordinator.core.events import JobId, JobSpec
 from coordinator.errors import Failure
+from coordinator.items import Items
 from coordinator.store import Corrupt, NoSuchJob, Operation, Store, Submission, segments
 from coordinator.store.checks import check
 from coordinator.store.memory import MemoryStore
@@ -69,7 +70,7 @@ async def submission(
     """A job of these inputs, handed in by the hundred."""
     intake = store.intake(JobId(job), "noop")
     for first in range(0, len(inputs), 100):
-        await intake.add(inputs[first : first + 100])
+        await intake.add(Items.of(inputs[first : first + 100]))
     spec = JobSpec(JobId(job), tenant, "grpc", "noop", len(inputs), 1, False, more.get("deadline_s", inf), 1.0, key)
     return Operation(JobRecord(spec), Submission(spec, intake))
 
@@ -136,11 +137,11 @@ def test_a_job_is_found_by_its_number_and_by_its_tenants_key(store: Store) -> No
         assert (again.spec, again.digest) == (mine.spec, mine.digest)
         assert await store.job(JobId(9)) is None
         same = store.intake(JobId(4), "noop")
-        await same.add([b"x", b"x"])
-        await same.add([b"x"])
+        await same.add(Items.of([b"x", b"x"]))
+        await same.add(Items.of([b"x"]))
         assert same.digest == mine.digest
         other = store.intake(JobId(5), "noop")
-        await other.add([b"xx", b"x"])
+        await other.add(Items.of([b"xx", b"x"]))
         assert other.digest != mine.digest
 
     play(scene())
@@ -268,7 +269,7 @@ def test_large_submissions_do_not_stay_in_memory(tmp_path: Path) -> None:
         intake = store.intake(JobId(1), "noop")
         tracemalloc.start()
         for part in range(64):
-            await intake.add([bytes([part]) * 1000] * 1000)
+            await intake.add(Items.of([bytes([part]) * 1000] * 1000))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert intake.bytes == 64_000_000
@@ -365,9 +366,9 @@ def test_a_segment_is_deleted_when_nothing_alive_is_in_it_nor_on_its_way(
         await finished(store, 1, 150_000)
         await finished(store, 2, 150_000)
         slow = store.intake(JobId(3), "noop")  # begins in segment 2 and goes on in others
-        await slow.add([b"a" * 70_000])
+        await slow.add(Items.of([b"a" * 70_000]))
         for part in (b"b", b"c", b"d"):
-            await slow.add([part * 70_000])
+            await slow.add(Items.of([part * 70_000]))
         await commit(store, await submission(store, 4, [b"z" * 150_000]))
         assert files() == ["1", "2", "3", "4"]
         assert await store.forget(-1.0, 1 << 30, 0.0) == 2
