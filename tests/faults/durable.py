@@ -31,11 +31,13 @@ class Handed:
 
     key: str
     count: int
+    padding: int = 0  # bytes behind each
 
     @property
     def items(self) -> list[bytes]:
         """All of them, in order."""
-        return [b"%b item %d" % (self.key.encode(), number) for number in range(self.count)]
+        padding = b" " * self.padding
+        return [b"%b item %d%b" % (self.key.encode(), number, padding) for number in range(self.count)]
 
 
 def kill(live: Cluster) -> None:

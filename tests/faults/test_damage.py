@@ -6,7 +6,7 @@ is gone, and only the operator has a backup. Where an older record is, everythin
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from tests.live import PATIENCE_S, Cluster, cluster
 
 FINISHED = [Handed(f"finished {number}", 20) for number in range(30)]
 LIVE = [Handed(f"live {number}", 20) for number in range(10)]
+LARGE = Handed("large", 3, padding=100_000)
+"""Each in a record of its own, and fetched beside the stream."""
 
 
 def flip(path: Path, offset: int) -> None:
@@ -50,7 +52,7 @@ async def fill(live: Cluster) -> dict[Handed, str]:
             acknowledged[handed] = (await submit(client, handed)).job_id
             await collect(client, acknowledged[handed])
         await client.cordon(["car-0000"])
-        for handed in LIVE:
+        for handed in (*LIVE, LARGE):
             acknowledged[handed] = (await submit(client, handed)).job_id
     return acknowledged
 
@@ -164,9 +166,10 @@ def test_a_damaged_result_is_refused_and_all_others_are_served(tmp_path: Path) -
     after_damage(tmp_path, damaged.items[10], scene)
 
 
-def test_a_damaged_input_is_never_run_and_all_other_jobs_are(tmp_path: Path) -> None:
-    damaged = LIVE[3]
-
+@pytest.mark.parametrize(("damaged", "at", "failed"), [(LIVE[3], 10, range(20)), (LARGE, 1, [1])])
+def test_a_damaged_record_of_inputs_is_never_run_and_all_others_are(
+    tmp_path: Path, damaged: Handed, at: int, failed: Sequence[int]
+) -> None:
     async def scene(live: Cluster, acknowledged: dict[Handed, str]) -> None:
         async with Client(live.coordinator.grpc) as client:
             for handed, job_id in acknowledged.items():
@@ -174,9 +177,9 @@ def test_a_damaged_input_is_never_run_and_all_other_jobs_are(tmp_path: Path) -> 
                 if handed != damaged:
                     assert (results, failures) == (handed.items, {})
                     continue
-                assert results == [b""] * handed.count
-                assert failures.keys() == set(range(handed.count)), "they are in one record"
+                assert results == [b"" if item in failed else sent for item, sent in enumerate(handed.items)]
+                assert failures.keys() == {*failed}
                 for failure in failures.values():
                     assert re.search(r"segment-00000001 at byte \d+: .* restore a backup$", failure.message)
 
-    after_damage(tmp_path, damaged.items[10], scene)
+    after_damage(tmp_path, damaged.items[at], scene)
