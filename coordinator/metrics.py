@@ -36,6 +36,7 @@ class Metrics:
         self._store_queue = Scalar("carpool_store_queue_operations", "Records that wait for the store.")
         self._store_log = Scalar("carpool_store_wal_bytes", "Size of the store's write-ahead log.")
         self._store_free = Scalar("carpool_store_free_bytes", "Free space on the store's disk.")
+        self._store_disk = Scalar("carpool_store_disk_bytes", "Size of the store's disk; 0 when it has none.")
         self._store_errors = Scalar("carpool_store_errors_total", "What the store could not do.", ("kind",))
         self._recovery = Scalar("carpool_recovery_duration_seconds", "Start to serving with what was recorded.")
         self._violations = Scalar(
@@ -131,11 +132,13 @@ class Metrics:
         self._store_queue.values[()] = store.waiting
         self._store_log.values[()] = store.log_bytes
         self._store_free.values[()] = store.free_bytes
+        self._store_disk.values[()] = store.disk_bytes
         for scalar in (
             self._rejected,
             self._store_queue,
             self._store_log,
             self._store_free,
+            self._store_disk,
             self._store_errors,
             self._recovery,
             self._violations,

@@ -104,6 +104,7 @@ class StoreState:
     waiting: int = 0  # operations that were handed in and are not recorded
     log_bytes: int = 0  # of the write-ahead log
     free_bytes: int = 0  # on its disk
+    disk_bytes: int = 0  # of that disk, used or free; 0 without one
 
 
 class Store(Protocol):

@@ -85,7 +85,7 @@ class SqliteStore:
         """Number of this start, from 1: no earlier process of this folder had it."""
         self.newest_job = JobId(int(newest))
         """The newest job that was recorded before, whether it is still kept or not; 0 when there is none."""
-        self._room: tuple[float, int] = (-inf, 0)  # when it was looked at, bytes
+        self._room: tuple[float, int, int] = (-inf, 0, 0)  # when it was looked at, bytes free, of the disk
         self._unanswered = 0  # commits handed in
         self._waiting = 0  # operations in them
         self._recent: dict[JobId, list[bytes]] = {}
@@ -202,8 +202,8 @@ class SqliteStore:
         """How it is now."""
         with suppress(OSError):
             log_bytes = os.stat(f"{self._database}-wal").st_size
-            return StoreState(self._waiting, log_bytes, self._free())
-        return StoreState(self._waiting, 0, self._free())
+            return StoreState(self._waiting, log_bytes, *self._free())
+        return StoreState(self._waiting, 0, *self._free())
 
     def close(self) -> None:
         """Finish what was handed in, and let go of everything."""
@@ -228,20 +228,20 @@ class SqliteStore:
             self._recent_bytes += intake.bytes
 
     def _check_room(self) -> None:
-        free = self._free()
+        free, _ = self._free()
         if free < self._free_bytes:
             raise Full(
                 f"the coordinator's disk has {free >> 20} MiB free and takes no job in below "
                 f"{self._free_bytes >> 20} MiB; free some space or submit again later"
             )
 
-    def _free(self) -> int:
-        looked_s, free = self._room
+    def _free(self) -> tuple[int, int]:
+        looked_s, free, size = self._room
         if monotonic() - looked_s > _ROOM_FOR_S:
             disk = os.statvfs(self._folder)
-            free = disk.f_bavail * disk.f_frsize
-            self._room = (monotonic(), free)
-        return free
+            free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+            self._room = (monotonic(), free, size)
+        return free, size
 
     def _tell(self, commits: Sequence[Commit], error: Exception | None, over_s: float) -> None:
         """On the loop: these commits are over, since `over_s`."""

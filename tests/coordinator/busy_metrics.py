@@ -43,7 +43,9 @@ def snapshot(
 
 def busy_metrics() -> Metrics:
     """Metrics in which every family has a value."""
-    metrics = Metrics(snapshot, lambda: StoreState(waiting=7, log_bytes=4096, free_bytes=1 << 30))
+    metrics = Metrics(
+        snapshot, lambda: StoreState(waiting=7, log_bytes=4096, free_bytes=1 << 30, disk_bytes=1 << 34)
+    )
     metrics.observe_handle(0.0003)
     metrics.observe_commit(0.004, operations=12)
     metrics.count_store_error("full")

@@ -52,6 +52,7 @@ FAMILIES = {
     "carpool_scheduler_handle_duration_seconds": ("histogram", set()),
     "carpool_store_commit_duration_seconds": ("histogram", set()),
     "carpool_store_commit_operations": ("histogram", set()),
+    "carpool_store_disk_bytes": ("gauge", set()),
     "carpool_store_errors": ("counter", {"kind"}),
     "carpool_store_free_bytes": ("gauge", set()),
     "carpool_store_queue_operations": ("gauge", set()),

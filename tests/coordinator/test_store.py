@@ -250,6 +250,15 @@ def test_one_process_at_a_time_uses_a_folder(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_store_on_a_disk_says_how_much_of_it_is_free(store: Store, tmp_path: Path) -> None:
+    state, disk = store.state(), shutil.disk_usage(tmp_path)
+    if isinstance(store, MemoryStore):
+        assert (state.free_bytes, state.disk_bytes) == (0, 0)
+    else:
+        assert state.disk_bytes == disk.total
+        assert 0 < state.free_bytes < disk.total
+
+
 def test_a_key_names_one_job_in_the_database_too(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
 
