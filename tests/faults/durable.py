@@ -1,7 +1,8 @@
 """What every test here needs: a coordinator that is killed and started again, and clients that do not give up.
 
-The coordinators and lots are real processes on one `--state`. A killed coordinator comes back on the same gRPC
-port, as a supervisor would bring it back; whoever calls it tries again under the same idempotency key.
+The coordinators, lots and Ray's actors are real processes, and coordinators share one `--state`. A killed one comes
+back on the same gRPC port, as a supervisor would bring it back; whoever calls it tries again under the same
+idempotency key.
 """
 
 import asyncio
@@ -9,14 +10,18 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import apsw
 
+from coordinator.child import Child
 from coordinator.client import Client, Job
 from coordinator.errors import CarpoolError, Failure
+from coordinator.up import LOTS_STOP_S
 from tests.live import PATIENCE_S, Cluster, Coordinator, until
 
 RESTART_S = 45.0
@@ -49,6 +54,21 @@ def kill(live: Cluster) -> None:
 def start_again(live: Cluster, *flags: str) -> None:
     """Another coordinator where the last one was."""
     live.coordinator = Coordinator(*flags, "--grpc-port", live.coordinator.grpc.rsplit(":", 1)[1])
+
+
+@asynccontextmanager
+async def ray_fleet(live: Cluster, actors: int, each: int) -> AsyncIterator[None]:
+    """Ray's actors as `carpool up` starts them, each with so many cars that echo: inside, all are parked."""
+    cars = ("--vehicles", str(actors * each), "--vehicles-per-actor", str(each), "--models", "noop")
+    with TemporaryDirectory(prefix="carpool-") as folder:  # Ray's sockets need a short path
+        arguments = ["node", "--ray", "--coordinator", live.coordinator.grpc, "--run-dir", folder, *cars]
+        lots = await Child.start("lots", arguments, Path(folder))
+        try:
+            async with Client(live.coordinator.grpc) as client:
+                await live.parked(client, actors * each)
+            yield
+        finally:
+            await lots.stop(LOTS_STOP_S)
 
 
 def refusal(*flags: str) -> str:
