@@ -25,15 +25,22 @@ class Cluster:
 
     One node process for each of `vehicles`, which says how many it has; all get the same `flags`, by which they
     offer one model. Lot and cars are named as `carpool up` names them; the process of number K is lot-K. `state`
-    says where the coordinator keeps jobs, as its flag does; by default in `folder`.
+    says where the coordinator keeps jobs, as its flag does; by default in `folder`. `node` is the module of a
+    node process.
     """
 
     def __init__(
-        self, vehicles: Sequence[int], flags: Sequence[object], folder: Path, state: Path | str | None = None
+        self,
+        vehicles: Sequence[int],
+        flags: Sequence[object],
+        folder: Path,
+        state: Path | str | None = None,
+        node: str = "node",
     ) -> None:
         self._state = folder / "state" if state is None else state
         self._sizes = vehicles
         self._flags = flags
+        self._module = node
         self._folder = folder
         self._exits = ExitStack()
         self.lots: list[Process] = []
@@ -48,7 +55,7 @@ class Cluster:
             for number, size in enumerate(self._sizes):
                 self.lots.append(self._exits.enter_context(self._node(number, size, first)))
                 first += size
-            asyncio.run(self._all_offered(first))
+            asyncio.run(self.all_offered())
             self._exits = self._exits.pop_all()
         return self
 
@@ -61,17 +68,9 @@ class Cluster:
         """Start another on the same port, after the old one was killed; returns while it starts."""
         self._start_coordinator(int(self.target.rpartition(":")[2]))
 
-    def _start_coordinator(self, port: int) -> None:
-        flags = ("--grpc-port", port, "--stop-at-eof", "--state", self._state)
-        self.coordinator = Process.python("coordinator", "coordinator", *flags, folder=self._folder)
-
-    def _node(self, number: int, size: int, first: int) -> Process:
-        named = ("--coordinator", self.target, "--lot-id", f"lot-{number}", "--run-dir", self._folder)
-        cars = ("--vehicles", size, "--first-index", first, "--stop-at-eof")
-        return Process.python(f"lot-{number}", "node", *named, *cars, *self._flags, folder=self._folder)
-
-    async def _all_offered(self, vehicles: int) -> None:
-        offered = 0
+    async def all_offered(self) -> None:
+        """Returns when every car is; BenchmarkFailed when that takes too long, or a process has ended."""
+        offered, vehicles = 0, sum(self._sizes)
         try:
             async with asyncio.timeout(START_S), Client(self.target) as client:
                 while (offered := sum(model.nodes for model in await client.models())) < vehicles:
@@ -82,3 +81,12 @@ class Cluster:
             raise BenchmarkFailed(f"after {START_S:g} s {offered} of {vehicles} cars are offered") from None
         except CarpoolError as error:
             raise BenchmarkFailed(str(error)) from None
+
+    def _start_coordinator(self, port: int) -> None:
+        flags = ("--grpc-port", port, "--stop-at-eof", "--state", self._state)
+        self.coordinator = Process.python("coordinator", "coordinator", *flags, folder=self._folder)
+
+    def _node(self, number: int, size: int, first: int) -> Process:
+        named = ("--coordinator", self.target, "--lot-id", f"lot-{number}", "--run-dir", self._folder)
+        cars = ("--vehicles", size, "--first-index", first, "--stop-at-eof")
+        return Process.python(f"lot-{number}", self._module, *named, *cars, *self._flags, folder=self._folder)

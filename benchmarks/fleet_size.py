@@ -3,19 +3,24 @@
 The vehicles are in lots of a process each, without torch. A restart is a SIGKILL and a new process on the same
 port, timed from before its exec until the last vehicle is offered; the pause in between differs, so that the
 lots are met in any state of their back-off. A silent loss is a SIGSTOP of one lot: its connection stays open.
+Then the same restarts with live jobs, while every vehicle is at work (`takeover`).
 """
 
+import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import grpc
+from rich.status import Status
 
 from benchmarks.cluster import ECHO, Cluster
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, seconds, terminal
 from benchmarks.machine import Machine
+from benchmarks.takeover import take_over
 from coordinator.client import Client
 from protos import jobs_pb2, jobs_pb2_grpc
 
@@ -40,31 +45,62 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--idle-s", type=seconds, default=30.0, metavar="S", help="watched while idle (30)")
     options.add_argument("--restarts", type=count, default=5, metavar="N", help="repetitions (5)")
     options.add_argument("--losses", type=int, default=3, metavar="N", help="repetitions, some 20 s each (3)")
+    options.add_argument("--live", type=count, default=100_000, metavar="N", help="jobs at a take-over (100,000)")
+    options.add_argument("--take-overs", type=int, default=5, metavar="N", help="restarts of a fleet at work (5)")
+    options.add_argument("--only-take-overs", action="store_true", help="nothing else")
     given = options.parse_args(arguments)
     if given.lots > given.vehicles:
         options.error(f"--lots {given.lots} is more than the {given.vehicles} vehicles; give at most as many")
     machine = Machine.here()
     console = terminal()
     sizes = [given.vehicles // given.lots + (lot < given.vehicles % given.lots) for lot in range(given.lots)]
+    figures: list[Figure] = []
     with TemporaryDirectory(prefix="carpool-") as name, console.status("starting") as status:
-        begun_s = time.monotonic()
-        with Cluster(sizes, ECHO, Path(name)) as cluster:
-            fleet = _Fleet(cluster, sizes)
-            started_s = time.monotonic() - begun_s
-            status.update("idle")
-            resident_mb, shares, lots_share = _idle(cluster, given.idle_s / WINDOWS)
-            back_s = []
-            for repeat in range(given.restarts):
-                status.update(f"restart {repeat + 1} of {given.restarts}")
-                back_s.append(asyncio.run(fleet.restart(OUTAGES_S[repeat % len(OUTAGES_S)])))
-            noticed_s, returned_s = [], []
-            for repeat in range(given.losses):
-                status.update(f"silent loss {repeat + 1} of {given.losses}")
-                lost_s, came_s = asyncio.run(fleet.lose(repeat % given.lots))
-                noticed_s.append(lost_s)
-                returned_s.append(came_s)
-            after_mb = cluster.coordinator.resident_bytes / 1e6
-    figures = [
+        if not given.only_take_overs:
+            figures += _idle_fleet(sizes, given, Path(name) / "idle", status)
+        if given.take_overs:
+            status.update(f"take-overs with {given.live:,} live jobs")
+            folder = Path(name) / "at-work"
+            folder.mkdir()
+            figures += take_over(given.live, sizes, _outages_s(given.take_overs), folder).figures(given.live)
+    report = Report(
+        "fleet-size",
+        f"{given.vehicles:,} vehicles in {given.lots} lots, a coordinator",
+        {
+            key: getattr(given, key)
+            for key in ("vehicles", "lots", "idle_s", "restarts", "losses", "live", "take_overs", "only_take_overs")
+        }
+        | {"outages_s": OUTAGES_S},
+        machine,
+        figures,
+    )
+    report.show(console)
+    if given.json:
+        report.write(given.json)
+    return 0
+
+
+def _idle_fleet(sizes: Sequence[int], given: argparse.Namespace, folder: Path, status: Status) -> list[Figure]:
+    """Vehicles that have nothing to do: watched, restarted below, lost for a while."""
+    folder.mkdir()
+    begun_s = time.monotonic()
+    with Cluster(sizes, ECHO, folder) as cluster:
+        fleet = _Fleet(cluster, sizes)
+        started_s = time.monotonic() - begun_s
+        status.update("idle")
+        resident_mb, shares, lots_share = _idle(cluster, given.idle_s / WINDOWS)
+        back_s = []
+        for repeat, outage_s in enumerate(_outages_s(given.restarts), 1):
+            status.update(f"restart {repeat} of {given.restarts}")
+            back_s.append(asyncio.run(fleet.restart(outage_s)))
+        noticed_s, returned_s = [], []
+        for repeat in range(given.losses):
+            status.update(f"silent loss {repeat + 1} of {given.losses}")
+            lost_s, came_s = asyncio.run(fleet.lose(repeat % given.lots))
+            noticed_s.append(lost_s)
+            returned_s.append(came_s)
+        after_mb = cluster.coordinator.resident_bytes / 1e6
+    return [
         Figure("coordinator's resident memory", "MB", resident_mb, Goal(at_most=120)),
         Figure("coordinator's share of a core, idle", "cores", shares, Goal(at_most=0.02)),
         Figure("all back after a restart's exec", "s", back_s, Goal(at_most=2)),
@@ -74,18 +110,10 @@ def main(arguments: Sequence[str]) -> int:
         Figure("resident memory at the end", "MB", [after_mb]),
         Figure("everything started, torch left out", "s", [started_s]),
     ]
-    report = Report(
-        "fleet-size",
-        f"{given.vehicles:,} vehicles in {given.lots} lots, a coordinator",
-        {key: getattr(given, key) for key in ("vehicles", "lots", "idle_s", "restarts", "losses")}
-        | {"outages_s": OUTAGES_S},
-        machine,
-        figures,
-    )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
-    return 0
+
+
+def _outages_s(restarts: int) -> list[float]:
+    return list(islice(cycle(OUTAGES_S), restarts))
 
 
 def _idle(cluster: Cluster, window_s: float) -> tuple[list[float], list[float], list[float]]:

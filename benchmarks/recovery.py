@@ -27,8 +27,7 @@ def recovery(jobs: int, restarts: int, folder: Path) -> Recovery:
     """Make a state with live jobs, and start coordinators on it, one after the other."""
     measured = Recovery(jobs)
     state = folder / f"state-{jobs}"
-    with Process.python(f"maker-{jobs}", "benchmarks.live_jobs", state, jobs, folder=folder) as maker:
-        maker.expect("made", START_S + jobs * _MAKE_S)
+    make_live_jobs(state, jobs, folder)
     for _ in range(restarts):
         flags = ("--state", state, "--stop-at-eof")
         with Process.python(f"restart-{jobs}", "coordinator", *flags, folder=folder) as coordinator:
@@ -41,6 +40,12 @@ def recovery(jobs: int, restarts: int, folder: Path) -> Recovery:
         if live != jobs:
             raise BenchmarkFailed(f"a coordinator with {jobs} live jobs came back with {live:g}")
     return measured
+
+
+def make_live_jobs(state: Path, jobs: int, folder: Path) -> None:
+    """A state with so many of them; the log of what makes them is in `folder`."""
+    with Process.python(f"maker-{jobs}", "benchmarks.live_jobs", state, jobs, folder=folder) as maker:
+        maker.expect("made", START_S + jobs * _MAKE_S)
 
 
 def plotting() -> Any:
