@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.figures import BenchmarkFailed
 
 _LAST_LINES = 10  # of the log of a process that failed
+_LOOK_S = 0.01  # between two looks at a process that is outlasted
 _STOP_S = 20.0  # what a process may take to end, Ray below it and all
 
 
@@ -93,6 +95,22 @@ class Process:
         """BenchmarkFailed when it has ended by itself."""
         if self._child.poll() is not None:
             raise self._failure("ended")
+
+    def outlast(self, timeout_s: float) -> int:
+        """Wait for a good end; the most memory that it ever had resident, bytes, as a look just before found it.
+
+        Not what `wait4` tells: that counts this process's own memory, which the child shared until its exec.
+        """
+        peak_bytes, until_s = 0, time.monotonic() + timeout_s
+        while self._child.poll() is None:
+            with suppress(IndexError):  # it is ending: its memory is gone
+                peak_bytes = self.peak_resident_bytes
+            if time.monotonic() > until_s:
+                raise self._failure(f"did not end within {timeout_s:g} s")
+            time.sleep(_LOOK_S)
+        if self._child.returncode != 0:
+            raise self._failure(f"ended with code {self._child.returncode}")
+        return peak_bytes
 
     @property
     def cpu_s(self) -> float:

@@ -1,7 +1,7 @@
 """The durable store: what it costs a submission beside memory and raw SQLite, a restart, a job of a million items.
 
 Two coordinators of the same make, one with `--state DIR` and one with `--state :memory:`, each with a lot of one
-car that echoes. All clients are in this process.
+car that echoes. All clients but `carpool run` are in this process.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.accounts import scraped
 from benchmarks.cluster import ECHO, Cluster
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, file, parser, ratio, seconds, terminal
+from benchmarks.file_run import file_run
 from benchmarks.machine import Machine
 from benchmarks.payloads import BYTES
 from benchmarks.process import Process
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str]) -> int:
             before_mb = large.coordinator.peak_resident_bytes / 1e6
             through_s = asyncio.run(through(large.target, given.small_items))
             peak_mb = large.coordinator.peak_resident_bytes / 1e6
+            status.update(f"carpool run of {given.small_items:,} items")
+            ran = file_run(large.target, given.small_items, folder)
         recoveries = []
         for jobs in (*given.live, *((LARGE,) if given.large else ())):
             status.update(f"restarts with {jobs:,} live jobs")
@@ -94,6 +97,13 @@ def main(arguments: Sequence[str]) -> int:
         Figure(f"peak memory, {given.small_items:,} small items", "MB", [peak_mb], Goal(at_most=300)),
         Figure("  peak memory before", "MB", [before_mb]),
         Figure("  that job, in and out", "s", [through_s]),
+        Figure(
+            f"peak memory of carpool run, {given.small_items:,} items",
+            "MB",
+            [ran.peak_bytes / 1e6],
+            Goal(at_most=300),
+        ),
+        Figure("  that run, file to file", "s", [ran.elapsed_s]),
     ]
     if given.plot is not None:
         plot(recoveries, given.plot)

@@ -28,6 +28,7 @@ def test_both_stores_and_raw_sqlite_are_measured_in_pairs_and_restarts_are_drawn
     )
     assert 0 < reading_s < ready_s
     assert samples(document, "peak memory, 5,000 small items")[0] > 10
+    assert samples(document, "peak memory of carpool run, 5,000 items")[0] > 10
     assert drawn.read_text().startswith("<?xml")
 
 
