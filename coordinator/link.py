@@ -10,7 +10,7 @@ from coordinator.core.events import LotId, Rows
 _ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 
 Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
-"""An order, and the inputs that it takes along if they are at hand."""
+"""An order, and the inputs that it takes along; None: they are to be read."""
 
 
 class Link:
@@ -31,8 +31,8 @@ class Link:
         self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
         self._wake = asyncio.Event()
 
-    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = None) -> None:
-        """Queue an order; a grant of an interactive job brings its inputs."""
+    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = ()) -> None:
+        """Queue an order; the inputs of a batch job's grant are to be read."""
         self._welcomed = self._welcomed or isinstance(order, Drop)
         if not self._welcomed:
             return
@@ -51,21 +51,18 @@ class Link:
         self.broken = True
         self._wake.set()
 
-    async def take(self) -> Queued | None:
-        """The next order, waited for; None when the stream is to be broken."""
+    async def take(self, most: int) -> list[Queued]:
+        """The next orders, waited for, at most so many; none when the stream is to be broken."""
         while not self._orders and not self.broken:
             self._wake.clear()
             await self._wake.wait()
-        return None if self.broken else self._orders.popleft()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no order waits."""
-        return not self._orders
+        if self.broken:
+            return []
+        return [self._orders.popleft() for _ in range(min(most, len(self._orders)))]
 
     def _put_acknowledge(self) -> None:
         if self._acknowledge is not None and self._patience is not None:
-            self._orders.append((self._acknowledge, None))
+            self._orders.append((self._acknowledge, ()))
             self._patience.cancel()
             self._acknowledge = self._patience = None
             self._wake.set()

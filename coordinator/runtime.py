@@ -347,18 +347,20 @@ class Runtime:
             if item >= lease.items:
                 raise Refused(Refusal.BAD_INPUT, f"the lease has {lease.items} items; item {item} was asked for")
         ranges = [(lease.item(item), 1) for item in items]
-        return list(await self._read_inputs(lease.job, ranges, None))
+        return list(await self._read_inputs(lease.job, ranges))
 
-    async def inputs_of(self, queued: Queued) -> Sequence[bytes] | None:
-        """Inputs that an order takes along: none unless it is a grant; None: they are damaged, it is void."""
-        order, given = queued
-        if not isinstance(order, Grant):
-            return ()
+    async def inputs_of(self, orders: Sequence[Queued]) -> list[Sequence[bytes] | None]:
+        """Inputs that each of these takes along; None: they are damaged, the grant is void."""
+        reads = [self._granted(order) for order, given in orders if isinstance(order, Grant) and given is None]
+        read = iter(await asyncio.gather(*reads))
+        return [next(read) if given is None else given for _, given in orders]
+
+    async def _granted(self, grant: Grant) -> Sequence[bytes] | None:
         try:
-            return await self._read_inputs(order.job, order.ranges, given)
+            return await self._read_inputs(grant.job, grant.ranges)
         except Corrupt as corrupt:
             self._damaged(str(corrupt))
-            await self._void(order)
+            await self._void(grant)
             return None
 
     async def _void(self, grant: Grant) -> None:
@@ -372,11 +374,7 @@ class Runtime:
                 errors.append((offset, "bad_input", str(corrupt)))
         self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=tuple(errors), ended=LeaseEnd.REFUSED),)))
 
-    async def _read_inputs(
-        self, job: JobId, ranges: Sequence[Range], given: Sequence[bytes] | None
-    ) -> Sequence[bytes]:
-        if given is not None:
-            return given
+    async def _read_inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
         request = self._requests.get(job)
         return _slices(request.inputs, ranges) if request else await self._store.inputs(job, ranges)
 

@@ -31,7 +31,8 @@ def test_ten_thousand_cars_and_what_they_run_are_taken_over(tmp_path: Path) -> N
         async def taken() -> float | None:
             if await metric(live, "carpool_lots_connected") < LOTS:
                 return None
-            return await metric(live, "carpool_leases_active")
+            held = await metric(live, "carpool_leases_active") + await metric(live, "carpool_leases_total")
+            return held - await metric(live, "carpool_scheduler_decisions_total", result="placed")
 
         return await until(taken)
 
