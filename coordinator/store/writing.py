@@ -23,6 +23,7 @@ from coordinator.core.events import JobId
 from coordinator.core.lease import ranges_of
 from coordinator.items import Items
 from coordinator.store import Committed, Full, Intake, Operation, accepted_payloads
+from coordinator.store.checkpoints import Checkpoints
 from coordinator.store.failpoints import reach
 from coordinator.store.recording import Recorder, Rows
 from coordinator.store.rows import Row, checksum_of, job_row
@@ -30,7 +31,6 @@ from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, part
 
 _MOST_OPERATIONS = 512  # in one commit
 _FLUSH_BYTES = 1 << 20  # of submissions that are not complete, in memory
-_CHECKPOINT_PAGES = 4096  # of the write-ahead log, 16 MiB: a checkpoint that comes more often meets more commits
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FORGOTTEN = 64  # jobs at a time: what others want to be recorded waits meanwhile
 _RETRY_S = 0.25  # between two tries of a commit for which there was no room
@@ -114,8 +114,7 @@ class Writer:
         self._open: WeakSet[SegmentIntake] = WeakSet()  # with payloads that no row names yet
         self._recorder = Recorder(connection, mark, last)
         self._tell = tell
-        self._pages = 0  # in the write-ahead log
-        self._connection.set_wal_hook(self._wrote)
+        self._checkpoints = Checkpoints(connection)
         self._loop: asyncio.AbstractEventLoop
         self._queue: queue.SimpleQueue[Append | Commit | Forget | None] = queue.SimpleQueue()
         self._failed: Exception | None = None  # nothing is recorded after a failure
@@ -142,6 +141,7 @@ class Writer:
         if self._thread.ident is not None:
             self._queue.put(None)
             self._thread.join()
+        self._checkpoints.close()
 
     def _run(self) -> None:
         over = False
@@ -172,8 +172,8 @@ class Writer:
                         self._loop.call_soon_threadsafe(_settle, entry.written, None, self._failed)
                     elif isinstance(entry, Forget):
                         self._loop.call_soon_threadsafe(_settle, entry.done, (0, []), self._failed)
-            elif self._pages > _CHECKPOINT_PAGES:
-                self._checkpoint()
+            else:
+                self._checkpoints.go_on()
 
     def _handle(self, entries: Sequence[Append | Commit | Forget | None]) -> None:
         rows = Rows()
@@ -287,19 +287,6 @@ class Writer:
     def _room_for_a_page(self) -> bool:
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize > 1 << 20
-
-    def _wrote(self, connection: apsw.Connection, name: str, pages: int) -> int:
-        self._pages = pages
-        return apsw.SQLITE_OK
-
-    def _checkpoint(self) -> None:
-        """Bring the write-ahead log into the database, as far as no reader needs it."""
-        reach("in_checkpoint")
-        try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except (apsw.BusyError, apsw.FullError, apsw.IOError):
-            return  # the log holds everything, and another commit tries again
-        self._pages = 0
 
 
 def _settle(future: asyncio.Future[_T], result: _T, error: Exception | None) -> None:
