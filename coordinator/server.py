@@ -37,6 +37,7 @@ _GRACE_S = 1.0  # for calls that are open when the server stops
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
+    ("grpc.http2.lookahead_bytes", 1 << 20),  # on their way before they are asked for: one message of a submission
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
 )
