@@ -11,7 +11,7 @@ import apsw
 from coordinator.store.failpoints import reach
 from coordinator.store.opening import opened
 
-_LONG = 4096  # pages of the log, 16 MiB: from then on it is copied
+_LONG = 16_384  # pages of the log, 64 MiB: from then on it is copied, and commits meanwhile take 20 ms, not 2
 _SHORT = 512  # pages that the writer copies itself
 
 
