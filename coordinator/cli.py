@@ -24,7 +24,8 @@ from coordinator.client import Client, Job, Node
 from coordinator.errors import CarpoolError
 from coordinator.run import Order, run, summary
 from coordinator.store import commands as store_commands
-from coordinator.tables import Table, duration, show
+from coordinator.tables import Table, show
+from coordinator.units import duration
 from coordinator.up import Plan, models_to_offer, up
 
 app = typer.Typer(
@@ -190,6 +191,40 @@ def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
             ],
         )
     )
+
+
+explain_app = typer.Typer(help="Say why a job waits, or why a vehicle idles.", no_args_is_help=True)
+app.add_typer(explain_app, name="explain")
+
+
+@explain_app.command("job")
+def explain_job_command(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="As `carpool jobs` lists it.")],
+    grpc: Grpc = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Say why what waits of a job waits."""
+
+    async def explained() -> list[str]:
+        async with Client(_target(grpc), api_key) as client:
+            return await client.explain_job(job)
+
+    print(*_finish(explained()), sep="\n")
+
+
+@explain_app.command("node")
+def explain_node_command(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="As `carpool nodes` lists it.")],
+    grpc: Grpc = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Say why a vehicle has the work that it has, or none."""
+
+    async def explained() -> list[str]:
+        async with Client(_target(grpc), api_key) as client:
+            return await client.explain_node(node)
+
+    print(*_finish(explained()), sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -181,6 +181,13 @@ class Client:
             response = await self._jobs.CancelJob(request, timeout=ANSWER_S, metadata=self._metadata)
         return _job(response.job)
 
+    async def explain_job(self, job_id: str) -> list[str]:
+        """Why what waits of a job waits, a sentence each."""
+        request = jobs_pb2.ExplainJobRequest(job_id=job_id)
+        with self._explained():
+            response = await self._jobs.ExplainJob(request, timeout=ANSWER_S, metadata=self._metadata)
+        return list(response.sentences)
+
     async def results(
         self, job_id: str, first_item: int = 0, patience_s: float = PATIENCE_S
     ) -> AsyncGenerator[Results]:
@@ -248,6 +255,13 @@ class Client:
         call = self._fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=ANSWER_S, metadata=self._metadata)
         with self._explained():
             return [_node(node) async for page in call for node in page.nodes]
+
+    async def explain_node(self, name: str) -> list[str]:
+        """Why a vehicle has the work that it has, or none, a sentence each."""
+        request = fleet_pb2.ExplainNodeRequest(name=name)
+        with self._explained():
+            response = await self._fleet.ExplainNode(request, timeout=ANSWER_S, metadata=self._metadata)
+        return list(response.sentences)
 
     async def cordon(self, names: Sequence[str], cordoned: bool = True) -> None:
         """Give these vehicles no new work, or give them work again."""

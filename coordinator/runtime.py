@@ -14,6 +14,7 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import NoReturn, TypeVar, assert_never
 
+from coordinator import words
 from coordinator.config import LimitSettings, StoreSettings
 from coordinator.core import invariants, views
 from coordinator.core.bits import positions
@@ -239,6 +240,15 @@ class Runtime:
         live = (views.job_view(state, row.spec.job, now_s) if row.outcome is None else None for row in stored)
         return [view or _view(row) for view, row in zip(live, stored, strict=True)]
 
+    async def explain_job(self, tenant: str, job: JobId) -> list[str]:
+        """Why what waits of a batch job of this tenant waits, a sentence each."""
+        view = await self.job(tenant, job)
+        now_s = monotonic()
+        why = self._scheduler.explain_job(job, now_s) if view.ended is None else None
+        if why is None:
+            return [f"{job_name(job)} has ended: {view.done:,} items are done, {view.failed:,} failed."]
+        return words.of_job(job_name(job), why, self._scheduler.settings, now_s)
+
     async def cancel(self, tenant: str, job: JobId) -> views.JobView:
         """End a batch job, unless it has ended; answers when that is recorded."""
         if (await self.job(tenant, job)).ended is None:
@@ -284,6 +294,11 @@ class Runtime:
             (roster.names[view.row], roster.lot_names[view.lot], view)
             for view in views.node_views(self._scheduler.state, monotonic())
         ]
+
+    def explain_node(self, name: str) -> list[str]:
+        """Why a vehicle has the work that it has, or none, a sentence each."""
+        (row,) = self.roster.find([name])
+        return words.of_node(name, self._scheduler.explain_node(int(row), monotonic()), self._scheduler.settings)
 
     def cordon(self, names: Sequence[str], cordoned: bool) -> None:
         """Give these vehicles no new work, or give them work again."""

@@ -1,6 +1,5 @@
 """Tables for people on a terminal, tab-separated lines for programs everywhere else."""
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,14 +47,3 @@ def show(table: Table) -> None:
 
 def _cell(value: str | int) -> Text:
     return Text(f"{value:,}") if isinstance(value, int) else Text(value, style=COLOURS.get(value, ""))
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units, as people say it."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    if seconds < 48 * 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-    return f"{seconds / 86400:,.0f} days" if math.isfinite(seconds) else "always"

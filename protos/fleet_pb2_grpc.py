@@ -39,6 +39,11 @@ class FleetServiceStub:
                 request_serializer=protos_dot_fleet__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=protos_dot_fleet__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.ExplainNode = channel.unary_unary(
+                '/carpool.v1.FleetService/ExplainNode',
+                request_serializer=protos_dot_fleet__pb2.ExplainNodeRequest.SerializeToString,
+                response_deserializer=protos_dot_fleet__pb2.ExplainNodeResponse.FromString,
+                _registered_method=True)
         self.CordonNodes = channel.unary_unary(
                 '/carpool.v1.FleetService/CordonNodes',
                 request_serializer=protos_dot_fleet__pb2.CordonNodesRequest.SerializeToString,
@@ -56,6 +61,13 @@ class FleetServiceServicer:
 
     def ListNodes(self, request, context):
         """Every vehicle known since the coordinator started, in pages of at most 1,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainNode(self, request, context):
+        """Why a vehicle has the work that it has, or none, in words and numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +94,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=protos_dot_fleet__pb2.ListNodesRequest.FromString,
                     response_serializer=protos_dot_fleet__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'ExplainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainNode,
+                    request_deserializer=protos_dot_fleet__pb2.ExplainNodeRequest.FromString,
+                    response_serializer=protos_dot_fleet__pb2.ExplainNodeResponse.SerializeToString,
             ),
             'CordonNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.CordonNodes,
@@ -121,6 +138,33 @@ class FleetService:
             '/carpool.v1.FleetService/ListNodes',
             protos_dot_fleet__pb2.ListNodesRequest.SerializeToString,
             protos_dot_fleet__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carpool.v1.FleetService/ExplainNode',
+            protos_dot_fleet__pb2.ExplainNodeRequest.SerializeToString,
+            protos_dot_fleet__pb2.ExplainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

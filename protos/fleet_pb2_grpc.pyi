@@ -33,6 +33,8 @@ class FleetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     ListNodes: _grpc.UnaryStreamMultiCallable[_fleet_pb2.ListNodesRequest, _fleet_pb2.ListNodesResponse]
     """Every vehicle known since the coordinator started, in pages of at most 1,000."""
+    ExplainNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ExplainNodeRequest, _fleet_pb2.ExplainNodeResponse]
+    """Why a vehicle has the work that it has, or none, in words and numbers."""
     CordonNodes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodesRequest, _fleet_pb2.CordonNodesResponse]
     """Gives these vehicles no new work, or gives them work again."""
     DrainNodes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodesRequest, _fleet_pb2.DrainNodesResponse]
@@ -43,6 +45,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNodes: _aio.UnaryStreamMultiCallable[_fleet_pb2.ListNodesRequest, _fleet_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Every vehicle known since the coordinator started, in pages of at most 1,000."""
+    ExplainNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ExplainNodeRequest, _fleet_pb2.ExplainNodeResponse]  # type: ignore[assignment]
+    """Why a vehicle has the work that it has, or none, in words and numbers."""
     CordonNodes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodesRequest, _fleet_pb2.CordonNodesResponse]  # type: ignore[assignment]
     """Gives these vehicles no new work, or gives them work again."""
     DrainNodes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodesRequest, _fleet_pb2.DrainNodesResponse]  # type: ignore[assignment]
@@ -56,6 +60,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ListNodesResponse], _abc.AsyncIterator[_fleet_pb2.ListNodesResponse]]:
         """Every vehicle known since the coordinator started, in pages of at most 1,000."""
+
+    @_abc_1.abstractmethod
+    def ExplainNode(
+        self,
+        request: _fleet_pb2.ExplainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ExplainNodeResponse, _abc.Awaitable[_fleet_pb2.ExplainNodeResponse]]:
+        """Why a vehicle has the work that it has, or none, in words and numbers."""
 
     @_abc_1.abstractmethod
     def CordonNodes(

@@ -59,6 +59,11 @@ class JobServiceStub:
                 request_serializer=protos_dot_jobs__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=protos_dot_jobs__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/carpool.v1.JobService/ExplainJob',
+                request_serializer=protos_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=protos_dot_jobs__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.StreamResults = channel.unary_stream(
                 '/carpool.v1.JobService/StreamResults',
                 request_serializer=protos_dot_jobs__pb2.StreamResultsRequest.SerializeToString,
@@ -109,6 +114,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """Why what waits of a job waits, in words and numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamResults(self, request, context):
         """Results in the order of the items, as they become known, from `first_item` on; ends with the job. A
         response may carry progress alone (no results): at least one a second while the job runs.
@@ -151,6 +163,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=protos_dot_jobs__pb2.CancelJobRequest.FromString,
                     response_serializer=protos_dot_jobs__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=protos_dot_jobs__pb2.ExplainJobRequest.FromString,
+                    response_serializer=protos_dot_jobs__pb2.ExplainJobResponse.SerializeToString,
             ),
             'StreamResults': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamResults,
@@ -298,6 +315,33 @@ class JobService:
             '/carpool.v1.JobService/CancelJob',
             protos_dot_jobs__pb2.CancelJobRequest.SerializeToString,
             protos_dot_jobs__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carpool.v1.JobService/ExplainJob',
+            protos_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
+            protos_dot_jobs__pb2.ExplainJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

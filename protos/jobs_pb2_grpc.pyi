@@ -53,6 +53,8 @@ class JobServiceStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Ends a job; results that were recorded stay readable. A job that has ended stays as it is."""
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]
+    """Why what waits of a job waits, in words and numbers."""
     StreamResults: _grpc.UnaryStreamMultiCallable[_jobs_pb2.StreamResultsRequest, _jobs_pb2.StreamResultsResponse]
     """Results in the order of the items, as they become known, from `first_item` on; ends with the job. A
     response may carry progress alone (no results): at least one a second while the job runs.
@@ -75,6 +77,8 @@ class JobServiceAsyncStub(JobServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends a job; results that were recorded stay readable. A job that has ended stays as it is."""
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    """Why what waits of a job waits, in words and numbers."""
     StreamResults: _aio.UnaryStreamMultiCallable[_jobs_pb2.StreamResultsRequest, _jobs_pb2.StreamResultsResponse]  # type: ignore[assignment]
     """Results in the order of the items, as they become known, from `first_item` on; ends with the job. A
     response may carry progress alone (no results): at least one a second while the job runs.
@@ -124,6 +128,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.CancelJobResponse, _abc.Awaitable[_jobs_pb2.CancelJobResponse]]:
         """Ends a job; results that were recorded stay readable. A job that has ended stays as it is."""
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _jobs_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ExplainJobResponse, _abc.Awaitable[_jobs_pb2.ExplainJobResponse]]:
+        """Why what waits of a job waits, in words and numbers."""
 
     @_abc_1.abstractmethod
     def StreamResults(

@@ -288,6 +288,35 @@ def test_a_cancelled_job_ends_and_stays_cancelled() -> None:
         within(work(live))
 
 
+def test_a_waiting_job_and_an_idle_car_say_why() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, 1)
+            await client.cordon(["car-0000"])
+            job, _ = await client.submit("noop", [b"one", b"two"])
+            assert await client.explain_job(job.job_id) == [
+                f"{job.job_id} (batch, noop) has 2 items: 0 done, 0 failed, 0 at work on 0 nodes, 2 waiting.",
+                "Of 1 node 0 are free and fit.",
+                "  1 is cordoned",
+                "No node that takes work now runs noop.",
+            ]
+            assert await client.explain_node("car-0000") == [
+                "car-0000 is cordoned.",
+                f"1 job waits for noop, {job.job_id} first: this node is cordoned.",
+            ]
+            await client.cordon(["car-0000"], cordoned=False)
+            await collect(client, job)
+            assert await client.explain_job(job.job_id) == [f"{job.job_id} has ended: 2 items are done, 0 failed."]
+            assert (await client.explain_node("car-0000"))[1:] == ["No job waits."]
+            with pytest.raises(CarpoolError, match="no job is called job-99999999"):
+                await client.explain_job("job-99999999")
+            with pytest.raises(CarpoolError, match="no vehicle is called bus-1"):
+                await client.explain_node("bus-1")
+
+    with cluster(lots=1) as live:
+        within(work(live))
+
+
 def test_a_drained_car_leaves_when_it_has_finished() -> None:
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client:

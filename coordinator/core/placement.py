@@ -7,6 +7,7 @@ from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
 from coordinator.core.queues import Queue, Queues, urgency
+from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
 
 MOST_ITEMS = 4096
@@ -61,7 +62,8 @@ class Placement:
             if tried == _MOST_CANDIDATES:
                 break
             speed = fleet.speed(row, spec.model)
-            count = self._slice_items(job, speed, float(fleet.until_s[row]) - now_s, capable)
+            window_s = float(fleet.until_s[row]) - now_s
+            count = slice_items(self._state.settings, job, speed, window_s, capable)
             if count < 1:
                 self._state.tally.decisions["window_too_short"] += 1
                 continue
@@ -86,16 +88,17 @@ class Placement:
             return True
         return False
 
-    def _slice_items(self, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
-        """Items to lend to a node of this speed with this much window left; 0 when none would fit."""
-        settings, spec = self._state.settings, job.spec
-        room_s = window_s * settings.window_margin - speed.load_s
-        fit = min(room_s * speed.items_per_s, MOST_ITEMS)
-        if fit < 1:
-            return 0
-        in_hand = 1 if spec.interactive else settings.slices_in_hand
-        fair = ceil(job.placeable / (in_hand * max(capable, 1)))
-        least = ceil(settings.slice_least_s * speed.items_per_s)
-        target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
-        by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
-        return int(min(fit, target, by_size, max(fair, least)))
+
+def slice_items(settings: SchedulingSettings, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
+    """Items to lend to a node of this speed with this much window left, one of `capable`; 0 when none would fit."""
+    spec = job.spec
+    room_s = window_s * settings.window_margin - speed.load_s
+    fit = min(room_s * speed.items_per_s, MOST_ITEMS)
+    if fit < 1:
+        return 0
+    in_hand = 1 if spec.interactive else settings.slices_in_hand
+    fair = ceil(job.placeable / (in_hand * max(capable, 1)))
+    least = ceil(settings.slice_least_s * speed.items_per_s)
+    target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
+    by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
+    return int(min(fit, target, by_size, max(fair, least)))

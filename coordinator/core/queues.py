@@ -58,6 +58,11 @@ class Queues:
         return [queue for queue in self._queues.values() if queue.entries and queue.blocked_at != version]
 
 
+def rank(job: Job) -> tuple[bool, float, int]:
+    """Sort key of a job among those of its model: interactive first, then by deadline, then by submission."""
+    return (not job.spec.interactive, job.spec.deadline_s, job.sequence)
+
+
 def urgency(queue: Queue) -> tuple[bool, float, int]:
     """Sort key of a queue that is not empty: interactive first, then its head's deadline."""
     deadline_s, sequence, _ = queue.entries[0]

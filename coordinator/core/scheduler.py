@@ -7,7 +7,7 @@ from typing import assert_never
 
 import numpy as np
 
-from coordinator.core import invariants, views
+from coordinator.core import explain, invariants, views
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
@@ -47,6 +47,7 @@ from coordinator.core.events import (
     SpeedsMeasured,
     Token,
 )
+from coordinator.core.explain import JobExplanation, NodeExplanation
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease, ranges_of
 from coordinator.core.ledger import Ledger
@@ -107,6 +108,14 @@ class Scheduler:
     def snapshot(self, now_s: float) -> Snapshot:
         """Counts for metrics and consoles."""
         return views.snapshot(self.state, now_s)
+
+    def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
+        """Why a job that has not ended waits; None when there is none."""
+        return explain.explain_job(self.state, job, now_s)
+
+    def explain_node(self, row: int, now_s: float) -> NodeExplanation:
+        """Why a node has the work that it has."""
+        return explain.explain_node(self.state, row, now_s)
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError with the one that does not hold."""

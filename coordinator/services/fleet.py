@@ -49,6 +49,13 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         for first in range(0, len(nodes), _PAGE):
             yield fleet_pb2.ListNodesResponse(nodes=nodes[first : first + _PAGE])
 
+    @unary("FleetService/ExplainNode")
+    async def ExplainNode(
+        self, request: fleet_pb2.ExplainNodeRequest, context: Context
+    ) -> fleet_pb2.ExplainNodeResponse:
+        self.edge.caller(context, Role.OPERATOR)
+        return fleet_pb2.ExplainNodeResponse(sentences=self._runtime.explain_node(request.name))
+
     @unary("FleetService/CordonNodes")
     async def CordonNodes(
         self, request: fleet_pb2.CordonNodesRequest, context: Context

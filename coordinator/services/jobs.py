@@ -89,6 +89,14 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         view = await self._runtime.cancel(tenant, job_number(request.job_id))
         return jobs_pb2.CancelJobResponse(job=self._job(view))
 
+    @unary("JobService/ExplainJob")
+    async def ExplainJob(
+        self, request: jobs_pb2.ExplainJobRequest, context: Context
+    ) -> jobs_pb2.ExplainJobResponse:
+        tenant = self.edge.caller(context, Role.TENANT)
+        sentences = await self._runtime.explain_job(tenant, job_number(request.job_id))
+        return jobs_pb2.ExplainJobResponse(sentences=sentences)
+
     @streaming("JobService/StreamResults")
     async def StreamResults(
         self, request: jobs_pb2.StreamResultsRequest, context: Context

@@ -89,6 +89,12 @@ class FaultyServer(jobs_pb2_grpc.JobServiceServicer):
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no API key was sent; pass --api-key")
         raise AssertionError
 
+    async def ExplainJob(
+        self, request: jobs_pb2.ExplainJobRequest, context: Context
+    ) -> jobs_pb2.ExplainJobResponse:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no job 9 is known here")
+        raise AssertionError
+
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
         await context.abort(grpc.StatusCode.NOT_FOUND, "no job 9 is known here")
         raise AssertionError

@@ -1,0 +1,93 @@
+"""What the core found out, in words for people."""
+
+import math
+
+from coordinator.core.explain import JobExplanation, NodeExplanation, Obstacle
+from coordinator.core.settings import SchedulingSettings
+from coordinator.units import duration
+from coordinator.wire import job_name
+
+
+def of_job(name: str, why: JobExplanation, settings: SchedulingSettings, now_s: float) -> list[str]:
+    """Why a job waits, a sentence a line."""
+    job, spec = why.job, why.job.spec
+    left = spec.items - job.settled
+    told = [
+        f"{name} ({spec.label}, {spec.model}) has {spec.items:,} items: {job.done:,} done, {job.failed:,} failed, "
+        f"{job.lent:,} at work on {_count(why.nodes, 'node')}, {left - job.lent:,} waiting."
+    ]
+    if not job.ready:
+        told.append("It is being recorded; nothing is lent before.")
+    elif not job.placeable:
+        told.append("Nothing of it waits: all that is left is at work.")
+    if job.waiting:
+        last = next(reversed(job.waiting.values()))
+        told.append(f"{_count(len(job.waiting), 'item')} went wrong and will be tried again: {last.message}")
+    if why.ahead_jobs and job.placeable:
+        told.append(
+            f"{_count(why.ahead_jobs, 'job')} with {_count(why.ahead_items, 'waiting item')} for {spec.model} "
+            f"{'goes' if why.ahead_jobs == 1 else 'go'} first: an earlier deadline, or an earlier submission."
+        )
+    nodes = why.fit + why.obstacles.total()
+    if not nodes:
+        told.append("No node has joined.")
+    elif job.placeable:
+        told.append(f"Of {_count(nodes, 'node')} {why.fit:,} {'is' if why.fit == 1 else 'are'} free and fit.")
+        held = settings.interactive_in_hand if spec.interactive else settings.slices_in_hand
+        for obstacle, count in why.obstacles.most_common():
+            told.append(f"  {count:,} {_OBSTACLES[obstacle][count != 1].format(model=spec.model, held=held)}")
+    if left and why.items_per_s > 0:
+        took = duration(left / why.items_per_s)
+        told.append(f"All nodes that run {spec.model} do {why.items_per_s:,.1f} items/s: {took} for what is left.")
+    elif left:
+        told.append(f"No node that takes work now runs {spec.model}.")
+    if math.isfinite(spec.deadline_s):
+        until_s = spec.deadline_s - now_s
+        when = f"is in {duration(until_s)}" if until_s >= 0 else f"was {duration(-until_s)} ago"
+        told.append(f"Its deadline {when}.")
+    return told
+
+
+def of_node(name: str, why: NodeExplanation, settings: SchedulingSettings) -> list[str]:
+    """Why a node has the work that it has, a sentence a line."""
+    held = settings.slices_in_hand
+    if why.obstacle is not None:
+        told = [f"{name} {_OBSTACLES[why.obstacle][0].format(model='', held=held)}."]
+    else:
+        told = [f"{name} takes work for {duration(max(0.0, why.window_s))} more, by its own word."]
+    for job, items, left_s in why.leases:
+        told.append(
+            f"It holds {_count(items, 'item')} of {job_name(job)}; the lease runs out in {duration(left_s)}."
+        )
+    if not why.wanted:
+        told.append("No job waits.")
+    for wanted in why.wanted:
+        model, first = wanted.job.spec.model, job_name(wanted.job.spec.job)
+        waits = f"{_count(wanted.jobs, 'job')} {'waits' if wanted.jobs == 1 else 'wait'} for {model}, {first} first"
+        if wanted.obstacle is None:
+            told.append(f"{waits}: nothing keeps this node from it.")
+            continue
+        keeps = _OBSTACLES[wanted.obstacle][0].format(model=model, held=held)
+        if wanted.obstacle is Obstacle.WINDOW_TOO_SHORT and wanted.speed is not None:
+            speed = wanted.speed
+            room = f"{settings.window_margin:.0%} of {duration(max(0.0, why.window_s))}"
+            keeps += f": {room}, for {duration(speed.load_s)} of loading and {speed.items_per_s:,.2f} items/s"
+        told.append(f"{waits}: this node {keeps}.")
+    return told
+
+
+_OBSTACLES = {  # of one node, of several
+    Obstacle.AWAY: ("is away", "are away"),
+    Obstacle.LINK_BROKEN: ("has a broken link", "have a broken link"),
+    Obstacle.OTHER_MODELS: ("does not offer {model}", "do not offer {model}"),
+    Obstacle.WITHDRAWN: ("is here and offers nothing now", "are here and offer nothing now"),
+    Obstacle.CORDONED: ("is cordoned", "are cordoned"),
+    Obstacle.DRAINING: ("is draining", "are draining"),
+    Obstacle.HANDS_FULL: ("holds as many leases as it may, {held}", "hold as many leases as they may, {held}"),
+    Obstacle.WINDOW_TOO_SHORT: ("leaves too soon for one item", "leave too soon for one item"),
+    Obstacle.FAILED_THERE: ("is of a lot where what waits went wrong", "are of a lot where what waits went wrong"),
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
