@@ -3,14 +3,20 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from coordinator.core.effects import Acknowledge, Drop, Order
 from coordinator.core.events import LotId, Rows
 
 _ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 
-Queued = tuple[Order | Acknowledge, Sequence[bytes] | None]
-"""An order, and the inputs that it takes along; None: they are to be read."""
+
+class Queued(NamedTuple):
+    """An order that waits to be written."""
+
+    order: Order | Acknowledge
+    inputs: Sequence[bytes] | None  # that it takes along; None: they are to be read
+    size: int  # bytes of them, about
 
 
 class Link:
@@ -31,8 +37,8 @@ class Link:
         self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
         self._wake = asyncio.Event()
 
-    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = ()) -> None:
-        """Queue an order; the inputs of a batch job's grant are to be read."""
+    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = (), size: int = 0) -> None:
+        """Queue an order; the inputs of a batch job's grant are to be read, about `size` bytes."""
         self._welcomed = self._welcomed or isinstance(order, Drop)
         if not self._welcomed:
             return
@@ -42,7 +48,7 @@ class Link:
                 self._patience = loop.call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
             self._acknowledge = order  # it holds for all before it, too
             return
-        self._orders.append((order, inputs))
+        self._orders.append(Queued(order, inputs, size))
         self._put_acknowledge()
         self._wake.set()
 
@@ -51,18 +57,22 @@ class Link:
         self.broken = True
         self._wake.set()
 
-    async def take(self, most: int) -> list[Queued]:
-        """The next orders, waited for, at most so many; none when the stream is to be broken."""
+    async def take(self, most: int, most_bytes: int) -> list[Queued]:
+        """The next orders, waited for, at most so many, and no more once their inputs have so many bytes; none when
+        the stream is to be broken."""
         while not self._orders and not self.broken:
             self._wake.clear()
             await self._wake.wait()
-        if self.broken:
-            return []
-        return [self._orders.popleft() for _ in range(min(most, len(self._orders)))]
+        taken: list[Queued] = []
+        size = 0
+        while self._orders and not self.broken and len(taken) < most and size < most_bytes:
+            taken.append(self._orders.popleft())
+            size += taken[-1].size
+        return taken
 
     def _put_acknowledge(self) -> None:
         if self._acknowledge is not None and self._patience is not None:
-            self._orders.append((self._acknowledge, ()))
+            self._orders.append(Queued(self._acknowledge, (), 0))
             self._patience.cancel()
             self._acknowledge = self._patience = None
             self._wake.set()

@@ -62,6 +62,7 @@ async def run(order: Order, console: Console) -> Outcome:
                 job, existed = await asyncio.shield(submission)
             except asyncio.CancelledError:
                 if not order.key:
+                    console.print("cancelling; Ctrl-C again leaves the job to the coordinator")
                     await _call_off(client, submission)
                 raise
             if not model.nodes:
@@ -78,7 +79,8 @@ async def run(order: Order, console: Console) -> Outcome:
                 ) from None
             except asyncio.CancelledError:
                 if not order.key:
-                    await client.cancel(job.job_id)
+                    with suppress(CarpoolError):
+                        await client.cancel(job.job_id)
                 raise
             if not lines.complete:
                 raise CarpoolError(f"job {job.job_id} was cancelled; {order.output} is not written", exit_code=1)

@@ -7,11 +7,12 @@ together when it is busy.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import NoReturn, TypeVar, assert_never
 
 from coordinator import words
@@ -83,7 +84,7 @@ _CHECKED_JOBS = 100
 _FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
 _FIRST_REQUEST = 1 << 62
 _FORGET_S = 10.0
-_SPARE_S = 300.0  # after its end a job is not forgotten for want of room: its tenant fetches its results
+_CLOCK_SET_S = 60.0  # by so much against the monotonic clock
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _T = TypeVar("_T")
@@ -135,6 +136,7 @@ class Runtime:
         self._submissions: dict[JobId, _Waiting] = {}
         self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys of submissions on their way
         self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
+        self._watched: Counter[JobId] = Counter()  # whose results are being fetched
         self._ended: set[JobId] = set()  # recorded as ended; the core is told next
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
@@ -268,18 +270,24 @@ class Runtime:
         items = (await self.job(tenant, job)).spec.items
         if first > items:
             raise Refused(Refusal.BAD_INPUT, f"the job has {items} items; item {first} was asked for")
-        async for view in self._watch(tenant, job):
-            while True:
-                try:
-                    part = await self._reading(self._store.results(job, first, limit_bytes))
-                except NoSuchJob:  # not any more
-                    raise _no_job(job) from None
-                yield first, part, view
-                first += len(part.payloads)
-                if not part.payloads or first == items:
-                    break
-            if view.ended is not None:
-                return
+        self._watched[job] += 1
+        try:
+            async for view in self._watch(tenant, job):
+                while True:
+                    try:
+                        part = await self._reading(self._store.results(job, first, limit_bytes))
+                    except NoSuchJob:  # not any more
+                        raise _no_job(job) from None
+                    yield first, part, view
+                    first += len(part.payloads)
+                    if not part.payloads or first == items:
+                        break
+                if view.ended is not None:
+                    return
+        finally:
+            self._watched[job] -= 1
+            if not self._watched[job]:
+                del self._watched[job]
 
     def capable(self, model: str) -> int:
         """Vehicles here that run a model."""
@@ -366,9 +374,9 @@ class Runtime:
 
     async def inputs_of(self, orders: Sequence[Queued]) -> list[Sequence[bytes] | None]:
         """Inputs that each of these takes along; None: they are damaged, the grant is void."""
-        reads = [self._granted(order) for order, given in orders if isinstance(order, Grant) and given is None]
+        reads = [self._granted(order) for order, given, _ in orders if isinstance(order, Grant) and given is None]
         read = iter(await asyncio.gather(*reads))
-        return [next(read) if given is None else given for _, given in orders]
+        return [next(read) if given is None else given for _, given, _ in orders]
 
     async def _granted(self, grant: Grant) -> Sequence[bytes] | None:
         try:
@@ -423,11 +431,18 @@ class Runtime:
         await self._store.scrub(self._damaged)
 
     async def forget(self, keep: StoreSettings) -> None:
-        """Forget finished jobs that are kept no longer, for ever."""
+        """Forget finished jobs that are kept no longer, for ever; for a while not after a start, nor when the wall
+        clock was set: it is told by the ages of jobs, and may be set again."""
+        spare_s, ahead_s = keep.spare_finished_s, time() - monotonic()
+        older_s = max(keep.keep_finished_s, spare_s)
+        await asyncio.sleep(spare_s)
         while True:
-            while await self._store.forget(keep.keep_finished_s, keep.keep_bytes, _SPARE_S):
-                pass
-            await asyncio.sleep(_FORGET_S)
+            if abs(time() - monotonic() - ahead_s) > _CLOCK_SET_S:
+                ahead_s = time() - monotonic()
+                _LOG.warning("the clock was set: no finished job is forgotten for %g s", spare_s)
+                await asyncio.sleep(spare_s)
+            elif not await self._store.forget(older_s, keep.keep_bytes, spare_s, frozenset(self._watched)):
+                await asyncio.sleep(_FORGET_S)
 
     async def measure_lag(self) -> None:
         """Measure for ever how late the loop runs its timers."""
@@ -493,7 +508,9 @@ class Runtime:
                 self.metrics.observe_job_queue(job.spec.label, job.started_s - job.submitted_s)
             request = self._requests.get(order.job)
             if link is not None:
-                link.put(order, _slices(request.inputs, order.ranges) if request else None)
+                items = sum(count for _, count in order.ranges)
+                size = items * job.spec.item_bytes if job is not None else 0
+                link.put(order, _slices(request.inputs, order.ranges) if request else None, size)
         elif link is not None:
             if isinstance(order, Disconnect):
                 link.close()

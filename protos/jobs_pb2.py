@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/jobs.proto\x12\ncarpool.v1\"*\n\nRunRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x03(\x0c\"6\n\x0bRunResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.carpool.v1.ItemResult\"C\n\nItemResult\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.carpool.v1.Failure\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"e\n\tJobHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x12\n\ndeadline_s\x18\x03 \x01(\x01\x12\r\n\x05value\x18\x04 \x01(\x01\x12\r\n\x05items\x18\x05 \x01(\r\")\n\x05Items\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x03(\r\"[\n\x10SubmitJobRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.carpool.v1.JobHeader\x12 \n\x05items\x18\x02 \x01(\x0b\x32\x11.carpool.v1.Items\"B\n\x11SubmitJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"\xa2\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\tjob_class\x18\x03 \x01(\x0e\x32\x14.carpool.v1.JobClass\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.carpool.v1.JobState\x12\r\n\x05items\x18\x05 \x01(\r\x12\x12\n\nitems_done\x18\x06 \x01(\r\x12\x14\n\x0citems_failed\x18\x07 \x01(\r\x12\x14\n\x0citems_leased\x18\x08 \x01(\r\x12\r\n\x05\x61ge_s\x18\t \x01(\x01\x12\x12\n\ndeadline_s\x18\n \x01(\x01\x12\x15\n\rnodes_at_work\x18\x0b \x01(\r\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x0c\n\x04kind\x18\r \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\" \n\x0fListJobsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"1\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.carpool.v1.Job\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\'\n\x12\x45xplainJobResponse\x12\x11\n\tsentences\x18\x01 \x03(\t\":\n\x14StreamResultsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nfirst_item\x18\x02 \x01(\r\"\x83\x01\n\x15StreamResultsResponse\x12\x12\n\nfirst_item\x18\x01 \x01(\r\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12&\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32\x16.carpool.v1.FailedItem\x12\x1c\n\x03job\x18\x04 \x01(\x0b\x32\x0f.carpool.v1.Job\"@\n\nFailedItem\x12\x0c\n\x04item\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.carpool.v1.Failure\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.carpool.v1.Model\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x16\n\x0emax_item_bytes\x18\x04 \x01(\x04\x12\r\n\x05nodes\x18\x05 \x01(\r*U\n\x08JobClass\x12\x19\n\x15JOB_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15JOB_CLASS_INTERACTIVE\x10\x01\x12\x13\n\x0fJOB_CLASS_BATCH\x10\x02*\x80\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x32\xd4\x04\n\nJobService\x12\x36\n\x03Run\x12\x16.carpool.v1.RunRequest\x1a\x17.carpool.v1.RunResponse\x12J\n\tSubmitJob\x12\x1c.carpool.v1.SubmitJobRequest\x1a\x1d.carpool.v1.SubmitJobResponse(\x01\x12?\n\x06GetJob\x12\x19.carpool.v1.GetJobRequest\x1a\x1a.carpool.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.carpool.v1.ListJobsRequest\x1a\x1c.carpool.v1.ListJobsResponse\x12H\n\tCancelJob\x12\x1c.carpool.v1.CancelJobRequest\x1a\x1d.carpool.v1.CancelJobResponse\x12K\n\nExplainJob\x12\x1d.carpool.v1.ExplainJobRequest\x1a\x1e.carpool.v1.ExplainJobResponse\x12V\n\rStreamResults\x12 .carpool.v1.StreamResultsRequest\x1a!.carpool.v1.StreamResultsResponse0\x01\x12K\n\nListModels\x12\x1d.carpool.v1.ListModelsRequest\x1a\x1e.carpool.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/jobs.proto\x12\ncarpool.v1\"*\n\nRunRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x03(\x0c\"6\n\x0bRunResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.carpool.v1.ItemResult\"C\n\nItemResult\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.carpool.v1.Failure\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"e\n\tJobHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x12\n\ndeadline_s\x18\x03 \x01(\x01\x12\r\n\x05value\x18\x04 \x01(\x01\x12\r\n\x05items\x18\x05 \x01(\r\")\n\x05Items\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0f\n\x07lengths\x18\x02 \x03(\r\"a\n\x10SubmitJobRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.carpool.v1.JobHeader\x12 \n\x05items\x18\x03 \x01(\x0b\x32\x11.carpool.v1.ItemsJ\x04\x08\x02\x10\x03\"B\n\x11SubmitJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"\xa2\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\tjob_class\x18\x03 \x01(\x0e\x32\x14.carpool.v1.JobClass\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.carpool.v1.JobState\x12\r\n\x05items\x18\x05 \x01(\r\x12\x12\n\nitems_done\x18\x06 \x01(\r\x12\x14\n\x0citems_failed\x18\x07 \x01(\r\x12\x14\n\x0citems_leased\x18\x08 \x01(\r\x12\r\n\x05\x61ge_s\x18\t \x01(\x01\x12\x12\n\ndeadline_s\x18\n \x01(\x01\x12\x15\n\rnodes_at_work\x18\x0b \x01(\r\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x0c\n\x04kind\x18\r \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\" \n\x0fListJobsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"1\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.carpool.v1.Job\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.carpool.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\'\n\x12\x45xplainJobResponse\x12\x11\n\tsentences\x18\x01 \x03(\t\":\n\x14StreamResultsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nfirst_item\x18\x02 \x01(\r\"\x83\x01\n\x15StreamResultsResponse\x12\x12\n\nfirst_item\x18\x01 \x01(\r\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12&\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32\x16.carpool.v1.FailedItem\x12\x1c\n\x03job\x18\x04 \x01(\x0b\x32\x0f.carpool.v1.Job\"@\n\nFailedItem\x12\x0c\n\x04item\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.carpool.v1.Failure\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.carpool.v1.Model\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x16\n\x0emax_item_bytes\x18\x04 \x01(\x04\x12\r\n\x05nodes\x18\x05 \x01(\r*U\n\x08JobClass\x12\x19\n\x15JOB_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15JOB_CLASS_INTERACTIVE\x10\x01\x12\x13\n\x0fJOB_CLASS_BATCH\x10\x02*\x80\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x32\xd4\x04\n\nJobService\x12\x36\n\x03Run\x12\x16.carpool.v1.RunRequest\x1a\x17.carpool.v1.RunResponse\x12J\n\tSubmitJob\x12\x1c.carpool.v1.SubmitJobRequest\x1a\x1d.carpool.v1.SubmitJobResponse(\x01\x12?\n\x06GetJob\x12\x19.carpool.v1.GetJobRequest\x1a\x1a.carpool.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.carpool.v1.ListJobsRequest\x1a\x1c.carpool.v1.ListJobsResponse\x12H\n\tCancelJob\x12\x1c.carpool.v1.CancelJobRequest\x1a\x1d.carpool.v1.CancelJobResponse\x12K\n\nExplainJob\x12\x1d.carpool.v1.ExplainJobRequest\x1a\x1e.carpool.v1.ExplainJobResponse\x12V\n\rStreamResults\x12 .carpool.v1.StreamResultsRequest\x1a!.carpool.v1.StreamResultsResponse0\x01\x12K\n\nListModels\x12\x1d.carpool.v1.ListModelsRequest\x1a\x1e.carpool.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBCLASS']._serialized_start=1605
-  _globals['_JOBCLASS']._serialized_end=1690
-  _globals['_JOBSTATE']._serialized_start=1693
-  _globals['_JOBSTATE']._serialized_end=1821
+  _globals['_JOBCLASS']._serialized_start=1611
+  _globals['_JOBCLASS']._serialized_end=1696
+  _globals['_JOBSTATE']._serialized_start=1699
+  _globals['_JOBSTATE']._serialized_end=1827
   _globals['_RUNREQUEST']._serialized_start=33
   _globals['_RUNREQUEST']._serialized_end=75
   _globals['_RUNRESPONSE']._serialized_start=77
@@ -48,39 +48,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMS']._serialized_start=347
   _globals['_ITEMS']._serialized_end=388
   _globals['_SUBMITJOBREQUEST']._serialized_start=390
-  _globals['_SUBMITJOBREQUEST']._serialized_end=481
-  _globals['_SUBMITJOBRESPONSE']._serialized_start=483
-  _globals['_SUBMITJOBRESPONSE']._serialized_end=549
-  _globals['_JOB']._serialized_start=552
-  _globals['_JOB']._serialized_end=842
-  _globals['_GETJOBREQUEST']._serialized_start=844
-  _globals['_GETJOBREQUEST']._serialized_end=875
-  _globals['_GETJOBRESPONSE']._serialized_start=877
-  _globals['_GETJOBRESPONSE']._serialized_end=923
-  _globals['_LISTJOBSREQUEST']._serialized_start=925
-  _globals['_LISTJOBSREQUEST']._serialized_end=957
-  _globals['_LISTJOBSRESPONSE']._serialized_start=959
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1008
-  _globals['_CANCELJOBREQUEST']._serialized_start=1010
-  _globals['_CANCELJOBREQUEST']._serialized_end=1044
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1046
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1095
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=1097
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=1132
-  _globals['_EXPLAINJOBRESPONSE']._serialized_start=1134
-  _globals['_EXPLAINJOBRESPONSE']._serialized_end=1173
-  _globals['_STREAMRESULTSREQUEST']._serialized_start=1175
-  _globals['_STREAMRESULTSREQUEST']._serialized_end=1233
-  _globals['_STREAMRESULTSRESPONSE']._serialized_start=1236
-  _globals['_STREAMRESULTSRESPONSE']._serialized_end=1367
-  _globals['_FAILEDITEM']._serialized_start=1369
-  _globals['_FAILEDITEM']._serialized_end=1433
-  _globals['_LISTMODELSREQUEST']._serialized_start=1435
-  _globals['_LISTMODELSREQUEST']._serialized_end=1454
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1456
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1511
-  _globals['_MODEL']._serialized_start=1513
-  _globals['_MODEL']._serialized_end=1603
-  _globals['_JOBSERVICE']._serialized_start=1824
-  _globals['_JOBSERVICE']._serialized_end=2420
+  _globals['_SUBMITJOBREQUEST']._serialized_end=487
+  _globals['_SUBMITJOBRESPONSE']._serialized_start=489
+  _globals['_SUBMITJOBRESPONSE']._serialized_end=555
+  _globals['_JOB']._serialized_start=558
+  _globals['_JOB']._serialized_end=848
+  _globals['_GETJOBREQUEST']._serialized_start=850
+  _globals['_GETJOBREQUEST']._serialized_end=881
+  _globals['_GETJOBRESPONSE']._serialized_start=883
+  _globals['_GETJOBRESPONSE']._serialized_end=929
+  _globals['_LISTJOBSREQUEST']._serialized_start=931
+  _globals['_LISTJOBSREQUEST']._serialized_end=963
+  _globals['_LISTJOBSRESPONSE']._serialized_start=965
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1014
+  _globals['_CANCELJOBREQUEST']._serialized_start=1016
+  _globals['_CANCELJOBREQUEST']._serialized_end=1050
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1052
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1101
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=1103
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1138
+  _globals['_EXPLAINJOBRESPONSE']._serialized_start=1140
+  _globals['_EXPLAINJOBRESPONSE']._serialized_end=1179
+  _globals['_STREAMRESULTSREQUEST']._serialized_start=1181
+  _globals['_STREAMRESULTSREQUEST']._serialized_end=1239
+  _globals['_STREAMRESULTSRESPONSE']._serialized_start=1242
+  _globals['_STREAMRESULTSRESPONSE']._serialized_end=1373
+  _globals['_FAILEDITEM']._serialized_start=1375
+  _globals['_FAILEDITEM']._serialized_end=1439
+  _globals['_LISTMODELSREQUEST']._serialized_start=1441
+  _globals['_LISTMODELSREQUEST']._serialized_end=1460
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1462
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1517
+  _globals['_MODEL']._serialized_start=1519
+  _globals['_MODEL']._serialized_end=1609
+  _globals['_JOBSERVICE']._serialized_start=1830
+  _globals['_JOBSERVICE']._serialized_end=2426
 # @@protoc_insertion_point(module_scope)

@@ -238,7 +238,7 @@ def test_the_same_key_names_the_same_job() -> None:
 
 def test_a_finished_job_is_kept_as_long_as_the_configuration_says(tmp_path: Path) -> None:
     forgetful = tmp_path / "config.toml"
-    forgetful.write_text("[store]\nkeep_finished_s = 0\n")
+    forgetful.write_text("[store]\nkeep_finished_s = 0\nspare_finished_s = 0\n")
     state = ("--state", str(tmp_path / "state"))
 
     async def finish(live: Cluster) -> str:

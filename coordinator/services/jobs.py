@@ -51,6 +51,8 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             if header is None or intake is None:
                 header = self._header(request)
                 intake = self._runtime.intake(header.model)
+            elif not request.items.lengths:
+                raise refuse("a message of the submission brings no items; send at least one with each")
             brought = _items(request.items)
             items, size = intake.items + len(brought), intake.bytes + len(brought.payload)
             if items > header.items or size > self._limits.job_bytes:

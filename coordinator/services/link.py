@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from time import monotonic
 
 import grpc
 
-from coordinator.core.effects import Acknowledge, Order
 from coordinator.keys import Role
 from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
@@ -123,17 +122,11 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
     async def _write(self, link: Link, context: Context) -> None:
         """Write orders as they come, those that wait together."""
         runtime = self._runtime
-        while waiting := await link.take(_MESSAGE_ORDERS):
-            orders: list[tuple[Order | Acknowledge, Sequence[bytes]]] = []
-            size = 0
-            for (order, _), inputs in zip(waiting, await runtime.inputs_of(waiting), strict=True):
-                if inputs is None:
-                    continue
-                if size > _MESSAGE_BYTES:
-                    await context.write(response(orders, runtime.roster.index, self._terms))
-                    orders, size = [], 0
-                orders.append((order, inputs))
-                size += sum(map(len, inputs))
+        while waiting := await link.take(_MESSAGE_ORDERS, _MESSAGE_BYTES):
+            inputs = await runtime.inputs_of(waiting)
+            orders = [
+                (queued.order, of_it) for queued, of_it in zip(waiting, inputs, strict=True) if of_it is not None
+            ]
             if orders:
                 await context.write(response(orders, runtime.roster.index, self._terms))
             if runtime.open_requests > 1:

@@ -5,7 +5,7 @@ order in which a driver uses it (save, then send, then answer) is `perform`'s.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, Protocol
@@ -142,9 +142,10 @@ class Store(Protocol):
     def live(self) -> Iterable[Record]:
         """What was recorded of jobs that have not ended, for `Scheduler.restore`."""
 
-    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float, watched: Collection[JobId] = ()) -> int:
         """Forget some finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
-        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many; 0: there are no more."""
+        `over_bytes` those that ended first, `spare_s` ago at least; none that is `watched`. Gives how many; 0:
+        there are no more."""
 
     async def scrub(self, trouble: Callable[[str], None]) -> None:
         """Go through all that is stored, slowly and for ever, and tell what is damaged."""

@@ -1,12 +1,14 @@
 """A copy of a store, taken while a coordinator serves from it.
 
 The database is copied first, by SQLite's own online backup: it names payloads that are synced. Segments only grow,
-so what it names is in them afterwards, too.
+and are opened before any of them is copied, so what the database names is in them afterwards, too.
 """
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import apsw
 
@@ -60,9 +62,11 @@ def _copied(folder: Path, target: Path) -> int:
         copy.close()
         source.close()
     size = (target / DATABASE).stat().st_size
-    for segment, length in segments:
-        _copy(path_of(folder / SEGMENTS, segment), path_of(target / SEGMENTS, segment), length)
-        size += length
+    with ExitStack() as files:  # one that is deleted from now on is read all the same
+        named = [(segment, length, files.enter_context(_opened(folder, segment))) for segment, length in segments]
+        for segment, length, read in named:
+            _copy(read, path_of(target / SEGMENTS, segment), length)
+            size += length
     mark = os.open(target / COMMITTED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         write_mark(mark, number, chain)
@@ -75,18 +79,22 @@ def _copied(folder: Path, target: Path) -> int:
     return size
 
 
-def _copy(source: Path, target: Path, length: int) -> None:
-    """The first bytes of a file, durably."""
+def _opened(folder: Path, segment: int) -> BinaryIO:
+    path = path_of(folder / SEGMENTS, segment)
     try:
-        read = source.open("rb")
+        return path.open("rb")
     except FileNotFoundError:
-        raise NotCopied(f"{source} is gone; try again, and then `carpool store check`") from None
-    with read, target.open("xb") as written:
+        raise NotCopied(f"{path} is gone; try again, and then `carpool store check`") from None
+
+
+def _copy(read: BinaryIO, target: Path, length: int) -> None:
+    """The first bytes of a file, durably."""
+    with target.open("xb") as written:
         left = length
         while left:
             part = read.read(min(left, 1 << 20))
             if not part:
-                raise NotCopied(f"{source} has not the {length} bytes that are named; try `carpool store check`")
+                raise NotCopied(f"{read.name} has not the {length} bytes that are named; try `carpool store check`")
             written.write(part)
             left -= len(part)
         written.flush()

@@ -4,6 +4,7 @@ Much of a long log is copied by a thread of its own, while the writer goes on. W
 the writer copies itself, between two commits: then all of the log is copied, and the next commit begins it anew.
 """
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import apsw
@@ -11,7 +12,7 @@ import apsw
 from coordinator.store.failpoints import reach
 from coordinator.store.opening import opened
 
-_LONG = 16_384  # pages of the log, 64 MiB: from then on it is copied, and commits meanwhile take 20 ms, not 2
+_LONG = int(os.environ.get("CARPOOL_LOG_PAGES", "16384"))  # of 4 KiB: from then on the log is copied
 _SHORT = 512  # pages that the writer copies itself
 
 
@@ -36,6 +37,7 @@ class Checkpoints:
             if left < _SHORT:
                 _checkpoint(self._connection)
                 self._pages = 0  # until the next commit tells
+                reach("after_checkpoint")
 
     def close(self) -> None:
         """Finish what was begun."""
@@ -48,15 +50,19 @@ class Checkpoints:
         return apsw.SQLITE_OK
 
     def _copy(self) -> int:
+        try:
+            if self._other is None:
+                self._other = opened(f"file:{self._connection.filename}", apsw.SQLITE_OPEN_READWRITE)
+        except apsw.Error:
+            return 0  # as below
+        copied = _checkpoint(self._other)
         reach("in_checkpoint")
-        if self._other is None:
-            self._other = opened(f"file:{self._connection.filename}", apsw.SQLITE_OPEN_READWRITE)
-        return _checkpoint(self._other)
+        return copied
 
 
 def _checkpoint(connection: apsw.Connection) -> int:
     """Copy as much as no reader needs; the pages of the log that are copied by now."""
     try:
         return connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)[1]
-    except (apsw.BusyError, apsw.FullError, apsw.IOError):
-        return 0  # the log holds everything, and it is tried again
+    except apsw.Error:
+        return 0  # the log holds everything, and it is tried again; what is damaged will be met by a commit

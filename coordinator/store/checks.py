@@ -38,6 +38,13 @@ def check(folder: Path) -> Checked:
         check_header(database)
         connection = opened(f"file:{database}", apsw.SQLITE_OPEN_READWRITE)
         try:
+            version = version_of(connection)
+            if version != VERSION:
+                known = f"this Carpool reads {VERSION}"
+                found.troubles.append(
+                    f"{database} is of version {version}, {known}; start a coordinator on it once"
+                )
+                return found
             found.troubles.extend(_database(connection, database))
             found.troubles.extend(_newest(connection, folder))
             found.troubles.extend(_names(connection, database))
@@ -69,9 +76,6 @@ def _newest(connection: apsw.Connection, folder: Path) -> Iterator[str]:
 
 
 def _database(connection: apsw.Connection, database: Path) -> Iterator[str]:
-    version = version_of(connection)
-    if version != VERSION:
-        yield f"{database} is of version {version}, this Carpool reads {VERSION}; start a coordinator on it once"
     for (said,) in connection.execute("PRAGMA integrity_check"):
         if said != "ok":
             yield f"{database}: {said}; restore a backup"

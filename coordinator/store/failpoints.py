@@ -6,7 +6,10 @@ A kill at a random moment rarely meets the few microseconds that matter; these d
 import os
 import signal
 
-NAMES = ("before_commit", "after_commit", "before_answer", "in_checkpoint", "between_segment_and_row")
+NAMES = (
+    *("before_commit", "after_commit", "before_answer", "in_checkpoint", "after_checkpoint"),
+    "between_segment_and_row",
+)
 
 _name, _, _turns = os.environ.get("CARPOOL_FAILPOINT", "").partition(":")
 _left = int(_turns or 1)

@@ -1,7 +1,7 @@
 """The store that forgets everything when the process ends: for tests and for a first look."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic, perf_counter
@@ -127,15 +127,17 @@ class MemoryStore:
                 elif payload is not None:
                     yield ResultsRecord(job_id, 0, ((item, 1),), 1, 1)
 
-    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float, watched: Collection[JobId] = ()) -> int:
         """Forget finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
-        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many."""
+        `over_bytes` those that ended first, `spare_s` ago at least; none that is `watched`. Gives how many."""
         now_s, kept = monotonic(), sum(job.bytes for job in self._jobs.values())
         ended = sorted((job.ended_s, job_id) for job_id, job in self._jobs.items() if job.outcome is not None)
         forgotten = 0
         for ended_s, job_id in ended:
             if ended_s >= now_s - older_s and (ended_s >= now_s - spare_s or kept <= over_bytes):
                 break
+            if job_id in watched:
+                continue
             spec = self._jobs[job_id].submission.spec
             kept -= self._jobs.pop(job_id).bytes
             self._keys.pop((spec.tenant, spec.key), None)

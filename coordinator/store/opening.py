@@ -7,7 +7,7 @@ A database forgets its newest commits when its write-ahead log is damaged, and d
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOSPC
 from pathlib import Path
 from struct import Struct
@@ -18,7 +18,7 @@ import apsw
 
 from coordinator.store import Corrupt
 from coordinator.store.schema import migrate
-from coordinator.store.segments import Place, Reader, path_of, sweep, sync_folder
+from coordinator.store.segments import Place, Reader, numbers, path_of, sync_folder
 
 DATABASE, SEGMENTS, COMMITTED = "carpool.db", "segments", "committed"
 """What a store's folder holds."""
@@ -66,11 +66,15 @@ def opened_store(folder: Path, name: str = "") -> Iterator[OpenedStore]:
             mark = os.open(folder / COMMITTED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             files.callback(os.close, mark)
             last = checked(connection, mark, segments)
-            sweep(segments, last.segments)
+            for segment in numbers(segments) - last.segments:  # of submissions that were never recorded
+                with suppress(OSError):
+                    path_of(segments, segment).unlink()
             write_mark(mark, *last.commit)
             os.fsync(mark)
             sync_folder(folder)
             yield OpenedStore(connection, mark, last)
+        except apsw.BusyError:
+            raise Occupied(f"{folder} is being read by another process, such as a backup; try again") from None
         except apsw.FullError:
             raise OSError(ENOSPC, os.strerror(ENOSPC)) from None
         except (apsw.Error, ValueError) as error:
@@ -116,7 +120,8 @@ def checked(connection: apsw.Connection, mark: int, segments: Path) -> Last:
     ((number, chain, before),) = connection.execute("SELECT number, chain, before FROM commits")
     told = os.pread(mark, _MARK.size, 0)
     if not told and not number:
-        pass  # it is new
+        if numbers(segments):
+            raise Corrupt(f"the database is new, and {segments} holds payloads of another; restore all of a backup")
     elif len(told) != _MARK.size or crc32(told[:-4]) != _MARK.unpack(told)[2]:
         raise Corrupt("the file `committed` beside the database is damaged; restore a backup")
     else:

@@ -14,7 +14,8 @@ Little-endian. What follows the last record that anybody names is a torn append 
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 from itertools import accumulate
@@ -187,9 +188,10 @@ class Reader:
             raise Corrupt(f"{path} at byte {place.offset}: {reason}; restore a backup") from None
 
     def delete(self, segment: int) -> None:
-        """Delete a segment that nobody names any more."""
+        """Delete a segment that nobody names any more; one that cannot be is left to the next start."""
         self._let_go(segment)
-        path_of(self._folder, segment).unlink(missing_ok=True)
+        with suppress(OSError):
+            path_of(self._folder, segment).unlink()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -253,11 +255,10 @@ def path_of(folder: Path, segment: int) -> Path:
     return folder / f"segment-{segment:08d}"
 
 
-def sweep(folder: Path, named: Collection[int]) -> None:
-    """Delete the segments that nobody names. For when nothing is on its way into one."""
-    for path in folder.glob("segment-*"):
-        if int(path.name.removeprefix("segment-")) not in named:
-            path.unlink()
+def numbers(folder: Path) -> set[int]:
+    """Of the segments that are there."""
+    names = (path.name.removeprefix("segment-") for path in folder.glob("segment-*"))
+    return {int(name) for name in names if name.isdecimal()}
 
 
 def sync_folder(folder: Path) -> None:

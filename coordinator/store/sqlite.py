@@ -10,7 +10,7 @@ One thread writes and one reads; the event loop waits for neither.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -86,6 +86,7 @@ class SqliteStore:
         self.newest_job = JobId(int(newest))
         """The newest job that was recorded before, whether it is still kept or not; 0 when there is none."""
         self._room: tuple[float, int, int] = (-inf, 0, 0)  # when it was looked at, bytes free, of the disk
+        self._opened = (time(), monotonic())
         self._unanswered = 0  # commits handed in
         self._waiting = 0  # operations in them
         self._recent: dict[JobId, list[bytes]] = {}
@@ -174,11 +175,16 @@ class SqliteStore:
                     f" {stored.done + stored.failed} were recorded; restore a backup"
                 )
 
-    async def forget(self, older_s: float, over_bytes: int, spare_s: float) -> int:
+    async def forget(self, older_s: float, over_bytes: int, spare_s: float, watched: Collection[JobId] = ()) -> int:
         """Forget some finished jobs: any that ended `older_s` ago, and while the payloads of all jobs are more than
-        `over_bytes` those that ended first, `spare_s` ago at least. Gives how many; 0: there are no more."""
+        `over_bytes` those that ended first, `spare_s` ago at least; none that is `watched`. Gives how many; 0:
+        there are no more.
+
+        Ages are by the wall clock, which may be set meanwhile: what ended since this start is no older than it.
+        """
         done: asyncio.Future[tuple[int, list[int]]] = asyncio.get_running_loop().create_future()
-        self._writer.put(Forget(time() - older_s, time() - spare_s, over_bytes, done))
+        before, spared = (self._ended_before(age_s) for age_s in (older_s, spare_s))
+        self._writer.put(Forget(before, spared, over_bytes, watched, done))
         jobs, segments = await done
         if segments:
             await self._read(lambda reader: reader.delete(segments))  # whoever read of them has what it wanted
@@ -218,6 +224,11 @@ class SqliteStore:
     def _append(self, append: Append) -> None:
         self._check_room()
         self._writer.put(append)
+
+    def _ended_before(self, age_s: float) -> float:
+        opened_wall_s, opened_s = self._opened
+        before = time() - age_s
+        return before if monotonic() - opened_s >= age_s else min(before, opened_wall_s)
 
     def _remember(self, submission: Submission) -> None:
         """Keep the inputs of a small job at hand: it may run in a moment."""

@@ -23,8 +23,8 @@ _FLUSH_BYTES = 1 << 20
 def vacuum(folder: Path) -> tuple[int, int]:
     """Make a store that no coordinator uses small; its bytes on the disk, before and after.
 
-    It needs room for one segment and a second database meanwhile. Raises Corrupt, Occupied, and OSError when it
-    cannot be written.
+    It needs room for one segment and, here and where temporary files are, for the database again. Raises Corrupt,
+    Occupied, and OSError when it cannot be written.
     """
     before = _size(folder)
     with opened_store(folder) as (connection, mark, last):

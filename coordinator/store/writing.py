@@ -9,12 +9,12 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep, time
 from typing import Any, TypeVar, assert_never
-from weakref import WeakSet
+from weakref import ref
 
 import apsw
 
@@ -25,14 +25,15 @@ from coordinator.items import Items
 from coordinator.store import Committed, Full, Intake, Operation, accepted_payloads
 from coordinator.store.checkpoints import Checkpoints
 from coordinator.store.failpoints import reach
+from coordinator.store.opening import SEGMENTS
 from coordinator.store.recording import Recorder, Rows
 from coordinator.store.rows import Row, checksum_of, job_row
-from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, parts_of
+from coordinator.store.segments import RECORD_BYTES, Appender, Kind, Place, numbers, parts_of
 
 _MOST_OPERATIONS = 512  # in one commit
 _FLUSH_BYTES = 1 << 20  # of submissions that are not complete, in memory
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_FORGOTTEN = 64  # jobs at a time: what others want to be recorded waits meanwhile
+_FORGOTTEN_JOBS, _FORGOTTEN_ROWS = 64, 20_000  # at a time, about: what is to be recorded waits for them
 _RETRY_S = 0.25  # between two tries of a commit for which there was no room
 
 _T = TypeVar("_T")
@@ -91,6 +92,7 @@ class Forget:
     before: float
     spared: float
     over_bytes: int
+    watched: Collection[JobId]  # not these
     done: asyncio.Future[tuple[int, list[int]]]
 
 
@@ -111,7 +113,7 @@ class Writer:
         self._appender = appender
         self._folder = folder
         self._mark = mark
-        self._open: WeakSet[SegmentIntake] = WeakSet()  # with payloads that no row names yet
+        self._open: dict[JobId, ref[SegmentIntake]] = {}  # with payloads that no row names yet
         self._recorder = Recorder(connection, mark, last)
         self._tell = tell
         self._checkpoints = Checkpoints(connection)
@@ -173,14 +175,17 @@ class Writer:
                     elif isinstance(entry, Forget):
                         self._loop.call_soon_threadsafe(_settle, entry.done, (0, []), self._failed)
             else:
-                self._checkpoints.go_on()
+                try:
+                    self._checkpoints.go_on()
+                except Exception as error:
+                    self._failed = error
 
     def _handle(self, entries: Sequence[Append | Commit | Forget | None]) -> None:
         rows = Rows()
         for entry in entries:
             if isinstance(entry, Append):
                 self._place(entry.intake, entry.items)
-                self._open.add(entry.intake)
+                self._open[entry.intake.job] = ref(entry.intake)
                 self._flush(entry)
             elif isinstance(entry, Commit):
                 for operation in entry.operations:
@@ -192,27 +197,51 @@ class Writer:
                 self._loop.call_soon_threadsafe(_settle, entry.done, self._forget(entry), None)
 
     def _forget(self, forget: Forget) -> tuple[int, list[int]]:
-        """Some of the jobs at a time: how many, and the segments in which nothing is left."""
-        rows = Rows()
+        """Some of the jobs at a time: how many, and the segments in which nothing is left.
+
+        It waits for no room: whatever else is to be recorded would wait with it.
+        """
+        rows, deleted = Rows(), 0
 
         def query(sql: str, *values: int) -> list[tuple[Any, ...]]:
             return self._connection.execute(sql, values).fetchall()
 
         ((named,),) = query("SELECT coalesce(sum(live), 0) FROM segments")
-        sizes = " UNION ALL ".join(f"SELECT segment, length FROM {kind.table} WHERE job = ?1" for kind in Kind)
-        oldest = query("SELECT job, ended FROM jobs WHERE ended IS NOT NULL ORDER BY ended LIMIT ?", _FORGOTTEN)
-        for job, ended in oldest:
+        places = " UNION ALL ".join(f"SELECT segment, length FROM {kind.table} WHERE job = ?1" for kind in Kind)
+        for job, ended, failed in query(
+            "SELECT job, ended, failed FROM jobs WHERE ended IS NOT NULL ORDER BY ended LIMIT ?", _FORGOTTEN_JOBS
+        ):
             if ended >= forget.before and (ended >= forget.spared or named <= forget.over_bytes):
                 break
+            if job in forget.watched:
+                continue
             rows.forgotten.append(job)
-            for segment, freed in query(f"SELECT segment, sum(length) FROM ({sizes}) GROUP BY segment", job):
+            deleted += failed
+            for segment, freed, records in query(
+                f"SELECT segment, sum(length), count(*) FROM ({places}) GROUP BY segment", job
+            ):
                 rows.freed[segment] += freed
                 named -= freed
-        if not rows.forgotten:
-            return 0, []
-        ((last,),) = query("SELECT coalesce(max(segment), 0) FROM segments")
-        needed = [intake.rows[0][3] for intake in self._open]
-        return len(rows.forgotten), self._commit(rows, drop_below=min([last, *needed]))
+                deleted += records
+            if deleted > _FORGOTTEN_ROWS:
+                break
+        intakes = {job: intake for job, weak in self._open.items() if (intake := weak()) is not None}
+        self._open = {job: self._open[job] for job in intakes}
+        needed = [intake.rows[0][3] for intake in intakes.values()]
+        ((last, empty),) = query("SELECT coalesce(max(segment), 0), total(live = 0) FROM segments")
+        dropped: list[int] = []
+        if rows.forgotten or empty > 1:  # the last one stays
+            try:
+                dropped = self._recorder.record(rows, drop_below=min([last, *needed]))
+            except (apsw.FullError, apsw.IOError):
+                if not self._connection.get_autocommit():
+                    self._connection.execute("ROLLBACK")
+                return 0, []
+        unnamed = numbers(self._folder / SEGMENTS) - {
+            segment for (segment,) in query("SELECT segment FROM segments")
+        }
+        left = min([self._appender.number, *needed])  # of submissions that were never recorded
+        return len(rows.forgotten), sorted({*dropped, *(segment for segment in unnamed if segment < left)})
 
     def _flush(self, append: Append) -> None:
         """Keep memory bounded while large submissions come in; one for which there is no room is told so."""
@@ -242,7 +271,7 @@ class Writer:
                 self._place(intake, intake.held)
                 rows.jobs.append(job_row(spec, intake.digest))
                 rows.inputs.extend(intake.rows)
-                self._open.discard(intake)
+                self._open.pop(intake.job, None)
             case ResultsRecord() as record:
                 payloads = accepted_payloads(record, operation.payloads)
                 at = 0
@@ -277,12 +306,12 @@ class Writer:
                     raise
                 sleep(_RETRY_S)
 
-    def _commit(self, rows: Rows, drop_below: int = 0) -> list[int]:
-        """Make it durable; waits for room where there is none. Gives the segments that were dropped."""
+    def _commit(self, rows: Rows) -> None:
+        """Make it durable; waits for room where there is none."""
         self._patiently(self._appender.flush)
         self._appender.sync()  # whose failure is final: what it could not write, it may not try again
         reach("between_segment_and_row")
-        return self._patiently(lambda: self._recorder.record(rows, drop_below=drop_below))
+        self._patiently(lambda: self._recorder.record(rows))
 
     def _room_for_a_page(self) -> bool:
         disk = os.statvfs(self._folder)

@@ -16,7 +16,7 @@ from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcom
 from coordinator.core.events import JobId, JobSpec
 from coordinator.errors import Failure
 from coordinator.items import Items
-from coordinator.store import Corrupt, NoSuchJob, Operation, Store, Submission, segments
+from coordinator.store import Corrupt, NoSuchJob, Operation, Store, Submission, checkpoints, segments
 from coordinator.store.checks import check
 from coordinator.store.memory import MemoryStore
 from coordinator.store.opening import Occupied
@@ -397,6 +397,68 @@ def test_a_segment_is_deleted_when_nothing_alive_is_in_it_nor_on_its_way(
     again.close()
 
 
+def test_a_job_whose_results_are_fetched_is_not_forgotten(store: Store) -> None:
+    async def scene() -> None:
+        await finished(store, 1, 10)
+        await finished(store, 2, 10)
+        assert await store.forget(-1.0, 1 << 30, 0.0, {JobId(1)}) == 1
+        assert [job.spec.job for job in await store.jobs("local", 10)] == [1]
+
+    play(scene())
+
+
+def test_a_submission_that_broke_off_leaves_no_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1 << 18)
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        broken = store.intake(JobId(1), "noop")
+        for _ in range(12):
+            await broken.add(Items.of([b"x" * 70_000]))
+        await commit(store)
+        assert len([*(tmp_path / "segments").iterdir()]) == 4
+        assert await store.forget(60.0, 1 << 30, 0.0) == 0
+        assert len([*(tmp_path / "segments").iterdir()]) == 4, "it goes on"
+        del broken
+        assert await store.forget(60.0, 1 << 30, 0.0) == 0
+        assert len([*(tmp_path / "segments").iterdir()]) == 1
+
+    play(scene())
+    store.close()
+
+
+def test_a_store_without_its_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await finished(store, 1, 10)
+
+    play(scene())
+    store.close()
+    (tmp_path / "carpool.db").unlink()
+    (tmp_path / "committed").unlink()
+    with pytest.raises(Corrupt, match="holds payloads of another; restore all of a backup"):
+        SqliteStore(tmp_path)
+    assert [*(tmp_path / "segments").iterdir()]
+
+
+def test_the_log_stays_short_while_commits_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_LONG", 64)
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        longest = 0
+        for job in range(1, 400):
+            await finished(store, job, 10)
+            longest = max(longest, store.state().log_bytes)
+        assert 64 * 4096 < longest < 1024 * 4096, "some 12 pages a commit, 1,200 commits"
+        assert (await store.results(JobId(399), 0, 100)).payloads == [b"y0"]
+
+    play(scene())
+    store.close()
+    assert check(tmp_path).troubles == []
+
+
 def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
 
@@ -419,6 +481,8 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
             connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(known))})", known)
     connection.execute("UPDATE segments SET records = 4")
     connection.close()
+    (old,) = check(tmp_path).troubles
+    assert old.endswith("is of version 1, this Carpool reads 2; start a coordinator on it once")
     again = SqliteStore(tmp_path)
     assert again.newest_job == 7
 

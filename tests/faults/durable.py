@@ -149,18 +149,27 @@ def check_recorded_once(state: Path, jobs: int) -> None:
 
 async def metric(live: Cluster, name: str, **labels: str) -> float:
     """A metric of the coordinator's, summed over those of its labels that are not given."""
+    return total(await scrape(live), name, **labels)
 
-    def scrape() -> str:
+
+async def scrape(live: Cluster) -> str:
+    """All metrics of the coordinator's, at one moment."""
+
+    def read() -> str:
         with urllib.request.urlopen(f"http://{live.coordinator.addresses['metrics']}/metrics") as answer:
             told: str = answer.read().decode()
             return told
 
-    text = await asyncio.to_thread(scrape)
-    assert f"# TYPE {name} " in text, "a metric that does not exist is not 0"
+    return await asyncio.to_thread(read)
+
+
+def total(metrics: str, name: str, **labels: str) -> float:
+    """One of them, summed over those of its labels that are not given."""
+    assert f"# TYPE {name} " in metrics, "a metric that does not exist is not 0"
     given = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [
         line
-        for line in text.splitlines()
+        for line in metrics.splitlines()
         if re.match(rf"{name}[ {{]", line) and all(pair in line for pair in given)
     ]
     return sum(float(line.rpartition(" ")[2]) for line in lines)

@@ -1,8 +1,7 @@
 """The coordinator dies at each place where the order of things matters: see `coordinator.store.failpoints`.
 
 A kill at a random moment rarely meets these; here each is met once, under load. The turn at which it dies lies
-behind the start, which commits, too. A checkpoint begins after 16 MiB of write-ahead log, that is some hundred
-commits.
+behind the start, which commits, too.
 """
 
 import asyncio
@@ -17,7 +16,9 @@ from tests.faults.durable import Handed, check_drained, check_recorded_once, kil
 from tests.live import Cluster, cluster, until
 
 CLIENTS = 16
-TURNS = {"in_checkpoint": 1}
+TURNS = {"in_checkpoint": 3, "after_checkpoint": 3}
+LOG_PAGES = "256"
+"""A checkpoint comes after so many, that is after some ten commits."""
 TURN = 60
 """How often a coordinator gets to the place before it dies there, unless `TURNS` says otherwise."""
 
@@ -53,6 +54,7 @@ def test_a_coordinator_that_dies_there_loses_and_doubles_nothing(
         check_recorded_once(tmp_path, len(acknowledged))
 
     monkeypatch.setenv("CARPOOL_FAILPOINT", f"{name}:{TURNS.get(name, TURN)}")
+    monkeypatch.setenv("CARPOOL_LOG_PAGES", LOG_PAGES)
     with cluster("--state", str(tmp_path), lots=2) as live:
         monkeypatch.delenv("CARPOOL_FAILPOINT")
         asyncio.run(work(live))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coordinator.client import Client
 from node.client import parked
-from tests.faults.durable import kill, metric, start_again
+from tests.faults.durable import kill, metric, scrape, start_again, total
 from tests.live import Cluster, cluster, until
 
 LOTS, VEHICLES = 4, 2_500
@@ -30,10 +30,11 @@ def test_ten_thousand_cars_and_what_they_run_are_taken_over(tmp_path: Path) -> N
 
     async def take_over(live: Cluster) -> float:
         async def taken() -> float | None:
-            if await metric(live, "carpool_lots_connected") < LOTS:
+            now = await scrape(live)
+            if total(now, "carpool_lots_connected") < LOTS:
                 return None
-            held = await metric(live, "carpool_leases_active") + await metric(live, "carpool_leases_total")
-            return held - await metric(live, "carpool_scheduler_decisions_total", result="placed")
+            held = total(now, "carpool_leases_active") + total(now, "carpool_leases_total")
+            return held - total(now, "carpool_scheduler_decisions_total", result="placed")
 
         return await until(taken)
 
