@@ -52,8 +52,8 @@ class StoreSettings:
     keep_finished_s: float = 30 * 86_400.0
     """A finished job is forgotten, with its inputs, its results and its key, so long after its end (assumed)."""
     keep_bytes: int = 64 << 30
-    """While inputs and results of all jobs, live ones too, are more than this, finished jobs are forgotten sooner, in
-    the order of their ends (assumed)."""
+    """While inputs and results of all jobs, live ones too, are more than this, finished jobs are forgotten sooner,
+    in the order of their ends (assumed)."""
     spare_finished_s: float = 300.0
     """Nothing is forgotten so soon after a job's end or the coordinator's start: its tenant fetches its results
     (assumed)."""

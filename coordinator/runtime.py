@@ -441,7 +441,13 @@ class Runtime:
                 ahead_s = time() - monotonic()
                 _LOG.warning("the clock was set: no finished job is forgotten for %g s", spare_s)
                 await asyncio.sleep(spare_s)
-            elif not await self._store.forget(older_s, keep.keep_bytes, spare_s, frozenset(self._watched)):
+                continue
+            try:
+                forgotten = await self._store.forget(older_s, keep.keep_bytes, spare_s, frozenset(self._watched))
+            except Exception as error:
+                self._stop(error)
+                return
+            if not forgotten:
                 await asyncio.sleep(_FORGET_S)
 
     async def measure_lag(self) -> None:
