@@ -19,6 +19,7 @@ BENCHMARKS = (
     Benchmark(
         "batch", "benchmarks.batch", "sentences a second through a live fleet, beside plain torch and Ray Data"
     ),
+    Benchmark("core", "benchmarks.core", "the scheduler alone: an event that places a job; a million nodes change"),
     Benchmark("dispatch", "benchmarks.dispatch", "what a request and an item cost, beside a raw gRPC echo and Ray"),
     Benchmark("fleet-size", "benchmarks.fleet_size", "10,000 vehicles: memory, idle share, restart, a silent loss"),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),

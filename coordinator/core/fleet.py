@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import log
 
 import numpy as np
@@ -15,6 +16,13 @@ Capability = tuple[tuple[str, int, bool, int], ...]
 
 Bucket = dict[int, None]
 """Rows, last in first out; a dict, so that any of them can leave."""
+
+
+_WINDOW_CLASSES = 64
+"""More than there are: a bucket's key is the leases held times this, less the class of the window."""
+_NOWHERE, _NO_KEY = -1, np.iinfo(np.int32).max
+_MANY = 64
+"""Rows that are moved a bucket at a time: fewer are moved faster one by one."""
 
 
 @dataclass(slots=True)
@@ -47,6 +55,9 @@ class Fleet:
         ("interactive_leases", np.int16),
         ("items_done", np.int64),
         ("departures", np.int32),
+        ("_capability", np.int32),
+        ("_batch_key", np.int32),
+        ("_interactive_key", np.int32),
     )
 
     lot: NDArray[np.int32]
@@ -62,6 +73,9 @@ class Fleet:
     interactive_leases: NDArray[np.int16]
     items_done: NDArray[np.int64]
     departures: NDArray[np.int32]
+    _capability: NDArray[np.int32]  # where a row stands: its capability and its buckets there; -1 for none
+    _batch_key: NDArray[np.int32]
+    _interactive_key: NDArray[np.int32]
 
     def __init__(self, settings: SchedulingSettings) -> None:
         self._settings = settings
@@ -75,9 +89,7 @@ class Fleet:
         self._capability_ids: dict[Capability, int] = {(): 0}
         self._serving: list[int] = [0]  # rows that take work, by capability
         self._by_model: dict[str, list[int]] = {}  # capabilities that run it, the fastest first
-        # [interactive][capability]: (leases held, - window class) -> rows
-        self._free: tuple[list[dict[tuple[int, int], Bucket]], ...] = ([{}], [{}])
-        self._place: list[tuple[int, tuple[int, int] | None, tuple[int, int] | None] | None] = []
+        self._free: tuple[list[dict[int, Bucket]], ...] = ([{}], [{}])  # [interactive][capability][key]: rows
 
     def join(self, lot: LotId, incarnation: int, rows: Rows, profiles: Iterable[str], now_s: float) -> None:
         """Enter a lot's vehicles: they are here, and offer nothing yet."""
@@ -140,7 +152,7 @@ class Fleet:
         The caller may change rows only after it has stopped iterating.
         """
         free = self._free[interactive]
-        keyed = [
+        keyed = [  # a key is the smaller the fewer leases are held, and then the longer the window is
             (key, rank, capability)
             for rank, capability in enumerate(self._by_model.get(model, ()))
             for key in free[capability]
@@ -156,22 +168,71 @@ class Fleet:
         if not self.serves(row):
             return
         capability = self.lots[LotId(int(self.lot[row]))].capability
-        window = -_window_class(float(self.until_s[row]) - now_s)
+        window = _window_class(float(self.until_s[row]) - now_s)
         batch, interactive = int(self.batch_leases[row]), int(self.interactive_leases[row])
-        batch_key = (batch, window) if batch < self._settings.slices_in_hand else None
-        interactive_key = (interactive, window) if interactive < self._settings.interactive_in_hand else None
-        if batch_key is not None:
-            self._free[False][capability].setdefault(batch_key, {})[row] = None
-        if interactive_key is not None:
-            self._free[True][capability].setdefault(interactive_key, {})[row] = None
+        if batch < self._settings.slices_in_hand:
+            key = batch * _WINDOW_CLASSES - window
+            self._free[False][capability].setdefault(key, {})[row] = None
+            self._batch_key[row] = key
+        if interactive < self._settings.interactive_in_hand:
+            key = interactive * _WINDOW_CLASSES - window
+            self._free[True][capability].setdefault(key, {})[row] = None
+            self._interactive_key[row] = key
         self._serving[capability] += 1
-        self._place[row] = (capability, batch_key, interactive_key)
+        self._capability[row] = capability
         self.version += 1
 
     def refresh_all(self, rows: Rows, now_s: float) -> None:
-        """Put rows into the buckets where they belong now."""
-        for row in rows.tolist():
-            self.refresh(row, now_s)
+        """Put rows into the buckets where they belong now: a bucket at a time when they are many."""
+        if len(rows) < _MANY:
+            for row in rows.tolist():
+                self.refresh(row, now_s)
+            return
+        rows = np.unique(rows)
+        connected = np.zeros(int(self.lot[rows].max()) + 1, np.bool_)
+        capabilities = np.zeros(len(connected), np.int32)
+        for number in np.unique(self.lot[rows]).tolist():
+            lot = self.lots.get(LotId(number))
+            if lot is not None:
+                connected[number], capabilities[number] = lot.connected, lot.capability
+        serves = self.present[rows] & (self.share[rows] > 0) & ~self.cordoned[rows] & ~self.draining[rows]
+        serves &= connected[self.lot[rows]]
+        capability = np.where(serves, capabilities[self.lot[rows]], _NOWHERE).astype(np.int32)
+        window = _window_classes(self.until_s[rows] - now_s)
+        for kind, (column, held, most) in enumerate(
+            (
+                (self._batch_key, self.batch_leases[rows], self._settings.slices_in_hand),
+                (self._interactive_key, self.interactive_leases[rows], self._settings.interactive_in_hand),
+            )
+        ):
+            free = serves & (held < most)
+            keys = np.where(free, held.astype(np.int32) * _WINDOW_CLASSES - window, _NO_KEY).astype(np.int32)
+            moved = (keys != column[rows]) | (capability != self._capability[rows])
+            self._take_out_of(self._free[kind], rows[moved], column)
+            self._put_into(self._free[kind], rows[moved], capability[moved], keys[moved])
+            column[rows] = keys
+        for before, now in ((self._capability[rows], -1), (capability, 1)):
+            numbers, counts = np.unique(before[before != _NOWHERE], return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                self._serving[number] += now * count
+        self._capability[rows] = capability
+        self.version += 1
+
+    def _take_out_of(self, free: list[dict[int, Bucket]], rows: Rows, column: NDArray[np.int32]) -> None:
+        for capability, key, some in _groups(rows, self._capability[rows], column[rows]):
+            bucket = free[capability][key]
+            if len(some) == len(bucket):
+                del free[capability][key]
+                continue
+            for row in some:
+                del bucket[row]
+
+    @staticmethod
+    def _put_into(
+        free: list[dict[int, Bucket]], rows: Rows, capabilities: NDArray[np.int32], keys: NDArray[np.int32]
+    ) -> None:
+        for capability, key, some in _groups(rows, capabilities, keys):
+            free[capability].setdefault(key, {}).update(dict.fromkeys(some))
 
     def silent(self, now_s: float) -> Rows:
         """Rows here on an open link that have not been heard of for too long."""
@@ -180,36 +241,42 @@ class Fleet:
 
     def buckets_are_true(self) -> bool:
         """Whether every row stands exactly where its columns say (but for the window class, which ages)."""
+        kinds = (
+            (self._batch_key, self.batch_leases, self._settings.slices_in_hand),
+            (self._interactive_key, self.interactive_leases, self._settings.interactive_in_hand),
+        )
+        stand = 0
         for row in range(self.size):
-            place = self._place[row]
-            if (place is not None) != self.serves(row):
+            capability = int(self._capability[row])
+            if (capability != _NOWHERE) != self.serves(row):
                 return False
-            if place is not None:
-                capability, *keys = place
-                held = (int(self.batch_leases[row]), int(self.interactive_leases[row]))
-                limits = (self._settings.slices_in_hand, self._settings.interactive_in_hand)
-                for kind, key in enumerate(keys):
-                    if (key is not None) != (held[kind] < limits[kind]):
+            for kind, (column, held, most) in enumerate(kinds):
+                key = int(column[row])
+                if (key != _NO_KEY) != (capability != _NOWHERE and held[row] < most):
+                    return False
+                if key != _NO_KEY:
+                    stand += 1
+                    if -(-key // _WINDOW_CLASSES) != held[row] or row not in self._free[kind][capability][key]:
                         return False
-                    if key is not None and (key[0] != held[kind] or row not in self._free[kind][capability][key]):
-                        return False
-        placed = [place for place in self._place if place is not None]
-        return sum(self._serving) == len(placed)
+        in_buckets = sum(len(bucket) for free in self._free for keyed in free for bucket in keyed.values())
+        serving = int((self._capability[: self.size] != _NOWHERE).sum())
+        return (in_buckets, sum(self._serving)) == (stand, serving)
 
     def _take_out(self, row: int) -> None:
-        place = self._place[row]
-        if place is None:
+        capability = int(self._capability[row])
+        if capability == _NOWHERE:
             return
-        capability, batch_key, interactive_key = place
-        for kind, key in ((False, batch_key), (True, interactive_key)):
-            if key is not None:
+        for kind, column in ((False, self._batch_key), (True, self._interactive_key)):
+            key = int(column[row])
+            if key != _NO_KEY:
                 buckets = self._free[kind][capability]
                 bucket = buckets[key]
                 del bucket[row]
                 if not bucket:
                     del buckets[key]
+                column[row] = _NO_KEY
         self._serving[capability] -= 1
-        self._place[row] = None
+        self._capability[row] = _NOWHERE
 
     def _grow(self, size: int) -> None:
         if size <= self.size:
@@ -220,7 +287,8 @@ class Fleet:
                 column = np.zeros(room, dtype)
                 column[: self.size] = getattr(self, name)[: self.size]
                 setattr(self, name, column)
-        self._place.extend([None] * (size - self.size))
+        self._capability[self.size : size] = _NOWHERE
+        self._batch_key[self.size : size] = self._interactive_key[self.size : size] = _NO_KEY
         self.size = size
 
     def _profile_id(self, profile: str) -> int:
@@ -259,3 +327,29 @@ class Fleet:
 def _window_class(remaining_s: float) -> int:
     """Windows within a factor of two share a class."""
     return int(min(max(remaining_s, 1.0), 1e9)).bit_length()
+
+
+def _window_classes(remaining_s: NDArray[np.float64]) -> NDArray[np.int32]:
+    """The same of many."""
+    _, classes = np.frexp(np.floor(remaining_s.clip(1.0, 1e9)))
+    return np.asarray(classes, np.int32)
+
+
+def _groups(
+    rows: Rows, capabilities: NDArray[np.int32], keys: NDArray[np.int32]
+) -> Iterator[tuple[int, int, list[int]]]:
+    """Rows that stand in a bucket, by capability and key."""
+    placed = keys != _NO_KEY
+    rows, capabilities, keys = rows[placed], capabilities[placed], keys[placed]
+    if not len(rows):
+        return
+    low = int(keys.min())
+    span = int(keys.max()) - low + 1
+    codes = capabilities.astype(np.int64) * span + (keys - low)
+    if codes.max() < 1 << 16:
+        codes = codes.astype(np.uint16)  # numpy sorts these by their digits, ten times as fast
+    order = np.argsort(codes, kind="stable")
+    rows, codes = rows[order], codes[order]
+    for first, last in pairwise((0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(rows))):
+        capability, key = divmod(int(codes[first]), span)
+        yield capability, key + low, rows[first:last].tolist()

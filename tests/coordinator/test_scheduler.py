@@ -591,3 +591,28 @@ def test_a_lot_of_jobs_of_one_item_all_get_a_car(cars: int) -> None:
     assert len(grants) == 2 * cars, "each car holds two slices"
     town.work_off(grants)
     assert all(job.ended is Outcome.DONE for job in town.scheduler.jobs.values())
+
+
+def test_many_cars_that_change_at_once_stand_where_they_belong() -> None:
+    town = Town()
+    town.park(200)
+    town.park(200, lot=1, first=200, items_per_s=10.0)
+    town.submit(100_000)
+    rows = np.arange(400, dtype=np.int32)
+    for turn in range(1, 5):
+        until_s = town.now_s + 40.0 * (rows * turn % 977 + 1.0)
+        town.step(NodesOffered(rows[::-1], until_s, np.asarray((rows + turn) % 3 / 2.0, np.float64)))
+        town.step(NodesCordoned(rows[turn::2], turn % 2 == 1))
+        town.step(LotLost(LotId(turn % 2)))
+        town.park(200, lot=turn % 2, first=turn % 2 * 200)
+    fleet = town.scheduler.fleet
+    assert 0 < fleet.capable(MODEL) == sum(map(fleet.serves, range(400))) < 400
+
+
+def test_rows_that_come_twice_or_never_joined_do_no_harm() -> None:
+    town = Town()
+    town.park(100)
+    town.step(NodesCordoned(np.repeat(np.arange(100, dtype=np.int32), 2), True))
+    assert town.scheduler.fleet.capable(MODEL) == 0
+    town.step(NodesCordoned(np.arange(100, dtype=np.int32), False))
+    assert town.scheduler.fleet.capable(MODEL) == 100
