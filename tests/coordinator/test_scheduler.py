@@ -600,7 +600,7 @@ def test_many_cars_that_change_at_once_stand_where_they_belong() -> None:
     town.submit(100_000)
     rows = np.arange(400, dtype=np.int32)
     for turn in range(1, 5):
-        until_s = town.now_s + 40.0 * (rows * turn % 977 + 1.0)
+        until_s = (town.now_s + 40.0 * (rows * turn % 977 + 1)).astype(np.float64)
         town.step(NodesOffered(rows[::-1], until_s, ((rows + turn) % 3 * 0.5).astype(np.float64)))
         town.step(NodesCordoned(rows[turn::2], turn % 2 == 1))
         town.step(LotLost(LotId(turn % 2)))
