@@ -1,7 +1,8 @@
 """Configuration: one frozen tree, read once from one TOML file and from flags, which go first."""
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,21 +81,31 @@ def read_config(path: Path | None, state: str | None = None, **listen: Any) -> C
             raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"the configuration {path} is not TOML: {error}") from error
+    weights = _weights(tables.pop("weights", {}))
     unknown = tables.keys() - {table.name for table in fields(Config)}
     if unknown:
-        known = ", ".join(f"[{table.name}]" for table in fields(Config))
+        known = ", ".join(f"[{name}]" for name in (*(table.name for table in fields(Config)), "weights"))
         raise ConfigError(f"the configuration has [{min(unknown)}]; it takes {known}")
     given = {name: value for name, value in listen.items() if value is not None}
     return Config(
         _table(ListenSettings, "listen", {**tables.get("listen", {}), **given}),
-        _table(SchedulingSettings, "scheduling", tables.get("scheduling", {})),
+        replace(_table(SchedulingSettings, "scheduling", tables.get("scheduling", {})), weights=weights),
         _table(LimitSettings, "limits", tables.get("limits", {})),
         _table(StoreSettings, "store", {**tables.get("store", {}), **({} if state is None else {"folder": state})}),
     )
 
 
+def _weights(table: object) -> tuple[tuple[str, float], ...]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"weights = {table!r}: give a table, [weights], of tenants and numbers over 0")
+    for tenant, weight in table.items():
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < inf:
+            raise ConfigError(f"[weights] {tenant} = {weight!r}: give a number over 0")
+    return tuple(sorted((tenant, float(weight)) for tenant, weight in table.items()))
+
+
 def _table(kind: type[_T], name: str, values: dict[str, Any]) -> _T:
-    known = {entry.name: entry.default for entry in fields(kind)}  # type: ignore[arg-type]
+    known = {entry.name: entry.default for entry in fields(kind) if entry.name != "weights"}  # type: ignore[arg-type]
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"[{name}] has {key!r}; it takes {', '.join(known)}")

@@ -24,10 +24,9 @@ def of_job(name: str, why: JobExplanation, settings: SchedulingSettings, now_s: 
         last = next(reversed(job.waiting.values()))
         told.append(f"{_count(len(job.waiting), 'item')} went wrong and will be tried again: {last.message}")
     if why.ahead_jobs and job.placeable:
-        told.append(
-            f"{_count(why.ahead_jobs, 'job')} with {_count(why.ahead_items, 'waiting item')} for {spec.model} "
-            f"{'goes' if why.ahead_jobs == 1 else 'go'} first: an earlier deadline, or an earlier submission."
-        )
+        ahead = f"{_count(why.ahead_jobs, 'job')} with {_count(why.ahead_items, 'waiting item')} for {spec.model}"
+        first = "goes first" if why.ahead_jobs == 1 else "go first"
+        told.append(f"{ahead} {first}: of a tenant that was lent less, or of an earlier deadline or submission.")
     nodes = why.fit + why.obstacles.total()
     if not nodes:
         told.append("No node has joined.")

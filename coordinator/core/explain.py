@@ -67,7 +67,12 @@ def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | N
     fleet = state.fleet
     found = Counter(_obstacle(state, job, row, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
-    ahead = [other for other in _waiting(state) if other.spec.model == job.spec.model and rank(other) < rank(job)]
+    mine = rank(job, state.shares)
+    ahead = [
+        other
+        for other in _waiting(state)
+        if other.spec.model == job.spec.model and rank(other, state.shares) < mine
+    ]
     rate = sum(
         fleet.speed(row, job.spec.model).items_per_s
         for row in range(fleet.size)
@@ -91,7 +96,7 @@ def explain_node(state: State, row: int, now_s: float) -> NodeExplanation:
     for job in _waiting(state):
         model = job.spec.model
         count[model] += 1
-        if model not in first or rank(job) < rank(first[model]):
+        if model not in first or rank(job, state.shares) < rank(first[model], state.shares):
             first[model] = job
     speeds = state.fleet.lots[LotId(int(state.fleet.lot[row]))].speeds
     return NodeExplanation(

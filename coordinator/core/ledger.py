@@ -32,6 +32,7 @@ class Ledger:
         expected_s = speed.load_s + items / speed.items_per_s
         if job.started_s is None:
             job.started_s = now_s
+        self._state.shares.charge(job.spec.tenant, expected_s)
         return self._enter(token, lot, row, job, ranges, items, solo, expected_s, now_s)
 
     def adopt(self, lot: LotId, held: HeldLease, now_s: float) -> bool:
@@ -72,6 +73,7 @@ class Ledger:
             del state.held[lease.node]
         undone = lease.undone
         if undone:
+            state.shares.refund(job.spec.tenant, lease.expected_s * undone.bit_count() / lease.items)
             job.give_back(lease.ranges_of(undone))
             self._queues.put(job)
         state.tally.leases[end.name.lower(), state.fleet.profile_of(lease.node)] += 1

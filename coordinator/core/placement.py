@@ -1,12 +1,13 @@
 """Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
 
 from math import ceil
+from operator import itemgetter
 
 from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
-from coordinator.core.queues import Queue, Queues, urgency
+from coordinator.core.queues import Queue, Queues, rank
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
 
@@ -27,14 +28,15 @@ class Placement:
 
     def place(self, now_s: float, effects: Effects) -> None:
         """Lend all that some free node is fit for, the most urgent first."""
-        fleet = self._state.fleet
-        queues = self._queues.ready(fleet.version)
+        fleet, shares = self._state.fleet, self._state.shares
         blocked: list[Queue] = []
+        queues = self._queues.ready(fleet.version)
         while queues:
-            queue = min(queues, key=urgency) if len(queues) > 1 else queues[0]
-            if queue.head() is None:
-                queues.remove(queue)
-            elif not self._place_next(queue, now_s, effects):
+            heads = [(rank(job, shares), queue) for queue in queues if (job := queue.head()) is not None]
+            if not heads:
+                break
+            queue = min(heads, key=itemgetter(0))[1] if len(heads) > 1 else heads[0][1]
+            if not self._place_next(queue, now_s, effects):
                 queues.remove(queue)
                 blocked.append(queue)
         for queue in blocked:
@@ -50,7 +52,7 @@ class Placement:
             if not placed:
                 if not job.waiting:
                     break  # no free node at all: the next job would find none either
-                passed.append(queue.drop_head())
+                passed.append(queue.drop(job))
         for job in passed:
             self._queues.put(job)
         self._state.tally.decisions["placed" if placed else "no_node"] += 1

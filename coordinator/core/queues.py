@@ -1,11 +1,15 @@
-"""Jobs with items to place, by model and class; earliest deadline first inside each queue."""
+"""Jobs with items to place, by model, class and tenant: the tenant that was lent least is served first, and of its
+jobs the one with the earliest deadline."""
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from coordinator.core.job import Job
+from coordinator.core.shares import Shares
 
 _Entry = tuple[float, int, Job]  # deadline, order of submission, job
+Rank = tuple[bool, float, float, int]
+"""Sort key: interactive first, then what its tenant was lent, then by deadline, then by submission."""
 
 
 @dataclass(slots=True)
@@ -14,22 +18,29 @@ class Queue:
 
     model: str
     interactive: bool
-    entries: list[_Entry] = field(default_factory=list)
+    shares: Shares
+    entries: dict[str, list[_Entry]] = field(default_factory=dict)  # by tenant
     blocked_at: int = -1  # the fleet's version when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
         """The most urgent job with something to place; forgets those that have nothing left."""
-        while self.entries:
-            job = self.entries[0][2]
-            if job.placeable:
-                return job
-            heappop(self.entries)
-            job.queued = False
-        return None
+        best: tuple[Rank, Job] | None = None
+        for tenant in tuple(self.entries):
+            entries = self.entries[tenant]
+            while entries and not entries[0][2].placeable:
+                heappop(entries)[2].queued = False
+            if not entries:
+                del self.entries[tenant]
+                continue
+            job = entries[0][2]
+            ranked = rank(job, self.shares)
+            if best is None or ranked < best[0]:
+                best = ranked, job
+        return None if best is None else best[1]
 
-    def drop_head(self) -> Job:
-        """Take the head out; the caller puts it back later."""
-        job = heappop(self.entries)[2]
+    def drop(self, job: Job) -> Job:
+        """Take out a job that `head` gave; the caller puts it back later."""
+        heappop(self.entries[job.spec.tenant])
         job.queued = False
         return job
 
@@ -37,7 +48,8 @@ class Queue:
 class Queues:
     """All queues; interactive ones come first."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
         self._queues: dict[tuple[str, bool], Queue] = {}
 
     def put(self, job: Job) -> None:
@@ -48,8 +60,9 @@ class Queues:
         key = (spec.model, spec.interactive)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(spec.model, spec.interactive)
-        heappush(queue.entries, (spec.deadline_s, job.sequence, job))
+            queue = self._queues[key] = Queue(spec.model, spec.interactive, self._shares)
+        self._shares.wake(spec.tenant)
+        heappush(queue.entries.setdefault(spec.tenant, []), (spec.deadline_s, job.sequence, job))
         queue.blocked_at = -1
         job.queued = True
 
@@ -58,12 +71,7 @@ class Queues:
         return [queue for queue in self._queues.values() if queue.entries and queue.blocked_at != version]
 
 
-def rank(job: Job) -> tuple[bool, float, int]:
-    """Sort key of a job among those of its model: interactive first, then by deadline, then by submission."""
-    return (not job.spec.interactive, job.spec.deadline_s, job.sequence)
-
-
-def urgency(queue: Queue) -> tuple[bool, float, int]:
-    """Sort key of a queue that is not empty: interactive first, then its head's deadline."""
-    deadline_s, sequence, _ = queue.entries[0]
-    return (not queue.interactive, deadline_s, sequence)
+def rank(job: Job, shares: Shares) -> Rank:
+    """Where a job stands among others that wait."""
+    spec = job.spec
+    return (not spec.interactive, shares.lent(spec.tenant), spec.deadline_s, job.sequence)

@@ -75,7 +75,7 @@ class Scheduler:
         self.settings, self.epoch = settings, epoch
         self.fleet, self.jobs, self.leases = state.fleet, state.jobs, state.leases
         self.held, self.tally = state.held, state.tally
-        self._queues = Queues()
+        self._queues = Queues(state.shares)
         self._ledger = Ledger(state, self._queues)
         self._placement = Placement(state, self._queues, self._ledger)
         self._sequence = 0

@@ -33,3 +33,5 @@ class SchedulingSettings:
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
     """How long an interactive request without a deadline may take."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Tenants with their share of the fleet's time against each other; one that is not named weighs 1."""

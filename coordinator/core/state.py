@@ -5,13 +5,14 @@ from coordinator.core.fleet import Fleet
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease
 from coordinator.core.settings import SchedulingSettings
+from coordinator.core.shares import Shares
 from coordinator.core.tally import Tally
 
 
 class State:
     """Nodes, jobs and leases, and what was counted."""
 
-    __slots__ = ("epoch", "fleet", "held", "jobs", "leases", "settings", "tally")
+    __slots__ = ("epoch", "fleet", "held", "jobs", "leases", "settings", "shares", "tally")
 
     def __init__(self, settings: SchedulingSettings, epoch: int) -> None:
         self.settings = settings
@@ -20,4 +21,5 @@ class State:
         self.jobs: dict[JobId, Job] = {}
         self.leases: dict[Token, Lease] = {}
         self.held: dict[int, dict[Token, Lease]] = {}  # by node, those that hold any
+        self.shares = Shares(settings.weights)
         self.tally = Tally()

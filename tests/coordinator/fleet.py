@@ -80,11 +80,12 @@ class Town:
         deadline_s: float = inf,
         item_bytes: int = 100,
         model: str = MODEL,
+        tenant: str = "local",
     ) -> JobId:
         """A job is asked for and, if it is a batch job, recorded."""
         self._jobs += 1
         job = JobId(self._jobs)
-        spec = JobSpec(job, "local", "grpc", model, items, item_bytes, interactive, deadline_s, float(items))
+        spec = JobSpec(job, tenant, "grpc", model, items, item_bytes, interactive, deadline_s, float(items))
         effects = self.step(JobsSubmitted((spec,)))
         if not interactive:
             assert effects.save == [JobRecord(spec)], "a batch job is saved before anything else"

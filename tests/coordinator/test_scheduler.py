@@ -1,6 +1,7 @@
 """What the core promises: facts in, orders out."""
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from math import inf
 
@@ -14,6 +15,7 @@ from coordinator.core.effects import (
     Drop,
     EndRecord,
     FailureRecord,
+    Grant,
     JobRecord,
     Outcome,
     Record,
@@ -616,3 +618,46 @@ def test_rows_that_come_twice_or_never_joined_do_no_harm() -> None:
     assert town.scheduler.fleet.capable(MODEL) == 0
     town.step(NodesCordoned(np.arange(100, dtype=np.int32), False))
     assert town.scheduler.fleet.capable(MODEL) == 100
+
+
+def lent_items(town: Town, grants: list[Grant], steps: int) -> Counter[str]:
+    """Finish so many slices, one after the other; the items that were lent meanwhile, by tenant."""
+    lent: Counter[str] = Counter()
+    for _ in range(steps):
+        town.finish(grants.pop(0))
+        for grant in town.grants():
+            lent[town.scheduler.jobs[grant.job].spec.tenant] += len(items_of(grant))
+            grants.append(grant)
+    return lent
+
+
+def test_tenants_share_the_fleet_by_their_weights_however_many_jobs_they_have() -> None:
+    town = Town(SchedulingSettings(weights=(("heavy", 3.0),)))
+    for _ in range(20):
+        town.submit(1_000, tenant="many")
+    town.submit(40_000, tenant="heavy")
+    town.submit(20_000, tenant="one")
+    lent = lent_items(town, town.park(4), 150)
+    assert lent["many"] == pytest.approx(lent["one"], rel=0.1)
+    assert lent["heavy"] == pytest.approx(3 * lent["one"], rel=0.1)
+
+
+def test_a_tenant_saves_nothing_up_while_it_has_no_work() -> None:
+    town = Town()
+    town.submit(40_000, tenant="busy")
+    grants = town.park(4)
+    lent_items(town, grants, 100)
+    town.submit(20_000, tenant="late")
+    lent = lent_items(town, grants, 100)
+    assert lent["late"] == pytest.approx(lent["busy"], rel=0.1)
+
+
+def test_a_tenant_does_not_pay_for_what_its_cars_took_away() -> None:
+    town = Town()
+    town.submit(20_000)
+    (first, _) = town.park(1)
+    shares = town.scheduler.state.shares
+    assert shares.lent("local") == pytest.approx(2.0)
+    town.report(first.token, done=(1 << 50) - 1)
+    town.unplug(0)
+    assert shares.lent("local") == pytest.approx(0.5)
