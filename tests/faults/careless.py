@@ -4,7 +4,7 @@ import sys
 
 import apsw
 
-import coordinator.store.sqlite
+import coordinator.store.opening
 from coordinator.__main__ import main
 from coordinator.store.opening import opened
 
@@ -17,5 +17,5 @@ def carelessly_opened(name: str, flags: int) -> apsw.Connection:
 
 
 if __name__ == "__main__":
-    coordinator.store.sqlite.opened = carelessly_opened  # type: ignore[attr-defined]
+    coordinator.store.opening.opened = carelessly_opened
     sys.exit(main())

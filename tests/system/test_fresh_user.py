@@ -100,6 +100,7 @@ def cache(scratch: Path, stranger: Stranger) -> Path:
     return copy
 
 
+@pytest.mark.timeout(DEMO_LIMIT_S + 60)
 def test_the_demo_runs_as_an_ordinary_user_with_a_dead_proxy_and_a_read_only_home(
     scratch: Path, stranger: Stranger, cache: Path
 ) -> None:
