@@ -95,6 +95,14 @@ def read_config(path: Path | None, state: str | None = None, **listen: Any) -> C
     )
 
 
+_WANTED: dict[type, str] = {
+    int: "a whole number of at least 0",
+    float: "a number of at least 0",
+    str: "a text",
+    bool: "true or false",
+}
+
+
 def _weights(table: object) -> tuple[tuple[str, float], ...]:
     if not isinstance(table, dict):
         raise ConfigError(f"weights = {table!r}: give a table, [weights], of tenants and numbers over 0")
@@ -112,5 +120,5 @@ def _table(kind: type[_T], name: str, values: dict[str, Any]) -> _T:
         wanted = type(known[key])
         fit = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
         if not fit or (wanted is not str and value < 0):
-            raise ConfigError(f"[{name}] {key} = {value!r}: give a {wanted.__name__} of at least 0")
+            raise ConfigError(f"[{name}] {key} = {value!r}: give {_WANTED[wanted]}")
     return kind(**values)

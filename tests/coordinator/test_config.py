@@ -33,7 +33,7 @@ def test_tables_and_flags_and_weights_are_read(tmp_path: Path) -> None:
         ("weights = 3\n", r"weights = 3: give a table, \[weights\]"),
         ("[scheduling]\nweights = [1]\n", r"\[scheduling\] has 'weights'; it takes slice_target_s"),
         ("[wrong]\n", r"the configuration has \[wrong\]; it takes \[listen\], .*, \[weights\]"),
-        ("[store]\nkeep_bytes = -1\n", r"\[store\] keep_bytes = -1: give a int of at least 0"),
+        ("[store]\nkeep_bytes = -1\n", r"\[store\] keep_bytes = -1: give a whole number of at least 0"),
         ("[store\n", "is not TOML"),
     ],
 )
