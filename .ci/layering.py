@@ -37,7 +37,7 @@ ROWS = (
         ("coordinator.server",),
         ("coordinator.services",),
         ("coordinator.metrics", "coordinator.perform", "coordinator.runtime"),
-        ("coordinator.link", "coordinator.store", "coordinator.wire"),
+        ("coordinator.link", "coordinator.store", "coordinator.wire", "coordinator.words"),
         ("coordinator.core",),
     ),
     (
