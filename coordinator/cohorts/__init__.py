@@ -1,0 +1,50 @@
+"""Cohorts that ship, a TOML file each: what the forecast knows before the coordinator has seen anything.
+
+Outside of the core, which reads no files: whoever makes a `Forecast` passes them in. A file either counts
+departures and the hours watched, by class of age, kind of day and hour of day (`python -m benchmarks forecast
+--cohorts DIR` writes it), or, where there are no data, assumes one rate for all hours.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+
+import numpy as np
+
+from coordinator.core.forecast import AGES_H, SHAPE, Cohort
+
+_KINDS = ("weekday", "weekend")
+
+
+def load() -> tuple[Cohort, ...]:
+    """Every cohort there is a file for, by name."""
+    files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml")]
+    return tuple(parse(file.read_text("utf-8")) for file in sorted(files, key=lambda file: file.name))
+
+
+def parse(text: str) -> Cohort:
+    """The cohort that a file tells of. Raises ValueError when its ages are not those of the forecast."""
+    table = tomllib.loads(text)
+    if "departures_per_hour" in table:
+        watched_h = np.full(SHAPE, table["watched_h"] / np.prod(SHAPE))
+        return Cohort(table["name"], watched_h * table["departures_per_hour"], watched_h)
+    begins = tuple(age["from_h"] for age in table["age"])
+    if begins != (0.0, *AGES_H):
+        raise ValueError(f"cohort {table['name']!r} has ages from {begins} h; the forecast has {(0.0, *AGES_H)}")
+    departures, watched_h = (
+        np.array([[age[kind][what] for age in table["age"]] for kind in _KINDS], np.float64).transpose(0, 2, 1)
+        for what in ("departures", "watched_h")
+    )
+    return Cohort(table["name"], departures, watched_h)
+
+
+def text(cohort: Cohort, sources: Sequence[str]) -> str:
+    """A file of it, with where the figures are from on top."""
+    lines = [*(f"# {line}" for line in sources), f'name = "{cohort.name}"']
+    for age, begin_h in enumerate((0.0, *AGES_H)):
+        lines += ["", "[[age]]", f"from_h = {begin_h:g}"]
+        for row, kind in enumerate(_KINDS):
+            for what, cells in (("departures", cohort.departures), ("watched_h", cohort.watched_h)):
+                figures = ", ".join(f"{value:.4g}" for value in cells[row, :, age])
+                lines.append(f"{kind}.{what} = [{figures}]")
+    return "\n".join(lines) + "\n"
