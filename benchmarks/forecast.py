@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
             asked["unseen users"] = unseen(sessions, split_h, given.folds, name)
             for whom, answers in asked.items():
                 measured[f"{name}, {whom}"] = answers
-                figures += _figures(f"{name}, {whom}", answers, with_goals=name == "home")
+                figures += _figures(f"{name}, {whom}", answers)
             notes += _notes(name, sessions, split_h, asked)
             if given.cohorts is not None:
                 _write(given.cohorts, sessions, name, path.name)
@@ -242,14 +242,16 @@ def _answers(forecast: Forecast, here: dict[int, float], now_h: float) -> Asked:
     return Asked(chance, remaining_h[:, None] >= HORIZONS_H)
 
 
-def _figures(whose: str, asked: Asked, *, with_goals: bool) -> list[Figure]:
+def _figures(whose: str, asked: Asked) -> list[Figure]:
     figures = []
     for at, (name, skill) in enumerate(zip(NAMES, SKILLS, strict=True)):
-        goal = Goal(at_least=skill) if with_goals else None
-        figures.append(Figure(f"{whose}: Brier skill at {name}", "", [asked.skill(at)], goal))
+        figures.append(Figure(f"{whose}: Brier skill at {name}", "", [asked.skill(at)], Goal(at_least=skill)))
     for at, name in enumerate(NAMES):
-        goal = Goal(at_most=GAP_POINTS) if with_goals else None
-        figures.append(Figure(f"{whose}: reliability gap at {name}", "points", [asked.gap_points(at)], goal))
+        figures.append(
+            Figure(
+                f"{whose}: reliability gap at {name}", "points", [asked.gap_points(at)], Goal(at_most=GAP_POINTS)
+            )
+        )
     return figures
 
 
