@@ -35,7 +35,7 @@ _OWN_HOUR_WEIGHT = 2.0  # ... an hour of a node towards the node
 _OWN_KIND_WEIGHT = 4.0  # ... an hour of its weekdays or weekends towards that hour
 _CELL_REMEMBERS = 200.0  # departures, so that a cohort may change its ways
 _OWN_KEEPS = 0.99  # of its history, at each departure of a node
-# All of these weights: best of a few tried on the residential sessions; `python -m benchmarks forecast` measures.
+# All of these were chosen in some thirty tries on the residential sessions; `python -m benchmarks forecast` measures.
 
 _EARLY_WEIGHT, _EARLY = 10.0, 0.5  # before a declared end a node leaves half as often as it would else: assumed
 _DUE_WEIGHT, _DUE_PER_H = 10.0, 1.0  # from then on it leaves within an hour or so: assumed
@@ -51,12 +51,15 @@ class Cohort:
     watched_h: Floats  # SHAPE, node-hours: over 0 somewhere
 
 
+_Cells = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+"""Where stretches of time fall: cohort, weekday or weekend, hour, class of age."""
+
+
 class _Pieces(NamedTuple):
     """Stretches of node-time, each within one hour of the car's clock; arrays of one shape."""
 
+    cells: _Cells
     length_h: Floats
-    kind: NDArray[np.intp]
-    hour: NDArray[np.intp]
     rate: Floats  # of the cohort, departures an hour
     due: Floats  # share of the length after the declared end
     told: NDArray[np.bool_]  # there is a declared end
@@ -125,9 +128,9 @@ class Forecast:
         begin_h, end_h = np.maximum(edge_h, from_h[at]), np.minimum(edge_h + 1.0, until_h[at])
         pieces = self._pieces(rows[at], begin_h, end_h)
         expected = pieces.rate * pieces.length_h
-        cells = self._cells(rows[at], begin_h, end_h)
-        np.add.at(self._watched_h, cells, pieces.length_h)
-        np.add.at(self._own_expected, (rows[at], pieces.kind, pieces.hour), expected)
+        _, kind, hour, _ = pieces.cells
+        np.add.at(self._watched_h, pieces.cells, pieces.length_h)
+        np.add.at(self._own_expected, (rows[at], kind, hour), expected)
         early = (until_h < self._declared_h[rows]) & departed
         due = (until_h >= self._declared_h[rows]) & departed
         word = np.zeros((len(rows), 4))
@@ -137,8 +140,8 @@ class Forecast:
         self._own_word[rows] += word
         np.add.at(self._word, self._cohort[rows], word)
         if departed:
-            np.add.at(self._departures, tuple(index[last] for index in cells), 1.0)
-            self._own_left[rows, pieces.kind[last], pieces.hour[last]] += 1.0
+            np.add.at(self._departures, tuple(index[last] for index in pieces.cells), 1.0)
+            self._own_left[rows, kind[last], hour[last]] += 1.0
             for column in (self._own_left, self._own_expected, self._own_word):
                 column[rows] *= _OWN_KEEPS
         kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
@@ -160,7 +163,8 @@ class Forecast:
         begin_h, end_h = np.maximum(edge_h, now_h), edge_h + 1.0
         pieces = self._pieces(rows[:, None], begin_h, end_h)
         early, due_per_h = self._word_of(rows)
-        rate = pieces.rate * self._own_factor[rows[:, None], pieces.kind, pieces.hour]
+        _, kind, hour, _ = pieces.cells
+        rate = pieces.rate * self._own_factor[rows[:, None], kind, hour]
         rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
         rate += due_per_h * pieces.due
         risk = np.cumsum(rate * pieces.length_h, axis=1)
@@ -177,10 +181,7 @@ class Forecast:
     def _now_h(self, rows: Rows, now_s: float) -> Floats:
         return self._monday_h[rows] + self._pace_h[rows] * now_s
 
-    def _cells(
-        self, rows: Rows, begin_h: Floats, end_h: Floats
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-        """Where pieces fall: cohort, and the three of SHAPE."""
+    def _cells(self, rows: Rows, begin_h: Floats, end_h: Floats) -> _Cells:
         middle_h = (begin_h + end_h) / 2
         with np.errstate(invalid="ignore"):
             age_h = np.nan_to_num(middle_h - self._plugged_h[rows])
@@ -190,13 +191,12 @@ class Forecast:
 
     def _pieces(self, rows: Rows, begin_h: Floats, end_h: Floats) -> _Pieces:
         cells = self._cells(rows, begin_h, end_h)
-        _, kind, hour, _ = cells
         length_h = end_h - begin_h
         declared_h = self._declared_h[rows]
         after_h = np.clip(end_h - declared_h, 0.0, length_h)
         due = np.nan_to_num(after_h / np.maximum(length_h, 1e-9))
-        told = np.broadcast_to(np.isfinite(declared_h), kind.shape)
-        return _Pieces(length_h, kind, hour, self._rates[cells], due, told)
+        told = np.broadcast_to(np.isfinite(declared_h), length_h.shape)
+        return _Pieces(cells, length_h, self._rates[cells], due, told)
 
     def _word_of(self, rows: Rows) -> tuple[Floats, Floats]:
         """How much rarer these leave before a declared end, and how soon after it: [N, 1] each."""
