@@ -35,7 +35,7 @@ _OWN_HOUR_WEIGHT = 2.0  # ... an hour of a node towards the node
 _OWN_KIND_WEIGHT = 4.0  # ... an hour of its weekdays or weekends towards that hour
 _CELL_REMEMBERS = 200.0  # departures, so that a cohort may change its ways
 _OWN_KEEPS = 0.99  # of its history, at each departure of a node
-# All of these were chosen in some thirty tries on the residential sessions; `python -m benchmarks forecast` measures.
+# Chosen in some thirty tries on the residential sessions; `python -m benchmarks forecast` measures them.
 
 _EARLY_WEIGHT, _EARLY = 10.0, 0.5  # before a declared end a node leaves half as often as it would else: assumed
 _DUE_WEIGHT, _DUE_PER_H = 10.0, 1.0  # from then on it leaves within an hour or so: assumed
