@@ -96,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--date", type=_date, metavar="DATE", help="fit before, test after (at 70 %% of the sessions)"
     )
+    options.add_argument("--until", type=_date, metavar="DATE", help="leave out what ends later")
     options.add_argument("--folds", type=count, default=5, metavar="N", help="of the users, each unseen once (5)")
     options.add_argument("--plot", type=file, metavar="FILE", help="draw reliability: .png, .svg or .pdf")
     options.add_argument("--cohorts", type=Path, metavar="DIR", help="write there what all sessions teach, as TOML")
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         if given.workplace is not None:
             sources.append(("workplace", given.workplace, _WORKPLACE_ZONE))
         for name, path, zone in sources:
-            sessions = read(path, zone)
+            sessions = read(path, zone, _hours(given.until) if given.until else np.inf)
             split_h = _hours(given.date) if given.date else np.quantile(sessions.begin_h, FIT_SHARE) // 24 * 24
             status.update(f"{name}: later weeks")
             asked = {"later weeks": _asked(sessions, split_h, flat(name))}
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str]) -> int:
             "sessions": given.sessions.name,
             "workplace": given.workplace and given.workplace.name,
             "date": given.date and str(given.date),
+            "until": given.until and str(given.until),
             "folds": given.folds,
         },
         machine,
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read(path: Path, zone: ZoneInfo | None) -> Sessions:
+def read(path: Path, zone: ZoneInfo | None, until_h: float = np.inf) -> Sessions:
     """Sessions with user_id, plugin_time and plugout_time, local time; UTC when a zone is given."""
     stays: list[tuple[float, float, str]] = []
     try:
@@ -161,7 +163,8 @@ def read(path: Path, zone: ZoneInfo | None) -> Sessions:
             for line, row in enumerate(csv.DictReader(lines), 2):
                 try:
                     begin_h, end_h = (_hours(_local(row[name], zone)) for name in ("plugin_time", "plugout_time"))
-                    stays.append((begin_h, end_h, row["user_id"]))
+                    if end_h < until_h:
+                        stays.append((begin_h, end_h, row["user_id"]))
                 except (KeyError, TypeError, ValueError) as wrong:
                     raise BenchmarkFailed(f"{path}, line {line}: no session of a user: {wrong}") from None
     except OSError as wrong:
