@@ -1,0 +1,355 @@
+"""One boot of a coordinator: the real core, wire and `perform`, driven as the runtime drives them, on virtual time.
+
+What the runtime, its links and its services do without deciding anything is here once more, in a few lines: hand
+facts over in turns, keep payloads by serial, put a lot's first order first. `fuse` ends it in the middle of that.
+"""
+
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from math import inf
+from random import Random
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.world.checks import Checks, hold
+from benchmarks.world.clock import Clock, Process, Timer
+from benchmarks.world.disk import Disk
+from benchmarks.world.network import End
+from benchmarks.world.tenants import Submission
+from benchmarks.world.trace import Trace
+from coordinator.core.effects import (
+    Acknowledge,
+    Disconnect,
+    Drop,
+    EndRecord,
+    Grant,
+    JobRecord,
+    Order,
+    Record,
+    ResultsRecord,
+)
+from coordinator.core.events import (
+    Event,
+    JobId,
+    JobsCancelled,
+    JobsClosed,
+    JobSpec,
+    JobsSaved,
+    JobsSubmitted,
+    LotId,
+    LotLeft,
+    LotLost,
+    NodesCordoned,
+    NodesDrained,
+    Rows,
+)
+from coordinator.core.scheduler import Scheduler
+from coordinator.core.settings import SchedulingSettings
+from coordinator.items import Items
+from coordinator.perform import perform
+from coordinator.roster import Roster
+from coordinator.store import Operation, accepted_payloads
+from coordinator.store import Submission as Stored
+from coordinator.wire import Terms, facts, joined, response
+from protos import link_pb2
+
+_TURN_S = 0.002
+_FIRST_REQUEST = 1 << 62
+_T = TypeVar("_T")
+
+
+class Crashed(Exception):
+    """The coordinator's process ends here."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """A lot's open stream. The first order is the answer to its hello; what was decided before is void."""
+
+    lot: LotId
+    rows: Rows
+    end: End
+    welcomed: bool = False
+
+
+class Coordinator:
+    """From one start to its end."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        generator: Random,
+        settings: SchedulingSettings,
+        disk: Disk,
+        checks: Checks,
+        trace: Trace,
+    ) -> None:
+        self.process = Process()
+        lost, unheard = disk.boot(self.process)
+        trace.reach("a crash before what was handed in is recorded", lost > 0)
+        trace.reach("a crash before what is recorded is told", unheard > 0)
+        self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s)
+        self.roster = Roster()
+        self.fuse: int | None = None  # so many saves, sends and answers until it burns
+        self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
+        self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s)
+        self._job_numbers = count(disk.newest_job + 1)
+        self._request_numbers = count(_FIRST_REQUEST + (disk.epoch << 40))
+        self._serial = 1
+        self._events: list[Event] = []
+        self._turn_is_due = False
+        self._timer: tuple[float, Timer] | None = None
+        self._lines: dict[LotId, _Line] = {}
+        self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
+        self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
+        self._requests: dict[JobId, Submission] = {}
+        self._needed: dict[int, int] = {}  # operations to be durable before an acknowledgement, by its id()
+        checks.booted(self.scheduler, disk.live())
+        self._set_timer()
+
+    # Tenants
+
+    def submit(self, submission: Submission) -> None:
+        """A tenant hands in a job or a request, perhaps not for the first time."""
+        items = len(submission.items)
+        inputs = [item.payload for item in submission.items]
+        mean = sum(map(len, inputs)) // items
+        deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
+        if submission.interactive:
+            job = JobId(next(self._request_numbers))
+            spec = JobSpec(job, "local", "world", submission.model, items, mean, True, deadline_s, float(items))
+            self._requests[job] = submission
+            submission.job = job
+        else:
+            known = _now(self._disk.find("local", submission.key))
+            if known is not None:
+                self._trace.reach("a job found by its key")
+                submission.job, submission.outcome = known.spec.job, known.outcome
+                return
+            job = JobId(next(self._job_numbers))
+            intake = self._disk.intake(job, submission.model)
+            _now(intake.add(Items.of(inputs)))
+            value = float(items)
+            spec = JobSpec(
+                job, "local", "world", submission.model, items, mean, False, deadline_s, value, submission.key
+            )
+            self._submissions[job] = (submission, Stored(spec, intake))
+        self.post(JobsSubmitted((spec,)))
+
+    def cancel(self, job: JobId) -> None:
+        """Nobody wants this job any more."""
+        self.post(JobsCancelled((job,)))
+
+    # Operators
+
+    def cordon(self, cordoned: bool) -> bool:
+        """Give a vehicle no new work, or give it work again; False when none is known."""
+        names = self.roster.names
+        if names:
+            self.post(NodesCordoned(self.roster.find([self._generator.choice(names)]), cordoned))
+        return bool(names)
+
+    def uncordon(self) -> None:
+        """Give all vehicles work again."""
+        self.post(NodesCordoned(self.roster.find(self.roster.names), False))
+
+    def drain(self) -> bool:
+        """Let a vehicle finish what it holds and then leave; False when none is known."""
+        names = self.roster.names
+        if names:
+            self.post(NodesDrained(self.roster.find([self._generator.choice(names)])))
+        return bool(names)
+
+    def serves(self, lot_name: str, cars: NDArray[np.bool_]) -> bool:
+        """Whether these cars of a lot take new work, as far as is known here."""
+        if lot_name not in self.roster.lot_names:
+            return False
+        lot = self.scheduler.fleet.lots[LotId(self.roster.lot_names.index(lot_name))]
+        return all(map(self.scheduler.fleet.serves, lot.rows[cars].tolist()))
+
+    # Lots
+
+    def accept(self, end: End) -> None:
+        """A lot opened a stream."""
+        end.receive = partial(self._welcome, end)
+        end.ended = lambda: None
+
+    def _welcome(self, end: End, message: bytes) -> None:
+        request = link_pb2.ConnectRequest.FromString(message)
+        hello = request.hello
+        lot, rows = self.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
+        line = _Line(lot, rows, end)
+        older = self._lines.get(lot)
+        if older is not None:  # it may have something to say still
+            self._clock.after(self._generator.random() * 0.01, self.process, older.end.close)
+        self._lines[lot] = line
+        end.receive, end.ended = partial(self._receive, line), partial(self._leave, line, False)
+        self.post(joined(hello, lot, rows))
+
+    def _receive(self, line: _Line, message: bytes) -> None:
+        request = link_pb2.ConnectRequest.FromString(message)
+        if self._lines.get(line.lot) is not line:
+            self._trace.count("reordering")
+        first = self._serial
+        for row in request.reports:
+            self._payloads[self._serial] = list(row.results)
+            self._serial += 1
+        self.post(*facts(request, line.lot, line.rows, first, self._clock.now_s))
+        if request.HasField("goodbye"):
+            line.end.close()
+            self._leave(line, True)
+
+    def _leave(self, line: _Line, goodbye: bool) -> None:
+        if self._lines.get(line.lot) is line:
+            del self._lines[line.lot]
+            self.post(LotLeft(line.lot) if goodbye else LotLost(line.lot))
+
+    def _close(self, line: _Line) -> None:
+        line.end.close()
+        self._leave(line, False)
+
+    # The loop
+
+    def post(self, *events: Event) -> None:
+        """Hand facts to the core: at once, or together with those that come after."""
+        self._events.extend(events)
+        if self._turn_is_due:
+            return
+        self._turn_is_due = True
+        if self._generator.random() < 0.5:
+            self._turn()
+        else:
+            self._clock.after(self._generator.random() * _TURN_S, self.process, self._turn)
+
+    def end(self) -> None:
+        """The process ends: its streams are closed, nothing else is said."""
+        self.process.ended = True
+        for line in self._lines.values():
+            line.end.close()
+
+    def _turn(self) -> None:
+        events, self._events = self._events, []
+        now_s = self._clock.now_s
+        effects = self.scheduler.handle(events, now_s)
+        self._checks.stepped(self.scheduler, effects, now_s)
+        needed = self._disk.handed_in + len(effects.save)
+        self._needed.update((id(order), needed) for order in effects.acknowledge)
+        perform(effects, self._disk, self)
+        self._payloads.clear()
+        self._set_timer()
+        self._turn_is_due = bool(self._events)
+        if self._turn_is_due:
+            self._clock.after(0.0, self.process, self._turn)
+
+    def _set_timer(self) -> None:
+        wakeup_s = self.scheduler.next_wakeup_s()
+        if wakeup_s is None:
+            return
+        if self._timer is not None:
+            due_s, timer = self._timer
+            if due_s <= wakeup_s:
+                return
+            timer.cancel()
+        self._timer = (wakeup_s, self._clock.at(wakeup_s, self.process, self._wake))
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.post()
+
+    # What `perform` asks for
+
+    def operation(self, record: Record) -> Operation:
+        """A record with the bytes that belong to it."""
+        self._burn()
+        match record:
+            case JobRecord(spec):
+                return Operation(record, submission=self._submissions[spec.job][1])
+            case ResultsRecord():
+                return Operation(record, payloads=self._payloads[record.serial])
+            case _:
+                return Operation(record)
+
+    def send(self, order: Order | Acknowledge) -> None:
+        """Hand an order to a lot."""
+        self._burn()
+        line = self._lines.get(order.lot)
+        inputs: Sequence[bytes] = ()
+        match order:
+            case Grant():
+                self._checks.granted(order)
+                inputs = self._inputs(order)
+                self._trace.reach("a suspect runs alone", order.solo)
+            case Acknowledge():
+                hold(
+                    self._disk.durable >= self._needed.pop(id(order)),
+                    f"acknowledged before it is recorded: {order}",
+                )
+            case Disconnect():
+                self._trace.reach("a silent lot is cut off")
+            case Drop(_, tokens):
+                self._trace.reach("a lot drops leases that are others' by now", len(tokens) > 0)
+            case _:
+                pass
+        if line is None:
+            return
+        if isinstance(order, Disconnect):
+            self._clock.after(0.0, self.process, partial(self._close, line))
+            return
+        line.welcomed = line.welcomed or isinstance(order, Drop)
+        if line.welcomed:
+            message = response([(order, inputs)], self.roster.index, self._terms)
+            line.end.write(message.SerializeToString(deterministic=True))
+
+    def answer(self, record: Record) -> None:
+        """Tell whoever waits."""
+        self._burn()
+        job = record.spec.job if isinstance(record, JobRecord) else record.job
+        request = self._requests.get(job)
+        if request is not None:
+            payloads: Sequence[bytes] = ()
+            if isinstance(record, ResultsRecord):
+                payloads = accepted_payloads(record, self._payloads[record.serial])
+            self._checks.answered(request, record, payloads)
+            if isinstance(record, EndRecord):
+                del self._requests[job]
+            return
+        self._checks.told(record)
+        if isinstance(record, JobRecord):
+            self._submissions.pop(job)[0].job = job
+            self.post(JobsSaved((job,)))
+        elif isinstance(record, EndRecord):
+            self.post(JobsClosed((job,)))
+            self._checks.submission(job).outcome = record.outcome
+
+    def fail(self, records: list[Record], error: Exception) -> None:
+        """The store failed: the coordinator stops."""
+        raise Crashed
+
+    def _burn(self) -> None:
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                self._trace.count("crash between save, send and answer")
+                raise Crashed
+
+    def _inputs(self, grant: Grant) -> Sequence[bytes]:
+        request = self._requests.get(grant.job)
+        if request is None:
+            return _now(self._disk.inputs(grant.job, grant.ranges))
+        return [
+            request.items[item].payload for first, count in grant.ranges for item in range(first, first + count)
+        ]
+
+
+def _now(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """What a coroutine gives that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        value: _T = end.value
+        return value
+    raise AssertionError("it waits")

@@ -1,0 +1,182 @@
+"""One world: everything that follows from a seed. A storm of faults, then peace, in which all that was accepted
+must end."""
+
+from dataclasses import dataclass
+from math import exp, log
+from random import Random
+
+from benchmarks.world.checks import Checks, hold
+from benchmarks.world.clock import Clock, Process
+from benchmarks.world.coordinator import Coordinator, Crashed
+from benchmarks.world.disk import Disk
+from benchmarks.world.faults import FAULTS
+from benchmarks.world.network import Network
+from benchmarks.world.site import Coordinators, Site
+from benchmarks.world.tenants import Submission, Tenants
+from benchmarks.world.trace import Trace
+from coordinator.core.settings import SchedulingSettings
+from node.messages import ModelOffer
+
+_MODELS = ("embed", "classify")
+_PEACE_EVENTS = 200_000  # within these everything must have ended
+_LOOK_EVENTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a world is like."""
+
+    seed: int
+    sites: int
+    cars: int  # at each site
+    kinds: tuple[str, ...]  # of faults
+    fault_rate: float  # faults an event
+    settings: SchedulingSettings
+
+    @classmethod
+    def of(cls, seed: int) -> "Plan":
+        """The plan of this seed: now a gentle world, now a stormy one, each with some kinds of faults."""
+        generator = Random(f"plan/{seed}")
+        kinds = tuple(FAULTS)
+        if generator.random() < 0.6:
+            kinds = tuple(kind for kind in kinds if generator.random() < 0.5) or kinds
+        heartbeat_s = generator.choice((0.5, 5.0))
+        settings = SchedulingSettings(
+            slice_target_s=generator.choice((0.1, 1.0)),
+            slice_least_s=generator.choice((0.01, 0.05)),
+            lease_least_s=generator.choice((1.0, 5.0, 30.0)),
+            heartbeat_s=heartbeat_s,
+            silent_after_s=2.4 * heartbeat_s,
+            interactive_timeout_s=generator.choice((5.0, 60.0)),
+        )
+        sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
+        rate = exp(generator.uniform(log(1 / 150), log(1 / 8)))
+        return cls(seed, sites, cars, kinds, rate, settings)
+
+
+class World:
+    """Cars, a coordinator, tenants, a network and a disk."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.events = 0
+        self.generator = Random(plan.seed)
+        self.clock = Clock(1000.0)
+        self.trace = Trace(self.clock)
+        self.coordinators = Coordinators()
+        self._began_s = self.clock.now_s
+        self._process = Process()
+        by_key: dict[str, Submission] = {}
+        self.checks = Checks(by_key)
+        self.disk = Disk(self.clock, self.generator, self.checks.recorded)
+        self._boot()
+        network = Network(self.clock, self.generator, self.trace)
+        items_per_s = self.generator.choice((20.0, 200.0))
+        models = [ModelOffer(name, "digest", "echo", items_per_s, 0.0, 8, 1 << 20) for name in _MODELS]
+        self.sites = [
+            Site(
+                self.clock,
+                self.generator,
+                network,
+                self.trace,
+                self.coordinators,
+                f"lot-{number}",
+                plan.cars,
+                models,
+            )
+            for number in range(plan.sites)
+        ]
+        every_s = self.generator.choice((0.1, 1.0))
+        self.tenants = Tenants(
+            self.clock, self.generator, list(_MODELS), lambda: self.coordinators.now, by_key, every_s
+        )
+
+    @property
+    def hours(self) -> float:
+        """How long it has existed, simulated."""
+        return (self.clock.now_s - self._began_s) / 3600.0
+
+    def storm(self, events: int) -> None:
+        """Let so many events happen, and faults among them."""
+        for _ in range(events):
+            if self.generator.random() < self.plan.fault_rate:
+                self.strike(self.generator.choice(self.plan.kinds))
+            self.step()
+
+    def step(self) -> None:
+        """Let one event happen."""
+        self.events += 1
+        try:
+            self.clock.step()
+        except Crashed:
+            self.crash()
+
+    def strike(self, kind: str) -> None:
+        """Let a fault of this kind strike, where it can."""
+        try:
+            if FAULTS[kind](self, self.generator):
+                self.trace.count(kind)
+        except Crashed:
+            self.crash()
+
+    def crash(self) -> None:
+        """The coordinator's process ends; another one starts later."""
+        coordinator, self.coordinators.now = self.coordinators.now, None
+        if coordinator is not None:
+            self._account(coordinator)
+            coordinator.end()
+            self.tenants.coordinator_ended()
+            self.clock.after(self.generator.choice((0.01, 0.5, 5.0)), self._process, self._boot)
+
+    def peace(self) -> None:
+        """No more faults: what is broken is mended, and within reasonable time everything has ended."""
+        self.tenants.quiet = True
+        for site in self.sites:
+            site.route.heal()
+            site.plug([car for car in range(site.cars) if car not in site.plugged])
+        self.disk.commit_s, self.disk.fails = 0.005, False
+        if self.coordinators.now is not None:
+            self.coordinators.now.fuse = None
+            self.coordinators.now.uncordon()
+        for _ in range(_PEACE_EVENTS // _LOOK_EVENTS):
+            for _ in range(_LOOK_EVENTS):
+                self.step()
+            self.tenants.sweep()
+            if not self.tenants.waiting and self._everybody_is_here():
+                break
+        late = [(submission.key, submission.job) for submission in self.tenants.waiting.values()]
+        hold(not late, f"the faults are over, and these jobs have not ended: {late}")
+        hold(self._everybody_is_here(), "the faults are over, and a car that is plugged in gets no work")
+        if self.coordinators.now is not None:
+            self._account(self.coordinators.now)
+
+    def _boot(self) -> None:
+        self.coordinators.now = Coordinator(
+            self.clock, self.generator, self.plan.settings, self.disk, self.checks, self.trace
+        )
+
+    def _everybody_is_here(self) -> bool:
+        """Whether the coordinator counts on every car that is plugged in and not being drained."""
+        coordinator = self.coordinators.now
+        if coordinator is None:
+            return False
+        for site in self.sites:
+            if site.lot is None or not site.lot.link.open:
+                return False
+            if not coordinator.serves(site.name, site.lot.lot.vehicles.serving & ~site.lot.lot.vehicles.draining):
+                return False
+        return True
+
+    def _account(self, coordinator: Coordinator) -> None:
+        """Note which ways of recovering this coordinator went."""
+        tally, reach = coordinator.scheduler.tally, self.trace.reach
+        for (end, _), leases in tally.leases.items():
+            reach(f"lease ended: {end}", leases)
+        for (cause, _), nodes in tally.departures.items():
+            reach(f"node left: {cause}", nodes)
+        for reason, results in tally.results_rejected.items():
+            reach(f"result refused: {reason}", results)
+        for (label, _, outcome), items in tally.items_finished.items():
+            reach(f"{label} item {outcome}", items)
+        for (outcome, _), jobs in tally.jobs_finished.items():
+            reach(f"job ended: {outcome}", jobs)
