@@ -15,6 +15,10 @@ class Process:
         self.ended = False
         self.still_until_s = 0.0
 
+    def stand_still(self, until_s: float) -> None:
+        """Do nothing before then."""
+        self.still_until_s = max(self.still_until_s, until_s)
+
 
 class Timer:
     """Something that is to happen, unless it is cancelled."""

@@ -106,7 +106,7 @@ def zombie(world: "World", generator: Random) -> bool:
     """A lot's process stands still, and wakes when its leases may be others'."""
     lot = _lot(world, generator)
     if lot is not None:
-        lot.process.still_until_s = world.clock.now_s + _duration_s(generator)
+        lot.process.stand_still(world.clock.now_s + _duration_s(generator))
     return lot is not None
 
 
@@ -164,7 +164,7 @@ def stall(world: "World", generator: Random) -> bool:
     """The coordinator's process stands still for a while."""
     coordinator = world.coordinators.now
     if coordinator is not None:
-        coordinator.process.still_until_s = world.clock.now_s + _duration_s(generator)
+        coordinator.process.stand_still(world.clock.now_s + _duration_s(generator))
     return coordinator is not None
 
 

@@ -53,6 +53,16 @@ class Site:
         if self.lot is not None:
             self.lot.unplug(cars)
 
+    def mend(self) -> None:
+        """All is well here: nothing is slow or cut off, and all cars are parked."""
+        self.route.heal()
+        self.plugged.update(range(self.cars))
+        if self.lot is not None:
+            self.lot.accelerator.slowness = 1.0
+            away = [car for car in range(self.cars) if not self.lot.lot.vehicles.serving[car]]
+            if away:
+                self.lot.plug(away, self._window_s())
+
     def _start(self) -> None:
         if self.lot is None:
             self.lot = LotProcess(

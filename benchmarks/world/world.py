@@ -18,7 +18,7 @@ from coordinator.core.settings import SchedulingSettings
 from node.messages import ModelOffer
 
 _MODELS = ("embed", "classify")
-_PEACE_EVENTS = 200_000  # within these everything must have ended
+_PEACE_EVENTS = 30_000  # within these everything must have ended
 _LOOK_EVENTS = 50
 
 
@@ -131,14 +131,13 @@ class World:
     def peace(self) -> None:
         """No more faults: what is broken is mended, and within reasonable time everything has ended."""
         self.tenants.quiet = True
-        for site in self.sites:
-            site.route.heal()
-            site.plug([car for car in range(site.cars) if car not in site.plugged])
         self.disk.commit_s, self.disk.fails = 0.005, False
         if self.coordinators.now is not None:
             self.coordinators.now.fuse = None
             self.coordinators.now.uncordon()
         for _ in range(_PEACE_EVENTS // _LOOK_EVENTS):
+            for site in self.sites:
+                site.mend()
             for _ in range(_LOOK_EVENTS):
                 self.step()
             self.tenants.sweep()
