@@ -26,6 +26,7 @@ BENCHMARKS = (
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
+    Benchmark("world", "benchmarks.world.command", "faults of all kinds on virtual time, every promise checked"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import assert_never
 
 from benchmarks.world.items import Item, Nature
 from benchmarks.world.tenants import Submission
@@ -93,6 +94,8 @@ class Checks:
                 known = item in self._settled.get(job, ())
             case EndRecord(job):
                 known = job in self._ended
+            case _:
+                assert_never(record)
         hold(known, f"told before it is recorded: {record}")
 
     def granted(self, grant: Grant) -> None:

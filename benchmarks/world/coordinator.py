@@ -25,6 +25,7 @@ from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
     Drop,
+    Effects,
     EndRecord,
     Grant,
     JobRecord,
@@ -41,6 +42,7 @@ from coordinator.core.events import (
     JobsSaved,
     JobsSubmitted,
     LotId,
+    LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
@@ -108,6 +110,7 @@ class Coordinator:
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
         self._requests: dict[JobId, Submission] = {}
         self._needed: dict[int, int] = {}  # operations to be durable before an acknowledgement, by its id()
+        self._acknowledged: dict[LotId, int] = {}
         checks.booted(self.scheduler, disk.live())
         self._set_timer()
 
@@ -185,7 +188,7 @@ class Coordinator:
         line = _Line(lot, rows, end)
         older = self._lines.get(lot)
         if older is not None:  # it may have something to say still
-            self._clock.after(self._generator.random() * 0.01, self.process, older.end.close)
+            self._clock.after(self._generator.choice((0.0, 0.01, 0.2)), self.process, older.end.close)
         self._lines[lot] = line
         end.receive, end.ended = partial(self._receive, line), partial(self._leave, line, False)
         self.post(joined(hello, lot, rows))
@@ -237,6 +240,7 @@ class Coordinator:
         effects = self.scheduler.handle(events, now_s)
         self._checks.stepped(self.scheduler, effects, now_s)
         needed = self._disk.handed_in + len(effects.save)
+        self._reach(events, effects)
         self._needed.update((id(order), needed) for order in effects.acknowledge)
         perform(effects, self._disk, self)
         self._payloads.clear()
@@ -335,6 +339,20 @@ class Coordinator:
             if self.fuse < 0:
                 self._trace.count("crash between save, send and answer")
                 raise Crashed
+
+    def _reach(self, events: Sequence[Event], effects: Effects) -> None:
+        """Note ways of recovering that no count of the core tells."""
+        for event in events:
+            if isinstance(event, LotJoined):
+                rows = event.node.tolist()
+                held = [token for row in rows for token in self.scheduler.held.get(row, ())]
+                foreign = sum(token.epoch != self.scheduler.epoch for token in held)
+                self._trace.reach("a lease is taken over by a coordinator that did not grant it", foreign)
+        sequences = [(order.lot, order.sequence) for order in effects.acknowledge]
+        for lot, sequence in sequences:
+            if sequence <= self._acknowledged.get(lot, 0):
+                self._trace.reach("a message sent again is ignored")
+            self._acknowledged[lot] = sequence
 
     def _inputs(self, grant: Grant) -> Sequence[bytes]:
         request = self._requests.get(grant.job)

@@ -26,15 +26,21 @@ def _site(world: "World", generator: Random) -> Site:
 
 
 def _lot(world: "World", generator: Random) -> LotProcess | None:
-    return _site(world, generator).lot
+    """A lot whose process runs."""
+    lots = [site.lot for site in world.sites if site.lot is not None]
+    return generator.choice(lots) if lots else None
+
+
+def _near(world: "World", generator: Random) -> End | None:
+    """The lot's end of a stream that is open."""
+    ends = [site.lot.end for site in world.sites if site.lot is not None and site.lot.end is not None]
+    return generator.choice(ends) if ends else None
 
 
 def _stream(world: "World", generator: Random) -> End | None:
     """One end of a stream that is open."""
-    lot = _lot(world, generator)
-    if lot is None or lot.end is None:
-        return None
-    return generator.choice((lot.end, lot.end.peer))
+    near = _near(world, generator)
+    return near and generator.choice((near, near.peer))
 
 
 def _direction(world: "World", generator: Random) -> Direction:
@@ -54,15 +60,24 @@ def reset(world: "World", generator: Random) -> bool:
     """One end of a stream closes it."""
     end = _stream(world, generator)
     if end is not None:
-        end.close()
-        end.ended()
+        end.reset()
     return end is not None
+
+
+def overtaking(world: "World", generator: Random) -> bool:
+    """A stream breaks whose messages are on their way still when the next one opens; counted as they come."""
+    end = _near(world, generator)
+    if end is not None:
+        late_s = 0.05 + generator.random()
+        end.hold(late_s)
+        world.clock.after(max(0.0, late_s - 0.05), end.process, end.reset)
+    return False
 
 
 def duplication(world: "World", generator: Random) -> bool:
     """Some messages come twice; they are counted as they come."""
     _direction(world, generator).repeats += generator.randint(1, 4)
-    return True
+    return False
 
 
 def partition(world: "World", generator: Random) -> bool:
@@ -89,10 +104,11 @@ def clogging(world: "World", generator: Random) -> bool:
 
 def unplugging(world: "World", generator: Random) -> bool:
     """Drivers take some cars."""
-    site = _site(world, generator)
-    taken = [car for car in sorted(site.plugged) if generator.random() < 0.5]
-    site.unplug(taken)
-    return bool(taken)
+    sites = [site for site in world.sites if site.plugged]
+    if sites:
+        site = generator.choice(sites)
+        site.unplug(generator.sample(sorted(site.plugged), generator.randint(1, len(site.plugged))))
+    return bool(sites)
 
 
 def plugging(world: "World", generator: Random) -> bool:
@@ -175,7 +191,7 @@ def slow_disk(world: "World", generator: Random) -> bool:
 
 
 def disk_failure(world: "World", generator: Random) -> bool:
-    """A commit fails; the coordinator stops."""
+    """The next commit fails; the coordinator stops."""
     world.disk.fails = True
     return True
 
@@ -224,6 +240,7 @@ FAULTS: dict[str, Fault] = {
     "fuse": fuse,
     "kill": kill,
     "loss": loss,
+    "overtaking": overtaking,
     "partition": partition,
     "plugging": plugging,
     "poison": poison,
@@ -237,3 +254,11 @@ FAULTS: dict[str, Fault] = {
     "wedge": wedge,
     "zombie": zombie,
 }
+
+WEIGHTS = {"flood": 2, "fuse": 3, "overtaking": 5, "unplugging": 2}
+"""How much more often than the others these are tried: they strike less often than they are tried."""
+
+COUNTED = tuple(
+    sorted({*FAULTS.keys() - {"fuse", "overtaking"}, "crash between save, send and answer", "reordering"})
+)
+"""Kinds as they are counted: when they strike, not when they are prepared."""

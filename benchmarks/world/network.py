@@ -57,7 +57,7 @@ class End:
             self._carry(partial(self.peer._take, message))
             if self._direction.repeats:
                 self._direction.repeats -= 1
-                self._network.trace.count("duplicate")
+                self._network.trace.count("duplication")
                 self._carry(partial(self.peer._take, message))
 
     def close(self) -> None:
@@ -66,6 +66,12 @@ class End:
             self.open = False
             if not self._cut:
                 self._carry(self.peer._end)
+
+    def reset(self) -> None:
+        """It breaks here, and whoever has this end learns it."""
+        if self.open:
+            self.close()
+            self.ended()
 
     def lose(self) -> None:
         """The next message is lost, and with it the stream: each end learns it in its own time."""

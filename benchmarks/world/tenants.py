@@ -110,9 +110,9 @@ class Tenants:
     def _arrive(self) -> None:
         self._clock.after(self._generator.expovariate(1.0 / self._every_s), self.process, self._arrive)
         self.sweep()
-        if not self.quiet and len(self.waiting) < 30:
+        if not self.quiet and len(self.waiting) < 15:
             interactive = self._generator.random() < 0.5
-            most = 3 if interactive else self._generator.choice((5, 60, 300))
+            most = 3 if interactive else self._generator.choice((5, 30, 200))
             self.hand_in(
                 self._generator.randint(1, most), interactive=interactive, poisoned=self._generator.random() < 0.1
             )

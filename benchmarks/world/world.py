@@ -9,7 +9,7 @@ from benchmarks.world.checks import Checks, hold
 from benchmarks.world.clock import Clock, Process
 from benchmarks.world.coordinator import Coordinator, Crashed
 from benchmarks.world.disk import Disk
-from benchmarks.world.faults import FAULTS
+from benchmarks.world.faults import FAULTS, WEIGHTS
 from benchmarks.world.network import Network
 from benchmarks.world.site import Coordinators, Site
 from benchmarks.world.tenants import Submission, Tenants
@@ -18,7 +18,8 @@ from coordinator.core.settings import SchedulingSettings
 from node.messages import ModelOffer
 
 _MODELS = ("embed", "classify")
-_PEACE_EVENTS = 30_000  # within these everything must have ended
+STORM_EVENTS = 8_000
+_PEACE_EVENTS = 60_000  # within these everything must have ended
 _LOOK_EVENTS = 50
 
 
@@ -50,7 +51,9 @@ class Plan:
             interactive_timeout_s=generator.choice((5.0, 60.0)),
         )
         sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
-        rate = exp(generator.uniform(log(1 / 150), log(1 / 8)))
+        if generator.random() < 0.02:
+            sites, cars = 8, 10
+        rate = exp(generator.uniform(log(1 / 60), log(1 / 5)))
         return cls(seed, sites, cars, kinds, rate, settings)
 
 
@@ -96,11 +99,18 @@ class World:
         """How long it has existed, simulated."""
         return (self.clock.now_s - self._began_s) / 3600.0
 
+    def run(self, events: int = STORM_EVENTS) -> None:
+        """A storm of so many events, then peace. Raises what is wrong, an AssertionError as a rule."""
+        self.storm(events)
+        self.peace()
+
     def storm(self, events: int) -> None:
         """Let so many events happen, and faults among them."""
+        kinds = self.plan.kinds
+        weights = [WEIGHTS.get(kind, 1) for kind in kinds]
         for _ in range(events):
             if self.generator.random() < self.plan.fault_rate:
-                self.strike(self.generator.choice(self.plan.kinds))
+                any(map(self.strike, self.generator.choices(kinds, weights, k=3)))
             self.step()
 
     def step(self) -> None:
@@ -111,13 +121,16 @@ class World:
         except Crashed:
             self.crash()
 
-    def strike(self, kind: str) -> None:
-        """Let a fault of this kind strike, where it can."""
+    def strike(self, kind: str) -> bool:
+        """Let a fault of this kind strike; False where it cannot, or does later."""
         try:
-            if FAULTS[kind](self, self.generator):
-                self.trace.count(kind)
+            struck = FAULTS[kind](self, self.generator)
         except Crashed:
             self.crash()
+            struck = True
+        if struck:
+            self.trace.count(kind)
+        return struck
 
     def crash(self) -> None:
         """The coordinator's process ends; another one starts later."""
