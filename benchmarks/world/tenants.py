@@ -68,7 +68,7 @@ class Tenants:
         self.waiting: dict[int, Submission] = {}  # those that are not over
         self._clock, self._generator, self._models, self._desk = clock, generator, models, desk
         self._every_s = every_s
-        self._arrive()
+        self._clock.after(0.0, self.process, self._arrive)
 
     def hand_in(self, count: int, *, interactive: bool = False, poisoned: bool = False) -> Submission:
         """A tenant wants this many items run."""

@@ -47,6 +47,7 @@ class Plan:
             slice_least_s=generator.choice((0.01, 0.05)),
             lease_least_s=generator.choice((1.0, 5.0, 30.0)),
             heartbeat_s=heartbeat_s,
+            item_attempts=generator.choice((2, 3)),
             silent_after_s=2.4 * heartbeat_s,
             interactive_timeout_s=generator.choice((5.0, 60.0)),
         )
