@@ -287,7 +287,6 @@ class Scheduler:
             self._broken.pop(event.lot, None)
             fleet.seen_s[known.rows] = now_s
             fleet.refresh_all(known.rows, now_s)
-            self._drain(known.rows[fleet.draining[known.rows]], now_s, effects)  # it may not have heard
         else:
             if known is not None:
                 self._die(event.lot, now_s, effects)
@@ -306,7 +305,8 @@ class Scheduler:
         for token in forgotten:  # the grant never arrived
             lease = self.leases[token]
             self._ledger.end(lease, LeaseEnd.REFUSED, now_s)
-        effects.send.append(Drop(event.lot, tuple(dropped)))
+        effects.send.append(Drop(event.lot, tuple(dropped)))  # the welcome: what is sent before it is void
+        self._drain(event.node[fleet.draining[event.node]], now_s, effects)  # it may not have heard
 
     def _lose(self, lot_id: LotId, now_s: float) -> None:
         lot = self.fleet.lots[lot_id]
