@@ -29,7 +29,7 @@ class Vehicles:
         self.power_w = np.array([vehicle.power_w for vehicle in vehicles], np.float64)  # [N]
         self.serving = np.zeros(count, np.bool_)  # [N] plugged in and not departed
         self.leaving = np.zeros(count, np.bool_)  # [N] departs as soon as its work is stopped
-        self.returning = np.zeros(count, np.bool_)  # [N] plugged in again while it was leaving
+        self.returning = np.zeros(count, np.bool_)  # [N] plugged in again while it was leaving or draining
         self.draining = np.zeros(count, np.bool_)  # [N] departs when it has finished what it holds
         self.leases = np.zeros(count, np.int32)  # [N] held and not ended
         self._leaves_s = np.zeros(count, np.float64)  # [N] expected end of the window
@@ -49,10 +49,10 @@ class Vehicles:
     def arrive(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
         """These are on the charger, expected to stay until then [K]; a drained one serves again.
 
-        One whose work is still being stopped departs first, and serves again after that.
+        One whose work is still being stopped, or that is draining, departs first and serves again after that: the
+        coordinator ends a drain with the departure.
         """
-        self.draining[nodes] = False
-        self.returning[nodes] = self.leaving[nodes]
+        self.returning[nodes] = self.leaving[nodes] | self.draining[nodes]
         self.serving[nodes] = True
         self._leaves_s[nodes] = leaves_s
         self._changed()

@@ -186,6 +186,20 @@ def test_a_drained_car_finishes_what_it_holds_and_departs() -> None:
     assert message.departures == [Departure(0, DepartureCause.DRAINED)]
 
 
+def test_a_car_that_is_plugged_in_while_it_drains_departs_first_and_serves_again() -> None:
+    lot = plugged(1)
+    lot.handle([grant()], 1.0)
+    lot.handle([DrainAsked((0,))], 1.0)
+    taken(lot)
+    lot.handle([PluggedIn(np.array([0]), np.array([600.0]))], 2.0)
+    assert not [message for message in taken(lot, 2.0) if message.offers is not None and message.offers.share.any()]
+    lot.handle([worked(A, [0, 1, 2, 3], last=True)], 3.0)
+    departed, offered = taken(lot, 3.0)
+    assert departed.departures == [Departure(0, DepartureCause.DRAINED)]
+    assert offered.offers is not None
+    assert offered.offers.share.tolist() == [1.0]
+
+
 def test_a_revoked_lease_is_stopped_and_reported() -> None:
     lot = plugged(1)
     lot.handle([grant()], 1.0)
