@@ -1,7 +1,7 @@
 """Save, then send, then answer: the one function that carries out what the core orders.
 
-The live runtime calls it, and so will whatever else drives the core: what survives a crash in one survives it in
-all of them.
+The live runtime calls it, and so does the simulated world (`benchmarks/world`): what survives a crash in one
+survives it in the other.
 """
 
 from typing import Protocol
