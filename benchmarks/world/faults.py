@@ -70,7 +70,7 @@ def overtaking(world: "World", generator: Random) -> bool:
     if end is not None:
         late_s = 0.05 + generator.random()
         end.hold(late_s)
-        world.clock.after(max(0.0, late_s - 0.05), end.process, end.reset)
+        world.clock.after(max(0.0, late_s - 0.2), end.process, end.reset)
     return False
 
 
@@ -200,7 +200,7 @@ def flood(world: "World", generator: Random) -> bool:
     """Many tenants come at once."""
     if len(world.tenants.waiting) > 60:
         return False
-    for _ in range(20):
+    for _ in range(10):
         world.tenants.hand_in(generator.randint(1, 20), interactive=generator.random() < 0.7)
     return True
 
@@ -255,7 +255,7 @@ FAULTS: dict[str, Fault] = {
     "zombie": zombie,
 }
 
-WEIGHTS = {"flood": 2, "fuse": 3, "overtaking": 5, "unplugging": 2}
+WEIGHTS = {"flood": 4, "fuse": 3, "overtaking": 8, "unplugging": 2}
 """How much more often than the others these are tried: they strike less often than they are tried."""
 
 COUNTED = tuple(
