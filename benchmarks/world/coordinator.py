@@ -188,7 +188,7 @@ class Coordinator:
         line = _Line(lot, rows, end)
         older = self._lines.get(lot)
         if older is not None:  # it may have something to say still
-            self._clock.after(self._generator.choice((0.01, 0.5)), self.process, older.end.close)
+            self._clock.after(self._generator.choice((0.01, 0.5, 0.5)), self.process, older.end.close)
         self._lines[lot] = line
         end.receive, end.ended = partial(self._receive, line), partial(self._leave, line, False)
         self.post(joined(hello, lot, rows))

@@ -255,7 +255,7 @@ FAULTS: dict[str, Fault] = {
     "zombie": zombie,
 }
 
-WEIGHTS = {"flood": 4, "fuse": 3, "overtaking": 8, "unplugging": 2}
+WEIGHTS = {"flood": 4, "fuse": 3, "overtaking": 12, "unplugging": 2}
 """How much more often than the others these are tried: they strike less often than they are tried."""
 
 COUNTED = tuple(

@@ -92,7 +92,7 @@ def test_a_broken_promise_is_noticed_within_ten_seeds(name: str, copy: Path) -> 
     assert text.count(mutant.old) == 1, f"{mutant.file} is to have this once: {mutant.old}"
     path.write_text(text.replace(mutant.old, mutant.new))
     ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "world", "--storm", str(STORM), "--events", str(SEEDS * 2 * STORM)],
+        [sys.executable, "-m", "benchmarks", "world", "--storm", str(STORM), "--events", str(SEEDS * 10 * STORM)],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,
