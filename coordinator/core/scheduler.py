@@ -158,7 +158,7 @@ class Scheduler:
                     if job is not None and job.ended is None:
                         self._end_job(job, Outcome.CANCELLED, "cancelled", now_s, effects)
             case Beats():
-                self.fleet.seen_s[event.node] = now_s
+                self._hear(event.node, now_s, effects)
             case NodesOffered():
                 self._offered(event, now_s)
             case NodesLeft():
@@ -268,6 +268,16 @@ class Scheduler:
         fleet.share[rows] = event.share
         fleet.seen_s[rows] = now_s
         fleet.refresh_all(rows, now_s)
+
+    def _hear(self, rows: Rows, now_s: float, effects: Effects) -> None:
+        """A car taken for lost that beats again is offered, as its lot believes: its lot is to say hello anew."""
+        fleet = self.fleet
+        fleet.seen_s[rows] = now_s
+        for lot_id in np.unique(fleet.lot[rows[~fleet.present[rows]]]).tolist():
+            lot = fleet.lots.get(LotId(lot_id))
+            if lot is not None and lot.connected and not lot.disconnecting:
+                lot.disconnecting = True
+                effects.send.append(Disconnect(LotId(lot_id)))
 
     def _drain(self, rows: Rows, now_s: float, effects: Effects) -> None:
         fleet = self.fleet

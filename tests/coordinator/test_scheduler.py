@@ -376,6 +376,17 @@ def test_a_drain_that_a_broken_link_swallowed_is_said_again() -> None:
     assert effects.send == [Drop(LotId(0), ()), Drain(LotId(0), (1,))]
 
 
+def test_a_car_that_was_taken_for_lost_alone_and_beats_again_is_offered_anew() -> None:
+    town = Town()
+    town.park(cars=2)
+    town.step(Beats(np.array([0], np.int32)), after_s=5.0)
+    town.step(after_s=8.0)
+    assert town.scheduler.fleet.present[:2].tolist() == [True, False]
+    both = np.array([0, 1], np.int32)
+    assert town.step(Beats(both)).send == [Disconnect(LotId(0))]
+    assert town.step(Beats(both)).send == []
+
+
 def test_a_job_is_forgotten_once_its_end_is_recorded() -> None:
     town = Town()
     job = town.submit(4)
