@@ -10,6 +10,8 @@ from benchmarks.figures import Figure, Goal, Report, ratio
 from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
+NAMES = "batch, core, dispatch, fleet-size, forecast, store, world"
+
 
 def report(*figures: Figure) -> Report:
     """Of a benchmark that ran nothing."""
@@ -68,11 +70,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tm
 
 def test_every_benchmark_is_listed_on_one_line() -> None:
     lines = run().stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["batch", "core", "dispatch", "fleet-size", "forecast", "store", "world"]
+    assert [line.split()[0] for line in lines] == NAMES.split(", ")
 
 
 def test_an_unknown_benchmark_is_refused_with_those_that_are_there() -> None:
     ended = run("speed")
     assert ended.returncode == 2
-    names = "batch, core, dispatch, fleet-size, forecast, store, world"
-    assert ended.stderr == f"benchmarks: there is no 'speed'; choose one of {names}\n"
+    assert ended.stderr == f"benchmarks: there is no 'speed'; choose one of {NAMES}\n"
