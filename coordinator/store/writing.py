@@ -228,11 +228,12 @@ class Writer:
         intakes = {job: intake for job, weak in self._open.items() if (intake := weak()) is not None}
         self._open = {job: self._open[job] for job in intakes}
         needed = [intake.rows[0][3] for intake in intakes.values()]
-        ((last, empty),) = query("SELECT coalesce(max(segment), 0), total(live = 0) FROM segments")
+        ((last,),) = query("SELECT coalesce(max(segment), 0) FROM segments")
+        below = min([last, *needed])  # the last one stays
         dropped: list[int] = []
-        if rows.forgotten or empty > 1:  # the last one stays
+        if rows.forgotten or query("SELECT 1 FROM segments WHERE live = 0 AND segment < ? LIMIT 1", below):
             try:
-                dropped = self._recorder.record(rows, drop_below=min([last, *needed]))
+                dropped = self._recorder.record(rows, drop_below=below)
             except (apsw.FullError, apsw.IOError):
                 if not self._connection.get_autocommit():
                     self._connection.execute("ROLLBACK")
