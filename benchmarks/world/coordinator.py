@@ -105,6 +105,7 @@ class Coordinator:
         self._events: list[Event] = []
         self._turn_is_due = False
         self._timer: tuple[float, Timer] | None = None
+        self._ends: list[End] = []  # that lots opened and nobody closed
         self._lines: dict[LotId, _Line] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
@@ -178,6 +179,7 @@ class Coordinator:
 
     def accept(self, end: End) -> None:
         """A lot opened a stream."""
+        self._ends = [older for older in self._ends if older.open] + [end]
         end.receive = partial(self._welcome, end)
         end.ended = lambda: None
 
@@ -229,10 +231,10 @@ class Coordinator:
             self._clock.after(self._generator.random() * _TURN_S, self.process, self._turn)
 
     def end(self) -> None:
-        """The process ends: its streams are closed, nothing else is said."""
+        """The process ends: the kernel closes all its streams, nothing else is said."""
         self.process.ended = True
-        for line in self._lines.values():
-            line.end.close()
+        for end in self._ends:
+            end.close()
 
     def _turn(self) -> None:
         events, self._events = self._events, []
