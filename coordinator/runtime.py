@@ -306,7 +306,8 @@ class Runtime:
     def explain_node(self, name: str) -> list[str]:
         """Why a vehicle has the work that it has, or none, a sentence each."""
         (row,) = self.roster.find([name])
-        return words.of_node(name, self._scheduler.explain_node(int(row), monotonic()), self._scheduler.settings)
+        why = self._scheduler.explain_node(int(row), monotonic())
+        return [f"{name} joins just now."] if why is None else words.of_node(name, why, self._scheduler.settings)
 
     def cordon(self, names: Sequence[str], cordoned: bool) -> None:
         """Give these vehicles no new work, or give them work again."""

@@ -65,7 +65,8 @@ def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | N
     if job is None:
         return None
     fleet = state.fleet
-    found = Counter(_obstacle(state, job, row, now_s) for row in range(fleet.size))
+    choice = fleet.has_choice(job.spec.model)
+    found = Counter(_obstacle(state, job, row, choice, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
     ahead = [
@@ -89,8 +90,10 @@ def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | N
     )
 
 
-def explain_node(state: State, row: int, now_s: float) -> NodeExplanation:
-    """Why a node has the work that it has."""
+def explain_node(state: State, row: int, now_s: float) -> NodeExplanation | None:
+    """Why a node has the work that it has; None when it has not joined."""
+    if row >= state.fleet.size:
+        return None
     first: dict[str, Job] = {}
     count: Counter[str] = Counter()
     for job in _waiting(state):
@@ -110,7 +113,7 @@ def explain_node(state: State, row: int, now_s: float) -> NodeExplanation:
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, job, row, now_s),
+                _obstacle(state, job, row, state.fleet.has_choice(model), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
@@ -136,7 +139,8 @@ def _idle(state: State, row: int) -> Obstacle | None:
     return None if fleet.share[row] > 0 else Obstacle.WITHDRAWN
 
 
-def _obstacle(state: State, job: Job, row: int, now_s: float) -> Obstacle | None:
+def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
+    """What keeps a node from some of a job; `choice`: more than one lot could run it."""
     fleet, settings, spec = state.fleet, state.settings, job.spec
     idle = _idle(state, row)
     if idle is not None:
@@ -154,6 +158,6 @@ def _obstacle(state: State, job: Job, row: int, now_s: float) -> Obstacle | None
     if slice_items(settings, job, fleet.speed(row, spec.model), window_s, fleet.capable(spec.model)) < 1:
         return Obstacle.WINDOW_TOO_SHORT
     again = job.waiting.values() if not job.open.count else ()
-    if again and all(trouble.last_lot == lot for trouble in again) and fleet.has_choice(spec.model):
+    if again and choice and all(trouble.last_lot == lot for trouble in again):
         return Obstacle.FAILED_THERE
     return None

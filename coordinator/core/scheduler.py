@@ -113,8 +113,8 @@ class Scheduler:
         """Why a job that has not ended waits; None when there is none."""
         return explain.explain_job(self.state, job, now_s)
 
-    def explain_node(self, row: int, now_s: float) -> NodeExplanation:
-        """Why a node has the work that it has."""
+    def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
+        """Why a node has the work that it has; None when it has not joined."""
         return explain.explain_node(self.state, row, now_s)
 
     def validate(self) -> None:

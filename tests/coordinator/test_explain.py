@@ -23,6 +23,7 @@ def job_words(town: Town, job: JobId) -> str:
 
 def node_words(town: Town, row: int) -> str:
     why = town.scheduler.explain_node(row, town.now_s)
+    assert why is not None
     return "\n".join(of_node(f"car-{row}", why, town.scheduler.settings))
 
 
@@ -84,6 +85,7 @@ def test_an_item_that_went_wrong_waits_for_another_lot_and_says_so() -> None:
 def test_an_idle_car_says_that_nothing_waits() -> None:
     town = Town()
     town.park(1)
+    assert town.scheduler.explain_node(1, town.now_s) is None
     assert node_words(town, 0) == "car-0 takes work for 10 h 0 min more, by its own word.\nNo job waits."
     job = town.submit(10)
     assert "Nothing of it waits: all that is left is at work." in job_words(town, job)
