@@ -80,7 +80,7 @@ class Revoke:
 
     lot: LotId
     token: Token
-    cause: str  # cancelled, expired, unknown
+    cause: str  # cancelled, expired, unknown; yield: finish the items that run, then give it back
 
 
 @dataclass(frozen=True, slots=True)

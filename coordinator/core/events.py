@@ -42,6 +42,7 @@ class LeaseEnd(IntEnum):
     SILENT = 5
     DIED = 6
     DRAINED = 7
+    YIELDED = 8  # to more urgent work, at the boundary of an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,10 @@ class JobSpec:
     item_bytes: int  # mean size of an input
     interactive: bool
     deadline_s: float  # coordinator seconds; infinity when there is none
-    value: float
+    value: float  # of the whole job, if it is done by its deadline; compares with jobs of the same tenant only
     key: str = ""  # its idempotency key; empty: none
+    item_work: float = 1.0  # of one item, in items of the speed that was measured for the model
+    least_on_time: float = 0.0  # refuse it at submission if its chance to be done by its deadline is below this
 
     @property
     def label(self) -> str:
@@ -112,6 +115,7 @@ class LotJoined:
     profile: tuple[str, ...]  # [N] opaque labels
     power_w: NDArray[np.float64]  # [N] modelled draw under load
     held: tuple[HeldLease, ...] = ()
+    site: tuple[str, ...] = ()  # [N] where it stands: those of one site may leave together; empty: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,25 @@ class SpeedsMeasured:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Habits:
+    """What the forecast is told of stays. Columns of equal length N, of the vehicle's own clock."""
+
+    cohort: NDArray[np.intp]  # [N] place among the cohorts of the forecast
+    hour_of_week: NDArray[np.float64]  # [N] hours since Monday 00:00
+    age_s: NDArray[np.float64]  # [N] since it was plugged in
+    pace: NDArray[np.float64]  # [N] its seconds in one of the coordinator's
+    declared: NDArray[np.bool_]  # [N] whether the owner has said that it leaves at `until_s`
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NodesOffered:
     """These vehicles are plugged in and would work. Columns of equal length N."""
 
     node: Rows
     until_s: NDArray[np.float64]  # [N] expected end of the window, coordinator seconds
     share: NDArray[np.float64]  # [N] part of the lot's speed, 0 to 1; 0 withdraws the offer
+    habits: Habits | None = None  # nothing is known of them
+    cost_per_h: NDArray[np.float64] | None = None  # [N] of an hour of work, in the unit of `value`; None: 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

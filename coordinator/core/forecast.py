@@ -9,7 +9,7 @@ is known at the start is a parameter. Hours are the car's, `pace` of them in one
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,32 @@ class _Pieces(NamedTuple):
     rate: Floats  # of the cohort, departures an hour
     due: Floats  # share of the length after the declared end
     told: NDArray[np.bool_]  # there is a declared end
+
+
+class Survival(Protocol):
+    """Who can tell how long nodes stay: the forecast, or somebody who knows."""
+
+    def plugged_in(
+        self,
+        rows: Rows,
+        cohort: NDArray[np.integer],
+        hour_of_week: Floats,
+        now_s: float,
+        *,
+        age_s: Floats | float = 0.0,
+        remaining_s: Floats | float = np.nan,
+        pace: Floats | float = 1.0,
+    ) -> None:
+        """As `Forecast.plugged_in`."""
+
+    def left(self, rows: Rows, now_s: float, *, departed: bool = True) -> None:
+        """As `Forecast.left`."""
+
+    def stays(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
+        """As `Forecast.stays`."""
+
+    def present(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
+        """As `Forecast.present`."""
 
 
 class Forecast:
@@ -172,6 +198,13 @@ class Forecast:
         beyond_h = np.take_along_axis(end_h, piece, 1) - (now_h + horizon_h)
         risk_then = np.take_along_axis(risk, piece, 1) - np.take_along_axis(rate, piece, 1) * beyond_h
         return np.where(np.isfinite(self._plugged_h[rows, None]), np.exp(-np.maximum(risk_then, 0.0)), 0.0)
+
+    def present(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
+        """The chance that each, here or not, is here after each horizon, be it that it left and came back: [N, H].
+
+        Rows that were never plugged in: 0.
+        """
+        return self.stays(rows, horizon_s, now_s)
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""

@@ -48,10 +48,12 @@ from coordinator.core.events import (
     Token,
 )
 from coordinator.core.explain import JobExplanation, NodeExplanation
+from coordinator.core.forecast import Survival
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease, ranges_of
 from coordinator.core.ledger import Ledger
 from coordinator.core.placement import Placement
+from coordinator.core.plan import Quote, quote
 from coordinator.core.queues import Queues
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
@@ -70,8 +72,9 @@ _END_OF_CAUSE = {
 class Scheduler:
     """Who runs what. `epoch` numbers this run of the coordinator and is part of every token."""
 
-    def __init__(self, settings: SchedulingSettings, epoch: int) -> None:
-        self.state = state = State(settings, epoch)
+    def __init__(self, settings: SchedulingSettings, epoch: int, forecast: Survival | None = None) -> None:
+        """Without a forecast, windows are taken at their word."""
+        self.state = state = State(settings, epoch, forecast)
         self.settings, self.epoch = settings, epoch
         self.fleet, self.jobs, self.leases = state.fleet, state.jobs, state.leases
         self.held, self.tally = state.held, state.tally
@@ -109,6 +112,10 @@ class Scheduler:
         """Counts for metrics and consoles."""
         return views.snapshot(self.state, now_s)
 
+    def quote(self, spec: JobSpec, now_s: float) -> Quote:
+        """What a batch job may expect if it is submitted now. Changes nothing."""
+        return quote(self.state, spec, now_s)
+
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
         return explain.explain_job(self.state, job, now_s)
@@ -123,13 +130,18 @@ class Scheduler:
 
     @classmethod
     def restore(
-        cls, settings: SchedulingSettings, epoch: int, records: Iterable[Record], now_s: float
+        cls,
+        settings: SchedulingSettings,
+        epoch: int,
+        records: Iterable[Record],
+        now_s: float,
+        forecast: Survival | None = None,
     ) -> "Scheduler":
         """The core again, from what was saved: jobs and what is settled of them, but no node and no lease.
 
         A deadline in a restored `JobSpec` is in the seconds of this run.
         """
-        scheduler = cls(settings, epoch)
+        scheduler = cls(settings, epoch, forecast)
         for record in records:
             scheduler._replay(record, now_s)
         for job in scheduler.jobs.values():

@@ -2,6 +2,7 @@
 
 from coordinator.core.events import JobId, Token
 from coordinator.core.fleet import Fleet
+from coordinator.core.forecast import Survival
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease
 from coordinator.core.settings import SchedulingSettings
@@ -12,12 +13,13 @@ from coordinator.core.tally import Tally
 class State:
     """Nodes, jobs and leases, and what was counted."""
 
-    __slots__ = ("epoch", "fleet", "held", "jobs", "leases", "settings", "shares", "tally")
+    __slots__ = ("epoch", "fleet", "forecast", "held", "jobs", "leases", "settings", "shares", "tally")
 
-    def __init__(self, settings: SchedulingSettings, epoch: int) -> None:
+    def __init__(self, settings: SchedulingSettings, epoch: int, forecast: Survival | None = None) -> None:
         self.settings = settings
         self.epoch = epoch  # of this run of the coordinator
         self.fleet = Fleet(settings)
+        self.forecast = forecast
         self.jobs: dict[JobId, Job] = {}
         self.leases: dict[Token, Lease] = {}
         self.held: dict[int, dict[Token, Lease]] = {}  # by node, those that hold any
