@@ -89,7 +89,11 @@ class Fleet:
             setattr(self, name, np.zeros(0, dtype))
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
-        self.version = 0  # grows whenever a row gets free, so that a blocked queue knows when to look again
+        self.version = 0  # grows whenever a row that takes work changes
+        self.freed = [
+            0,
+            0,
+        ]  # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
         self._capabilities: list[Capability] = [()]
         self._capability_ids: dict[Capability, int] = {(): 0}
         self._serving: list[int] = [0]  # rows that take work, by capability
@@ -222,10 +226,12 @@ class Fleet:
             key = batch * _WINDOW_CLASSES - window
             self._free[False][capability].setdefault(key, {})[row] = None
             self._batch_key[row] = key
+            self.freed[False] += 1
         if interactive < self._settings.interactive_in_hand:
             key = interactive * _WINDOW_CLASSES - window
             self._free[True][capability].setdefault(key, {})[row] = None
             self._interactive_key[row] = key
+            self.freed[True] += 1
         self._serving[capability] += 1
         self._capability[row] = capability
         self.version += 1
@@ -265,6 +271,7 @@ class Fleet:
                 self._serving[number] += now * count
         self._capability[rows] = capability
         self.version += 1
+        self.freed = [freed + 1 for freed in self.freed]
 
     def _take_out_of(self, free: list[dict[int, Bucket]], rows: Rows, column: NDArray[np.int32]) -> None:
         for capability, key, some in _groups(rows, self._capability[rows], column[rows]):

@@ -1,7 +1,6 @@
 """Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
 
 from math import ceil, inf
-from operator import itemgetter
 
 from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import LotId, ModelSpeed
@@ -33,19 +32,21 @@ class Placement:
 
     def place(self, now_s: float, effects: Effects) -> None:
         """Lend all that some free node is fit for, the most urgent first."""
-        fleet, shares = self._state.fleet, self._state.shares
+        freed, shares = self._state.fleet.freed, self._state.shares
+        heads = [(queue, job) for queue in self._queues.ready(freed) if (job := queue.head()) is not None]
         blocked: list[Queue] = []
-        queues = self._queues.ready(fleet.version)
-        while queues:
-            heads = [(rank(job, shares), queue) for queue in queues if (job := queue.head()) is not None]
-            if not heads:
-                break
-            queue = min(heads, key=itemgetter(0))[1] if len(heads) > 1 else heads[0][1]
+        while heads:
+            at = min(range(len(heads)), key=lambda at: rank(heads[at][1], shares)) if len(heads) > 1 else 0
+            queue, _ = heads[at]
             if not self._place_next(queue, now_s, effects):
-                queues.remove(queue)
                 blocked.append(queue)
+            elif (job := queue.head()) is not None:
+                heads[at] = queue, job
+                continue
+            heads[at] = heads[-1]
+            heads.pop()
         for queue in blocked:
-            queue.blocked_at = fleet.version
+            queue.blocked_at = freed[queue.interactive]
 
     def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
@@ -83,8 +84,8 @@ class Placement:
             if not ranges:
                 continue
             lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)
-            if speed.load_s and not spec.interactive:
-                self.residency.load(row, spec.model)
+            if not spec.interactive:
+                self.residency.lend(row, spec.model, lease.items * spec.item_work)
             effects.send.append(
                 Grant(
                     lease.lot,

@@ -17,9 +17,9 @@ import numpy as np
 
 from coordinator.core.arrivals import Arrivals
 from coordinator.core.events import JobId, JobSpec
-from coordinator.core.fleet import KindId
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
+from coordinator.core.residency import Due
 from coordinator.core.state import State
 from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
 
@@ -34,6 +34,9 @@ _MOST_JOBS = 4096
 
 _CHANGE = 0.1
 """By which part the number of nodes at work changes before the forecast is asked ahead of time."""
+
+_SOONER = 0.1
+"""Part of the usual time after which the plan is made anew when a job came."""
 
 _LENT_LEFT = 0.5
 """Part of what is lent that is taken for not done yet."""
@@ -129,19 +132,22 @@ class Plan:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self._supply = Supply(-inf, {}, {})
+        self.supply = Supply(-inf, {}, {})
         self._nodes = 0  # that took work then
         self._arrivals = Arrivals()
         self._rooms: dict[str, _Room] = {}  # by tenant, since the plan was made last
         self._timed: dict[JobId, Job] = {}  # batch jobs with a deadline that may not have ended
         self._made_s = -inf
         self._stale = False
-        self.quotas: dict[tuple[KindId, str], float] = {}
-        """Nodes of a kind that should have a model resident."""
+        self._came = False  # a job with a deadline, since then
+        self.due: dict[str, Due] = {}
+        """What of the plan is to be done for each model, by when."""
+        self.waiting_s: dict[str, float] = {}
+        """Work that waits, by model, without what the plan leaves out."""
 
     def next_s(self) -> float | None:
         """When the plan is to be made anew; None when nothing needs one."""
-        return self._made_s + self._state.settings.plan_every_s if self._stale else None
+        return self._made_s + self._next_in_s() if self._stale else None
 
     def admit(self, job: Job, now_s: float) -> None:
         """A batch job may run from now on: it comes into the plan if there is room beside the others."""
@@ -149,6 +155,7 @@ class Plan:
         if job.spec.deadline_s == inf:
             return
         self._timed[job.spec.job] = job
+        self._came = True
         self._foresee(now_s)
         claim = self._claim(job, now_s)
         room = self._rooms.get(job.spec.tenant)
@@ -162,26 +169,30 @@ class Plan:
 
     def make(self, now_s: float) -> bool:
         """Make the plan anew if it is time to, and whether it was: every job with a deadline gets its band."""
-        if not self._stale or now_s < self._made_s + self._state.settings.plan_every_s:
+        if not self._stale or now_s < self._made_s + self._next_in_s():
             return False
+        self._came = False
         self._made_s = now_s
         self._foresee(now_s)
         jobs = self._soonest()
-        waiting = self._queues.waiting()
-        self._stale = bool(jobs or waiting)
+        self._stale = bool(jobs) or self._queues.busy
         self._rooms = self._new_rooms(jobs, now_s)
-        planned: defaultdict[tuple[int, str], float] = defaultdict(float)
+        taken: list[_Claim] = []
         for job in sorted(jobs, key=lambda job: -job.density):
             claim = self._claim(job, now_s)
             room = self._rooms[job.spec.tenant]
             if room.fits(claim):
                 room.take(claim)
+                taken.append(claim)
                 self._put_in(job, claim)
-                planned[claim.kinds, claim.model] += claim.work_s / claim.due_s
             else:
                 self._leave_out(job, claim)
-        others = {(self._supply.able(model, 0.0, inf), model): 1.0 for model in waiting}
-        self.quotas = _quotas(self._supply, planned, others)
+        self.due = _due(taken)
+        waiting_s: defaultdict[str, float] = defaultdict(float)
+        for job in self._queues.first_jobs(_MOST_JOBS):
+            if job.band <= Band.OPEN and job.spec.model in self.supply.best:
+                waiting_s[job.spec.model] += job.placeable * job.spec.item_work / self.supply.best[job.spec.model]
+        self.waiting_s = dict(waiting_s)
         return True
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:
@@ -203,6 +214,9 @@ class Plan:
         doubt_s = _DOUBT * room.capacity_s(claim)
         return Quote(finish_s, 0.5 * (1.0 + erf(room.slack_s(claim) / max(doubt_s, 1e-9) / sqrt(2.0))))
 
+    def _next_in_s(self) -> float:
+        return self._state.settings.plan_every_s * (_SOONER if self._came else 1.0)
+
     def _soonest(self) -> list[Job]:
         """Jobs with a deadline that have not ended: those due first, when they are very many."""
         self._timed = {number: job for number, job in self._timed.items() if job.ended is None}
@@ -222,12 +236,12 @@ class Plan:
     def _foresee(self, now_s: float) -> None:
         nodes = self._state.fleet.serving
         changed = abs(nodes - self._nodes) > _CHANGE * self._nodes
-        if changed or now_s >= self._supply.made_s + self._state.settings.foresee_every_s:
-            self._supply, self._nodes = foresee(self._state, now_s), nodes
+        if changed or now_s >= self.supply.made_s + self._state.settings.foresee_every_s:
+            self.supply, self._nodes = foresee(self._state, now_s), nodes
 
     def _claim(self, job: Job, now_s: float) -> _Claim:
-        spec, supply = job.spec, self._supply
-        due_s = spec.deadline_s - now_s
+        spec, supply = job.spec, self.supply
+        due_s = (spec.deadline_s - now_s) * (1.0 - self._state.settings.plan_tail)
         best = supply.best.get(spec.model, 0.0)
         item_s = spec.item_work / best if best else inf
         items = spec.items - job.settled - (1.0 - _LENT_LEFT) * job.lent
@@ -246,9 +260,9 @@ class Plan:
             wanted[job.spec.tenant] += claim.work_s / max(claim.due_s, 1.0) if claim.work_s < inf else 0.0
         tenants = set(wanted)
         wanted.update(dict.fromkeys(self._queues.open_tenants(), inf))
-        capacity = sum(kind.strength * kind.nodes for kind in self._supply.kinds.values())
+        capacity = sum(kind.strength * kind.nodes for kind in self.supply.kinds.values())
         shares = _max_min(wanted, {tenant: self._state.shares.weight(tenant) for tenant in wanted}, capacity)
-        return {tenant: _Room(self._supply, margin * shares[tenant], now_s) for tenant in tenants}
+        return {tenant: _Room(self.supply, margin * shares[tenant], now_s) for tenant in tenants}
 
 
 def _place(due_s: float) -> int:
@@ -267,23 +281,12 @@ def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: floa
     return {tenant: (share + left) / capacity if capacity else 0.0 for tenant, share in shares.items()}
 
 
-def _quotas(
-    supply: Supply, planned: dict[tuple[int, str], float], others: dict[tuple[int, str], float]
-) -> dict[tuple[KindId, str], float]:
-    """Nodes of each kind for each model: what the plan needs, the most confined first; the rest in proportion."""
-    left = {kind: found.strength * found.nodes for kind, found in supply.kinds.items()}
-    given: defaultdict[tuple[KindId, str], float] = defaultdict(float)
-    for (kinds, model), rate in sorted(planned.items(), key=lambda entry: entry[0][0].bit_count()):
-        able = [kind for kind in left if kinds >> kind & 1]
-        room = sum(left[kind] for kind in able)
-        part = min(1.0, rate / room) if room > 0 else 0.0
-        for kind in able:
-            given[kind, model] += part * left[kind]
-            left[kind] -= part * left[kind]
-    more = planned or others
-    for kind, room in left.items():
-        wants = [(model, amount) for (kinds, model), amount in more.items() if kinds >> kind & 1]
-        total = sum(amount for _, amount in wants)
-        for model, amount in wants:
-            given[kind, model] += room * amount / total
-    return {(kind, model): work / supply.kinds[kind].strength for (kind, model), work in given.items()}
+def _due(claims: Iterable[_Claim]) -> dict[str, Due]:
+    """What is to be done for each model, the earliest first."""
+    of_model: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for claim in sorted(claims, key=lambda claim: claim.due_s):
+        of_model[claim.model].append((claim.due_s, claim.work_s))
+    return {
+        model: Due(np.array([due_s for due_s, _ in due]), np.cumsum([work_s for _, work_s in due]))
+        for model, due in of_model.items()
+    }

@@ -1,8 +1,10 @@
 """Jobs with items to place, by model, class and tenant: the tenant that was lent least is served first, and of its
 jobs the one that the plan puts first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 
 from coordinator.core.job import Band, Job
 from coordinator.core.shares import Shares
@@ -20,7 +22,7 @@ class Queue:
     interactive: bool
     shares: Shares
     entries: dict[str, list[_Entry]] = field(default_factory=dict)  # by tenant
-    blocked_at: int = -1  # the fleet's version when no node was fit; nothing to try until it grows
+    blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
         """The most urgent job with something to place; forgets those that have nothing left."""
@@ -89,9 +91,13 @@ class Queues:
             job.entry = 0
             self.put(job)
 
-    def ready(self, version: int) -> list[Queue]:
+    def ready(self, freed: list[int]) -> list[Queue]:
         """Queues that may find a node: not empty, and something changed since they last did not."""
-        return [queue for queue in self._queues.values() if queue.entries and queue.blocked_at != version]
+        return [
+            queue
+            for queue in self._queues.values()
+            if queue.entries and queue.blocked_at != freed[queue.interactive]
+        ]
 
     def open_tenants(self) -> set[str]:
         """Tenants with a batch job in a queue that has no deadline."""
@@ -103,14 +109,23 @@ class Queues:
             if any(band == Band.OPEN for band, *_ in entries)
         }
 
-    def waiting(self) -> set[str]:
-        """Models that a batch job with something to place waits for."""
-        return {queue.model for queue in self._queues.values() if not queue.interactive and queue.head()}
-
-    def waits(self, model: str) -> bool:
-        """Whether a batch job with something to place waits for a model."""
+    def plans(self, model: str) -> bool:
+        """Whether a batch job of the plan waits for a model."""
         queue = self._queues.get((model, False))
-        return queue is not None and queue.head() is not None
+        job = None if queue is None else queue.head()
+        return job is not None and job.band is Band.PLANNED
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch job stands in a queue."""
+        return any(queue.entries for queue in self._queues.values() if not queue.interactive)
+
+    def first_jobs(self, most: int) -> Iterator[Job]:
+        """Batch jobs with something to place, not more than so many of each queue and tenant."""
+        for queue in self._queues.values():
+            if not queue.interactive:
+                for entries in queue.entries.values():
+                    yield from (entry[4] for entry in islice(entries, most) if _stands(entry))
 
 
 def rank(job: Job, shares: Shares) -> Rank:

@@ -1,27 +1,57 @@
-"""Which node may load which model: where loading takes long, each model has a quota of the nodes of each kind."""
+"""Which node may load which model, where loading takes long.
 
-from collections import Counter
+A model that needs more nodes than have it, lest deadlines pass, takes them from one that is less in need. Besides,
+what is waited for longest is loaded.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.core.fleet import KindId, Lot
 from coordinator.core.queues import Queues
 from coordinator.core.state import State
+from coordinator.core.supply import Supply
+
+_WORTH = 2.0
+"""A model is loaded if that shortens the wait for it by so many times the loading."""
+
+_LACKS = 2.0
+"""A model takes a node that is at work if it lacks so many times the work that is lost by the loading."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Due:
+    """Work of one model, seconds of a node of the best kind: so much is to be done so soon from now."""
+
+    due_s: NDArray[np.float64]
+    work_s: NDArray[np.float64]
 
 
 class Residency:
-    """What is resident where, with the loads that are under way, against the quotas of the plan."""
+    """How much each model is wanted, against the nodes that have it resident or are loading it."""
 
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self._quotas: dict[tuple[KindId, str], float] = {}
+        self._due: dict[str, Due] = {}
+        self._strengths: dict[KindId, float] = {}
+        self._waiting_s: defaultdict[str, float] = defaultdict(float)  # work, on a node of the best kind
+        self._best: dict[str, float] = {}
         self._loading: dict[int, str] = {}  # node: the model it was lent work for that it has to load
         self._moved: Counter[tuple[KindId, str]] = Counter()  # by those loads
-        self._resident: dict[tuple[KindId, str], int] = {}
-        self._counted_at = -1  # the fleet's version when `_resident` was counted
+        self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
+        self._counted_at = -1  # the fleet's version when that was counted
 
-    def plan(self, quotas: dict[tuple[KindId, str], float]) -> None:
-        """Go by these quotas from now on."""
-        self._quotas = quotas
+    def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float]) -> None:
+        """What the nodes can do, and by model what is due and the work that waits for it."""
+        self._due = due
+        self._strengths = {kind: found.strength for kind, found in supply.kinds.items()}
+        self._best = supply.best
+        self._waiting_s = defaultdict(float, waiting_s)
         loading = {
             row: model
             for row, model in self._loading.items()
@@ -30,43 +60,67 @@ class Residency:
         }
         self._loading, self._moved = {}, Counter()
         for row, model in loading.items():
-            self.load(row, model)
+            self._load(row, model)
 
-    def load(self, row: int, model: str) -> None:
-        """A node was lent work for a model that it has to load."""
-        if row not in self._loading:
-            kind = self._state.fleet.kind(row)
-            self._loading[row] = model
-            self._moved[kind, model] += 1
-            self._moved.subtract((kind, other) for other in self._lot(row).resident)
+    def lend(self, row: int, model: str, items: float) -> None:
+        """A node was lent so many of a model's items."""
+        lot = self._lot(row)
+        if model in lot.heavy:
+            self._load(row, model)
+        if lot.heavy and model in self._best:
+            self._waiting_s[model] = max(0.0, self._waiting_s[model] - items / self._best[model])
 
     def allows(self, row: int, model: str) -> bool:
         """Whether a node may be lent batch work for a model."""
         lot = self._lot(row)
         if not lot.heavy:
             return True
-        kind = self._state.fleet.kind(row)
-        if model in lot.resident:
-            return not self._over(kind, model) or not any(
-                self._under(kind, other) and self._queues.waits(other) for other in lot.heavy - {model}
-            )
-        if model not in lot.heavy or not lot.resident:
+        if model not in lot.heavy:
+            others = lot.heavy - lot.resident
+            return not any(self._presses(row, other, model) and self._queues.plans(other) for other in others)
+        if all(self._presses(row, model, other) for other in lot.resident):
             return True
-        if not any(self._queues.waits(other) for other in lot.resident):
-            return True
-        return self._under(kind, model) and all(self._over(kind, other) for other in lot.resident)
+        wait_s = self._wait_s(model)
+        return all(wait_s > self._wait_s(other) + _WORTH * lot.speeds[model].load_s for other in lot.resident)
 
     def _lot(self, row: int) -> Lot:
         return self._state.fleet.lot_of(row)
 
-    def _nodes(self, kind: KindId, model: str) -> int:
+    def _load(self, row: int, model: str) -> None:
+        if row not in self._loading:
+            kind = self._state.fleet.kind(row)
+            self._loading[row] = model
+            self._counted_at = -1
+            self._moved[kind, model] += 1
+            self._moved.subtract((kind, other) for other in self._lot(row).resident)
+
+    def _presses(self, row: int, model: str, other: str) -> bool:
+        """Whether a model lacks a node that another can spare, by more than it takes to load."""
+        strength = self._strengths.get(self._state.fleet.kind(row), 0.0)
+        load_s = self._lot(row).speeds[model].load_s
+        lacking_s = self._lacking_s(model, self._power_of(model))
+        if lacking_s <= _LACKS * load_s * strength:
+            return False
+        return self._lacking_s(other, self._power_of(other) - strength) <= 0.0
+
+    def _lacking_s(self, model: str, power: float) -> float:
+        """Work of a model that so many nodes of the best kind would not do by its deadline."""
+        due = self._due.get(model)
+        return 0.0 if due is None else float((due.work_s - power * due.due_s).max())
+
+    def _wait_s(self, model: str) -> float:
+        """How long the nodes that have a model take for what waits for it."""
+        waiting_s, power = self._waiting_s[model], self._power_of(model)
+        return waiting_s / power if power > 0 else inf if waiting_s > 0 else 0.0
+
+    def _power_of(self, model: str) -> float:
+        """Nodes of the best kind that have a model."""
         fleet = self._state.fleet
         if self._counted_at != fleet.version:
-            self._counted_at, self._resident = fleet.version, fleet.resident()
-        return self._resident.get((kind, model), 0) + self._moved[kind, model]
-
-    def _under(self, kind: KindId, model: str) -> bool:
-        return self._nodes(kind, model) + 0.5 <= self._quotas.get((kind, model), 0.0)
-
-    def _over(self, kind: KindId, model: str) -> bool:
-        return self._nodes(kind, model) - 0.5 >= self._quotas.get((kind, model), 0.0)
+            self._counted_at = fleet.version
+            resident = Counter(fleet.resident())
+            resident.update(self._moved)
+            self._power = defaultdict(float)
+            for (kind, known), nodes in resident.items():
+                self._power[known] += nodes * self._strengths.get(kind, 0.0)
+        return self._power[model]

@@ -95,7 +95,7 @@ class Scheduler:
             self._apply(event, now_s, effects)
         self._expire(now_s, effects)
         if self._plan.make(now_s):
-            self._placement.residency.plan(self._plan.quotas)
+            self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
         self._placement.place(now_s, effects)
         return effects
 

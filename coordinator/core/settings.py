@@ -43,6 +43,8 @@ class SchedulingSettings:
     """How often the forecast is asked what the fleet will be able to do."""
     plan_margin: float = 0.97
     """Part of the forecast capacity that the plan gives away: models load, items are lost."""
+    plan_tail: float = 0.05
+    """Part of the time to a deadline that the plan leaves for the last slices to end."""
     reserve: float = 0.5
     """Part of the work expected of higher value that the plan keeps room for."""
     load_matters_s: float = 10.0
