@@ -41,7 +41,6 @@ from coordinator.core.events import (
     JobsSubmitted,
     LeaseEnd,
     LotId,
-    LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
@@ -319,13 +318,13 @@ class Runtime:
 
     # Lots
 
-    def join(self, link: Link, event: LotJoined) -> None:
+    def join(self, link: Link) -> None:
         """A lot opened its stream; an older stream of it is broken."""
         older = self._links.get(link.lot)
         if older is not None:
             older.close()
         self._links[link.lot] = link
-        self.post(event)
+        self.post(link.joined)
 
     def leave(self, link: Link, goodbye: bool) -> None:
         """A lot's stream ended."""

@@ -16,6 +16,8 @@ class PluggedIn:
 
     nodes: Nodes  # [K]
     window_s: NDArray[np.float64]  # [K] real seconds they are expected to stay
+    declared: bool = False  # the owners have said so
+    age_s: NDArray[np.float64] | None = None  # [K] for so long already, of the cars' clock; None: just now
 
 
 @dataclass(frozen=True, slots=True, eq=False)

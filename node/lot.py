@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from node.events import (
     Announced,
@@ -42,6 +41,7 @@ from node.messages import (
     Revoked,
     Token,
     Vehicle,
+    Ways,
 )
 from node.speeds import Speeds
 from node.vehicles import Nodes, Vehicles
@@ -53,12 +53,19 @@ MESSAGE_BYTES = 1024 * 1024
 PENDING_BYTES = 64 * 1024 * 1024
 """Results that may wait for a stream in an outage; beyond it the leases are given up (assumed)."""
 
+_NOTHING_KNOWN = Ways()
+
 
 class Lot:
     """The state of one lot."""
 
     def __init__(
-        self, lot_id: str, incarnation: int, vehicles: Sequence[Vehicle], models: Sequence[ModelOffer]
+        self,
+        lot_id: str,
+        incarnation: int,
+        vehicles: Sequence[Vehicle],
+        models: Sequence[ModelOffer],
+        ways: Ways = _NOTHING_KNOWN,
     ) -> None:
         self._lot_id = lot_id
         self._incarnation = incarnation
@@ -71,7 +78,8 @@ class Lot:
         self._beat = False
         self._shutting_down = False
         self._goodbye_taken = False
-        self.vehicles = Vehicles(vehicles)
+        self._pace = ways.pace
+        self.vehicles = Vehicles(vehicles, ways)
 
     @property
     def pending(self) -> bool:
@@ -147,8 +155,8 @@ class Lot:
                 self._granted(event, effects)
             case Announced(token, items):
                 self._announced(token, items)
-            case PluggedIn(nodes, window_s):
-                self._plugged_in(nodes, now_s + window_s)
+            case PluggedIn():
+                self._plugged_in(event, now_s)
             case WindowsEstimated(nodes, window_s):
                 self.vehicles.estimate(nodes, now_s + window_s)
             case Unplugged(nodes):
@@ -245,9 +253,11 @@ class Lot:
             self._stop(lease, EndCause.REFUSED, effects)
         self._fresh_bytes = 0
 
-    def _plugged_in(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
-        if not self._shutting_down:
-            self.vehicles.arrive(nodes, leaves_s)
+    def _plugged_in(self, event: PluggedIn, now_s: float) -> None:
+        if self._shutting_down:
+            return
+        age_s = np.zeros(len(event.nodes)) if event.age_s is None else event.age_s
+        self.vehicles.arrive(event.nodes, now_s - age_s / self._pace, now_s + event.window_s, event.declared)
 
     def _leave(self, nodes: Nodes, effects: Effects) -> None:
         self.vehicles.returning[nodes] = False

@@ -47,7 +47,6 @@ from coordinator.core.events import (
     LotLost,
     NodesCordoned,
     NodesDrained,
-    Rows,
 )
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
@@ -72,8 +71,7 @@ class Crashed(Exception):
 class _Line:
     """A lot's open stream. The first order is the answer to its hello; what was decided before is void."""
 
-    lot: LotId
-    rows: Rows
+    joined: LotJoined
     end: End
     welcomed: bool = False
 
@@ -187,31 +185,31 @@ class Coordinator:
         request = link_pb2.ConnectRequest.FromString(message)
         hello = request.hello
         lot, rows = self.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
-        line = _Line(lot, rows, end)
+        line = _Line(joined(hello, lot, rows), end)
         older = self._lines.get(lot)
         if older is not None:  # it may have something to say still
             self._clock.after(self._generator.choice((0.01, 0.5, 0.5)), self.process, older.end.close)
         self._lines[lot] = line
         end.receive, end.ended = partial(self._receive, line), partial(self._leave, line, False)
-        self.post(joined(hello, lot, rows))
+        self.post(line.joined)
 
     def _receive(self, line: _Line, message: bytes) -> None:
         request = link_pb2.ConnectRequest.FromString(message)
-        if self._lines.get(line.lot) is not line:
+        if self._lines.get(line.joined.lot) is not line:
             self._trace.count("reordering")
         first = self._serial
         for row in request.reports:
             self._payloads[self._serial] = list(row.results)
             self._serial += 1
-        self.post(*facts(request, line.lot, line.rows, first, self._clock.now_s))
+        self.post(*facts(request, line.joined, first, self._clock.now_s, self._terms))
         if request.HasField("goodbye"):
             line.end.close()
             self._leave(line, True)
 
     def _leave(self, line: _Line, goodbye: bool) -> None:
-        if self._lines.get(line.lot) is line:
-            del self._lines[line.lot]
-            self.post(LotLeft(line.lot) if goodbye else LotLost(line.lot))
+        if self._lines.get(line.joined.lot) is line:
+            del self._lines[line.joined.lot]
+            self.post(LotLeft(line.joined.lot) if goodbye else LotLost(line.joined.lot))
 
     def _close(self, line: _Line) -> None:
         line.end.close()

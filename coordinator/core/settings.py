@@ -33,5 +33,7 @@ class SchedulingSettings:
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
     """How long an interactive request without a deadline may take."""
+    carbon_price_per_kg: float = 0.0
+    """What a kilogram of CO2 costs, in the unit of the jobs' values."""
     weights: tuple[tuple[str, float], ...] = ()
     """Tenants with their share of the fleet's time against each other; one that is not named weighs 1."""

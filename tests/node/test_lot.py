@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node import wire
 from node.events import (
     Announced,
     Effects,
@@ -37,6 +38,7 @@ from node.messages import (
     Revoked,
     Token,
     Vehicle,
+    Ways,
     bitmap,
 )
 
@@ -91,6 +93,35 @@ def test_a_grant_is_started_and_its_results_are_reported_in_bit_order() -> None:
     lot.handle([worked(A, [3], last=True)], 1.0)
     (report,) = reports(lot)
     assert (report.done, report.results, report.ended) == (0b1000, [b"r3"], EndCause.FINISHED)
+
+
+def test_an_offer_says_what_a_forecast_of_the_stay_goes_by() -> None:
+    monday_s, minute_s = 30 * 3600.0, 60.0
+    ways = Ways("home", monday_s, 60.0, 0.3, 400.0)
+    lot = Lot("lot", 7, [Vehicle(f"car-{n}", "hw4", 160.0, "yard") for n in range(2)], [ECHO], ways)
+    lot.handle([PluggedIn(np.arange(2), np.full(2, 600.0), age_s=np.array([0.0, 7200.0])), Welcomed(())], minute_s)
+    lot.handle([PluggedIn(np.array([1]), np.array([300.0]), declared=True)], 2 * minute_s)
+    (message,) = taken(lot, 3 * minute_s)
+    assert message.offers is not None
+    row = wire.encode(message).offers[1]
+    assert (row.cohort, row.hour_of_week, row.pace, row.declared) == ("home", 33.0, 60.0, True)
+    assert (row.window_s, row.plugged_in_s) == (240.0, 7200.0 + 120.0 * 60.0)
+    assert (row.price_per_kwh, row.carbon_g_per_kwh) == (0.3, 400.0)
+    assert message.offers.plugged_in_s[0] == 120.0 * 60.0
+    assert message.offers.declared.tolist() == [False, True]
+    assert [vehicle.site for vehicle in lot.hello().vehicles] == ["yard", "yard"]
+
+
+def test_a_declared_end_is_told_even_where_the_window_stays_the_same() -> None:
+    lot = plugged(1, 600.0)
+    lot.handle([PluggedIn(np.array([0]), np.array([599.0]), declared=True)], 1.0)
+    (message,) = taken(lot)
+    assert message.offers is not None
+    assert message.offers.declared.tolist() == [True]
+    lot.handle([Unplugged(np.array([0]))], 2.0)
+    lot.handle([PluggedIn(np.array([0]), np.array([600.0]))], 3.0)
+    offers = [message.offers for message in taken(lot, 4.0) if message.offers is not None]
+    assert offers[-1].plugged_in_s.tolist() == [1.0]
 
 
 def test_the_same_grant_again_changes_nothing() -> None:
