@@ -21,6 +21,7 @@ from benchmarks.world.disk import Disk
 from benchmarks.world.network import End
 from benchmarks.world.tenants import Submission
 from benchmarks.world.trace import Trace
+from coordinator import cohorts
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
@@ -48,6 +49,7 @@ from coordinator.core.events import (
     NodesCordoned,
     NodesDrained,
 )
+from coordinator.core.forecast import Forecast
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from coordinator.items import Items
@@ -59,6 +61,7 @@ from coordinator.wire import Terms, facts, joined, response
 from protos import link_pb2
 
 _TURN_S = 0.002
+_COHORTS = cohorts.load()
 _FIRST_REQUEST = 1 << 62
 _T = TypeVar("_T")
 
@@ -92,11 +95,12 @@ class Coordinator:
         lost, unheard = disk.boot(self.process)
         trace.reach("a crash before what was handed in is recorded", lost > 0)
         trace.reach("a crash before what is recorded is told", unheard > 0)
-        self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s)
+        forecast = Forecast(_COHORTS)
+        self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s, forecast)
         self.roster = Roster()
         self.fuse: int | None = None  # so many saves, sends and answers until it burns
         self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
-        self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s)
+        self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s, forecast.cohorts)
         self._job_numbers = count(disk.newest_job + 1)
         self._request_numbers = count(_FIRST_REQUEST + (disk.epoch << 40))
         self._serial = 1

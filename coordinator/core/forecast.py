@@ -40,6 +40,9 @@ _OWN_KEEPS = 0.99  # of its history, at each departure of a node
 _EARLY_WEIGHT, _EARLY = 10.0, 0.5  # before a declared end a node leaves half as often as it would else: assumed
 _DUE_WEIGHT, _DUE_PER_H = 10.0, 1.0  # from then on it leaves within an hour or so: assumed
 _OWN_WORD_WEIGHT = 2.0  # departures that draw an owner's word towards that of the cohort: assumed
+_LONGEST_STAY_H = 10_000.0  # of a longer one only so much is learnt from
+_RATED_AFTER = 100  # stays that end before rates are brought up to date if nobody asks for them
+_HOURS_BEFORE, _HOURS_AFTER = np.roll(np.arange(24), 1), np.roll(np.arange(24), -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,11 +99,12 @@ class Forecast:
 
     def __init__(self, cohorts: Sequence[Cohort]) -> None:
         """`cohorts` are named by their place in this sequence from then on."""
-        self._names = tuple(cohort.name for cohort in cohorts)
+        self.cohorts = tuple(cohort.name for cohort in cohorts)
         self._departures = np.array([cohort.departures for cohort in cohorts], np.float64)  # [C, *SHAPE]
         self._watched_h = np.array([cohort.watched_h for cohort in cohorts], np.float64)
         assert self._departures.shape[1:] == self._watched_h.shape[1:] == SHAPE
         self._rates = _rates(self._departures, self._watched_h)
+        self._unrated = 0  # stays that ended since
         # [C, 4] with a declared end: departures before it, those expected there; departures after it, hours there
         self._word = np.tile(
             (_EARLY_WEIGHT * _EARLY, _EARLY_WEIGHT, _DUE_WEIGHT * _DUE_PER_H, _DUE_WEIGHT), (len(cohorts), 1)
@@ -113,7 +117,7 @@ class Forecast:
         self._declared_h = np.zeros(0)  # NaN: nothing declared
         self._own_left = np.zeros((0, 2, 24), np.float32)
         self._own_expected = np.zeros((0, 2, 24), np.float32)  # departures, had it been as its cohort
-        self._own_factor = np.zeros((0, 2, 24), np.float32)
+        self._own_excess = np.zeros((0, 2, 24), np.float32)  # how much oftener it leaves than its cohort, over 1
         self._own_word = np.zeros((0, 4), np.float32)  # as `_word`
 
     def plugged_in(
@@ -145,7 +149,8 @@ class Forecast:
         rows = rows[np.isfinite(self._plugged_h[rows])]
         if not rows.size:
             return
-        from_h, until_h = self._watched_from_h[rows], self._now_h(rows, now_s)
+        until_h = self._now_h(rows, now_s)
+        from_h = np.maximum(self._watched_from_h[rows], until_h - _LONGEST_STAY_H)
         first_h = np.floor(from_h)
         count = (np.floor(until_h) - first_h).astype(np.intp) + 1
         last = np.cumsum(count) - 1
@@ -173,15 +178,19 @@ class Forecast:
         kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
         self._departures *= kept
         self._watched_h *= kept
-        self._rates = _rates(self._departures, self._watched_h)
-        self._own_factor[rows] = _own_factor(self._own_left[rows], self._own_expected[rows])
+        self._own_excess[rows] = _own_factor(self._own_left[rows], self._own_expected[rows]) - 1.0
         self._plugged_h[rows] = np.nan
+        self._unrated += len(rows)
+        if self._unrated >= _RATED_AFTER:
+            self._rate()
 
     def stays(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
         """The chance that each is still here after each horizon, [H] or [N, H] coordinator seconds -> [N, H].
 
         0 for a row that is not here now.
         """
+        self._grow(int(rows.max(initial=-1)) + 1)
+        self._rate()
         horizon_h = np.minimum(horizon_s * self._pace_h[rows, None], LONGEST_H)
         now_h = self._now_h(rows, now_s)[:, None]
         first_h = np.floor(now_h)
@@ -190,7 +199,7 @@ class Forecast:
         pieces = self._pieces(rows[:, None], begin_h, end_h)
         early, due_per_h = self._word_of(rows)
         _, kind, hour, _ = pieces.cells
-        rate = pieces.rate * self._own_factor[rows[:, None], kind, hour]
+        rate = pieces.rate * (1.0 + self._own_excess[rows[:, None], kind, hour])
         rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
         rate += due_per_h * pieces.due
         risk = np.cumsum(rate * pieces.length_h, axis=1)
@@ -208,8 +217,14 @@ class Forecast:
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""
-        known = zip(self._names, self._departures.copy(), self._watched_h.copy(), strict=True)
+        known = zip(self.cohorts, self._departures.copy(), self._watched_h.copy(), strict=True)
         return tuple(Cohort(*one) for one in known)
+
+    def _rate(self) -> None:
+        """Bring the rates up to date: a tenth of a millisecond, which not every departure is to cost."""
+        if self._unrated:
+            self._rates = _rates(self._departures, self._watched_h)
+            self._unrated = 0
 
     def _now_h(self, rows: Rows, now_s: float) -> Floats:
         return self._monday_h[rows] + self._pace_h[rows] * now_s
@@ -243,15 +258,15 @@ class Forecast:
         if size <= known:
             return
         room = max(size, 2 * known, 64)
-        empty = {"_own_factor": 1.0, "_plugged_h": np.nan, "_declared_h": np.nan}
         for name in (
             *("_cohort", "_pace_h", "_monday_h", "_plugged_h", "_watched_from_h", "_declared_h"),
-            *("_own_left", "_own_expected", "_own_factor", "_own_word"),
+            *("_own_left", "_own_expected", "_own_excess", "_own_word"),
         ):
             before = getattr(self, name)
-            column = np.full((room, *before.shape[1:]), empty.get(name, 0), before.dtype)
+            column = np.zeros((room, *before.shape[1:]), before.dtype)  # takes no memory until it is written
             column[:known] = before
             setattr(self, name, column)
+        self._plugged_h[known:] = self._declared_h[known:] = np.nan
 
 
 def _rates(departures: Floats, watched_h: Floats) -> Floats:
@@ -278,4 +293,4 @@ def _own_factor(left: NDArray[np.float32], expected: NDArray[np.float32]) -> NDA
 
 def _smooth(by_hour: NDArray[np.floating]) -> NDArray[np.floating]:
     """A quarter of each hour of the day (the last axis) goes to each of its neighbours."""
-    return by_hour / 2 + (np.roll(by_hour, 1, -1) + np.roll(by_hour, -1, -1)) / 4
+    return by_hour / 2 + (by_hour[..., _HOURS_BEFORE] + by_hour[..., _HOURS_AFTER]) / 4

@@ -173,11 +173,11 @@ def test_a_cohort_changes_its_ways_even_after_a_long_past() -> None:
 
 def test_what_ships_tells_cars_at_home_from_a_rack() -> None:
     known = cohorts.load()
-    assert [cohort.name for cohort in known] == ["depot", "home", "rack", "workplace"]
+    assert [cohort.name for cohort in known] == ["depot", "home", "rack", "unknown", "workplace"]
     forecast = Forecast(known)
-    forecast.plugged_in(rows(4), np.arange(4), np.full(4, 18.0), 0.0)
-    depot, home, rack, workplace = forecast.stays(rows(4), np.array([12 * HOUR_S]), 0.0)[:, 0]
-    assert workplace < depot < 0.1 < home < 0.9 < rack
+    forecast.plugged_in(rows(5), np.arange(5), np.full(5, 18.0), 0.0)
+    depot, home, rack, unknown, workplace = forecast.stays(rows(5), np.array([12 * HOUR_S]), 0.0)[:, 0]
+    assert workplace < depot < 0.1 < unknown < home < 0.9 < rack
 
 
 def test_figures_survive_their_file() -> None:
