@@ -82,7 +82,7 @@ class Scheduler:
         self._queues = Queues(state.shares)
         self._ledger = Ledger(state, self._queues)
         self._placement = Placement(state, self._queues, self._ledger)
-        self._watch = None if forecast is None else Watch(forecast)
+        self._watch = None if forecast is None else Watch(forecast, state.tally)
         self._sequence = 0
         self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
         self._deadlines: list[tuple[float, JobId]] = []
@@ -387,7 +387,7 @@ class Scheduler:
             self._finish_if_settled(self.jobs[lease.job], now_s, effects)
         self.fleet.leave(row)
         if self._watch is not None:
-            self._watch.left(row, cause)
+            self._watch.left(row, cause, now_s)
         self.tally.departures[cause.name.lower(), self.fleet.profile_of(row)] += 1
 
     # Time

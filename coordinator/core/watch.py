@@ -3,8 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.core.calibration import Calibration
 from coordinator.core.events import Cause, NodesOffered
 from coordinator.core.forecast import Floats, Survival
+from coordinator.core.tally import Tally
 
 _SAME_END_PART, _SAME_END_S = 0.05, 1.0
 """A declared end that moved by less than this part of what remains, or by less than so long, is the same: messages
@@ -15,8 +17,9 @@ _AT_ONCE = 20_000  # stays that end together: the forecast cuts each into hours
 class Watch:
     """Which rows the forecast takes to be here."""
 
-    def __init__(self, forecast: Survival) -> None:
+    def __init__(self, forecast: Survival, tally: Tally) -> None:
         self._forecast = forecast
+        self._calibration = Calibration(forecast, tally)
         self._here = np.zeros(0, np.bool_)
         self._declared_s = np.zeros(0)  # NaN: nothing declared
         self._gone: tuple[list[int], list[int]] = ([], [])  # out of sight, departed: not told yet
@@ -26,7 +29,7 @@ class Watch:
         habits, rows = event.habits, event.node
         if habits is None or not len(rows):
             return
-        self.settle(now_s)
+        self._tell_gone(now_s)
         self._grow(int(rows.max()) + 1)
         remaining_s = np.where(habits.declared, event.until_s - now_s, np.nan)
         moved = self._here[rows] & self._moved(self._declared_s[rows] - now_s, remaining_s)
@@ -44,18 +47,27 @@ class Watch:
             remaining_s=remaining_s[new],
             pace=habits.pace[new],
         )
+        came = ~self._here[rows]
+        self._calibration.came(rows[came], habits.pace[came], now_s)
         self._here[rows] = True
         self._declared_s[rows[new]] = event.until_s[new]
         self._declared_s[rows[~habits.declared]] = np.nan
 
-    def left(self, row: int, cause: Cause) -> None:
+    def left(self, row: int, cause: Cause, now_s: float) -> None:
         """This one is gone: to be told with others by `settle`."""
         if row < len(self._here) and self._here[row]:
             self._here[row] = False
-            self._gone[cause is Cause.UNPLUGGED].append(row)
+            departed = cause is Cause.UNPLUGGED
+            self._gone[departed].append(row)
+            self._calibration.left(row, now_s, departed)
 
     def settle(self, now_s: float) -> None:
-        """Tell of all that are gone. What was not unplugged is merely out of sight."""
+        """Tell of all that are gone, and judge what is due of what was said before."""
+        self._tell_gone(now_s)
+        self._calibration.ask(now_s)
+
+    def _tell_gone(self, now_s: float) -> None:
+        """What was not unplugged is merely out of sight."""
         for departed, gone in enumerate(self._gone):
             for first in range(0, len(gone), _AT_ONCE):
                 rows = np.array(gone[first : first + _AT_ONCE], np.int32)
