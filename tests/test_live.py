@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from coordinator.client import Client, Job
 from coordinator.errors import CarpoolError, Failure
 from protos import jobs_pb2, jobs_pb2_grpc
+from tests.hand_lot import ITEMS_PER_S, HandLot
 from tests.live import PATIENCE_S, Cluster, cluster, until
 
 DIRECT = (("grpc.enable_http_proxy", 0),)
@@ -355,6 +356,53 @@ def test_bad_calls_get_one_sentence() -> None:
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     with cluster(lots=1) as live:
+        within(work(live))
+
+
+def test_a_job_that_is_too_likely_to_be_late_is_refused_and_leaves_nothing() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, 1)
+            await client.cordon(["car-0000"])
+            said = r"0 % sure to be done by its deadline in 1 h 0 min, and at least 90 % is asked for; nobody can say when"
+            for _ in range(2):
+                with pytest.raises(CarpoolError, match=said):
+                    await client.submit(
+                        "noop", [b"x"], idempotency_key="mine", deadline_s=3601.0, least_on_time=0.9
+                    )
+            assert await client.jobs() == []
+            await client.cordon(["car-0000"], cordoned=False)
+            job, existed = await client.submit(
+                "noop", [b"x"], idempotency_key="mine", deadline_s=3601.0, value=5.0, least_on_time=0.5
+            )
+            assert not existed
+            assert (await collect(client, job))[0] == [b"x"]
+            for least_on_time, item_work in ((1.5, 1.0), (0.0, -1.0), (0.0, float("nan"))):
+                with pytest.raises(CarpoolError, match=r"(least_on_time|item_work) is .*; give a"):
+                    await client.submit("noop", [b"x"], item_work=item_work, least_on_time=least_on_time)
+
+    with cluster(lots=1) as live:
+        within(work(live))
+
+
+def test_a_quote_counts_the_jobs_that_were_taken_before() -> None:
+    async def work(live: Cluster) -> None:
+        async with (
+            Client(live.coordinator.grpc) as client,
+            HandLot(live.coordinator.grpc, "idle") as lot,
+        ):
+            await live.parked(client, 1)
+            first, _ = await client.submit("noop", payloads(int(4 * ITEMS_PER_S)), deadline_s=3600.0)
+            await lot.granted()
+            second, _ = await client.submit("noop", payloads(int(4 * ITEMS_PER_S)), deadline_s=3600.0)
+            first = await client.job(first.job_id)
+            assert first.quote is not None
+            assert second.quote is not None
+            assert second.quote.on_time > 0.5
+            assert second.quote.finish_s > first.quote.finish_s + 2.0
+            assert (await client.cancel(second.job_id)).quote is None
+
+    with cluster() as live:
         within(work(live))
 
 
