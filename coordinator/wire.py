@@ -46,11 +46,13 @@ _ENDS = {
     link_pb2.END_CAUSE_UNPLUGGED: LeaseEnd.UNPLUGGED,
     link_pb2.END_CAUSE_REVOKED: LeaseEnd.REVOKED,
     link_pb2.END_CAUSE_REFUSED: LeaseEnd.REFUSED,
+    link_pb2.END_CAUSE_YIELDED: LeaseEnd.YIELDED,
 }
 _REVOCATIONS = {
     "cancelled": link_pb2.REVOCATION_CAUSE_CANCELLED,
     "expired": link_pb2.REVOCATION_CAUSE_EXPIRED,
     "unknown": link_pb2.REVOCATION_CAUSE_UNKNOWN,
+    "yield": link_pb2.REVOCATION_CAUSE_YIELD,
 }
 
 

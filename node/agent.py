@@ -260,6 +260,8 @@ class Agent:
         """Tell the lot, do what it wants; what to await until its stops are done, if there are any."""
         effects = self._lot.handle(events, self._loop.time())
         stopping = self._stop(effects.stop) if effects.stop else None
+        if effects.wind_down:
+            self._wind_down(effects.wind_down)
         for granted in effects.start:
             self._executor.submit(_work(granted))
         for granted in effects.fetch:
@@ -278,6 +280,10 @@ class Agent:
         stopped.add_done_callback(lambda future: self._stopped(tokens, future))
         self._uplink.released(tokens)
         return asyncio.wrap_future(stopped)
+
+    def _wind_down(self, tokens: Sequence[Token]) -> None:
+        stopped = self._executor.stop(tokens, gently=True)
+        stopped.add_done_callback(lambda future: self._stopped(tokens, future))
 
     def _stopped(self, tokens: Collection[Token], future: Future[dict[Key, float]]) -> None:
         lost_s = future.result()

@@ -128,6 +128,7 @@ class Effects:
     """What is to be done now, in this order."""
 
     stop: list[Token] = field(default_factory=list)  # then tell `Stopped`
+    wind_down: list[Token] = field(default_factory=list)  # begin no more of these; then tell `Stopped`
     fetch: list[Granted] = field(default_factory=list)  # then tell `InputsFetched`
     start: list[Granted] = field(default_factory=list)
     put: list[Put] = field(default_factory=list)

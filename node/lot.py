@@ -173,6 +173,7 @@ class Lot:
             case InputsFetched(granted):
                 lease = self._leases.get(granted.token)
                 if lease is not None and lease.ended is None and lease.stopping is None:
+                    lease.fetching = False
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
@@ -196,6 +197,7 @@ class Lot:
         else:
             self.vehicles.leases[granted.node] += 1
             self._unended += 1
+            lease.fetching = bool(granted.deferred)
             (effects.fetch if granted.deferred else effects.start).append(granted)
 
     def _announced(self, token: Token, items: Sequence[int]) -> None:
@@ -243,6 +245,8 @@ class Lot:
         if lease is not None:
             lease.putting -= 1
         self._finish(lease, (item,), (b"",))
+        if lease is not None and lease.ended is None and lease.stopped and not lease.putting:
+            self._end(lease, EndCause.YIELDED)
 
     def _give_up(self, effects: Effects) -> None:
         """Too much waits for a stream: results that were not yet taken go, and their leases with them."""
@@ -296,6 +300,8 @@ class Lot:
     def _revoked(self, token: Token, cause: RevocationCause, effects: Effects) -> None:
         if cause is RevocationCause.UNKNOWN:
             self._drop(token, effects)
+        elif cause is RevocationCause.YIELD:
+            self._wind_down(self._leases.get(token), effects)
         else:
             self._stop(self._leases.get(token), EndCause.REVOKED, effects)
 
@@ -311,9 +317,15 @@ class Lot:
             self._release(lease.node)
 
     def _stop(self, lease: Lease | None, cause: EndCause, effects: Effects) -> None:
-        if lease is not None and lease.ended is None and lease.stopping is None:
+        if lease is not None and lease.ended is None and lease.stopping in (None, EndCause.YIELDED):
             lease.stopping = cause
             effects.stop.append(lease.token)
+
+    def _wind_down(self, lease: Lease | None, effects: Effects) -> None:
+        """What runs of it is finished and reported first, unless something else stops it meanwhile."""
+        if lease is not None and lease.ended is None and lease.stopping is None:
+            lease.stopping = EndCause.YIELDED
+            (effects.stop if lease.fetching else effects.wind_down).append(lease.token)
 
     def _stopped(self, token: Token, lost_s: float) -> None:
         lease = self._leases.get(token)
@@ -321,7 +333,9 @@ class Lot:
             return
         lease.lost_s += lost_s
         lease.energy_modelled_j += lost_s * float(self.vehicles.power_w[lease.node])
-        self._end(lease, lease.stopping or EndCause.REFUSED)
+        lease.stopped = True
+        if lease.stopping is not EndCause.YIELDED or not lease.putting:
+            self._end(lease, lease.stopping or EndCause.REFUSED)
 
     def _end(self, lease: Lease, cause: EndCause) -> None:
         self._report_end(lease, cause)

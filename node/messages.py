@@ -19,6 +19,7 @@ class EndCause(IntEnum):
     UNPLUGGED = 2
     REVOKED = 3
     REFUSED = 4
+    YIELDED = 5
 
 
 class DepartureCause(IntEnum):
@@ -34,6 +35,7 @@ class RevocationCause(IntEnum):
     CANCELLED = 1
     EXPIRED = 2
     UNKNOWN = 3
+    YIELD = 4
 
 
 @dataclass(frozen=True, slots=True)

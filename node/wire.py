@@ -18,6 +18,8 @@ from node.messages import (
 )
 from protos import jobs_pb2, link_pb2
 
+_REVOCATIONS = {int(cause): cause for cause in RevocationCause}
+
 
 class Garbled(ValueError):
     """A message that no coordinator of ours would send."""
@@ -60,9 +62,7 @@ def decode(response: link_pb2.ConnectResponse) -> Answer:
         dropped = tuple(_token(token) for token in told.dropped)
         welcome = Welcome(told.epoch, told.heartbeat_s, told.silent_after_s, dropped)
     events: list[Revoked | Granted | DrainAsked] = [
-        Revoked(
-            _token(row.token), RevocationCause(row.cause) if row.cause in (1, 2, 3) else RevocationCause.CANCELLED
-        )
+        Revoked(_token(row.token), _REVOCATIONS.get(row.cause, RevocationCause.CANCELLED))
         for row in response.revocations
     ]
     events.extend(_granted(grant) for grant in response.grants)

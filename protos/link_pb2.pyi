@@ -40,6 +40,8 @@ class _EndCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndCause.Val
     """the coordinator asked for it back"""
     END_CAUSE_REFUSED: _EndCause.ValueType  # 4
     """the lot could not run it (model gone, inputs could not be fetched)"""
+    END_CAUSE_YIELDED: _EndCause.ValueType  # 5
+    """to more urgent work, as the coordinator asked"""
 
 class EndCause(_EndCause, metaclass=_EndCauseEnumTypeWrapper): ...
 
@@ -52,6 +54,8 @@ END_CAUSE_REVOKED: EndCause.ValueType  # 3
 """the coordinator asked for it back"""
 END_CAUSE_REFUSED: EndCause.ValueType  # 4
 """the lot could not run it (model gone, inputs could not be fetched)"""
+END_CAUSE_YIELDED: EndCause.ValueType  # 5
+"""to more urgent work, as the coordinator asked"""
 Global___EndCause: _TypeAlias = EndCause  # noqa: Y015
 
 class _DepartureCause:
@@ -92,6 +96,10 @@ class _RevocationCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Revoc
     """it ran out"""
     REVOCATION_CAUSE_UNKNOWN: _RevocationCause.ValueType  # 3
     """the token of the report is not live"""
+    REVOCATION_CAUSE_YIELD: _RevocationCause.ValueType  # 4
+    """For more urgent work: begin nothing more of it, finish and report the items that are on the accelerator, then end
+    it as YIELDED. A lot that does not know this takes it for CANCELLED: the items that run are lost.
+    """
 
 class RevocationCause(_RevocationCause, metaclass=_RevocationCauseEnumTypeWrapper): ...
 
@@ -102,6 +110,10 @@ REVOCATION_CAUSE_EXPIRED: RevocationCause.ValueType  # 2
 """it ran out"""
 REVOCATION_CAUSE_UNKNOWN: RevocationCause.ValueType  # 3
 """the token of the report is not live"""
+REVOCATION_CAUSE_YIELD: RevocationCause.ValueType  # 4
+"""For more urgent work: begin nothing more of it, finish and report the items that are on the accelerator, then end
+it as YIELDED. A lot that does not know this takes it for CANCELLED: the items that run are lost.
+"""
 Global___RevocationCause: _TypeAlias = RevocationCause  # noqa: Y015
 
 @_typing.final

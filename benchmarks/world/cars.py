@@ -85,6 +85,8 @@ class LotProcess:
         if effects.stop:
             self.accelerator.stop(effects.stop)
             self._release(lambda token: token in effects.stop)
+        if effects.wind_down:
+            self.accelerator.wind_down(effects.wind_down)
         for granted in effects.start:
             self.accelerator.submit(granted)
         if self.lot.pending:
