@@ -33,6 +33,7 @@ from coordinator.core.effects import (
     Order,
     Record,
     ResultsRecord,
+    Revoke,
 )
 from coordinator.core.events import (
     Event,
@@ -169,6 +170,14 @@ class Coordinator:
         if names:
             self.post(NodesDrained(self.roster.find([self._generator.choice(names)])))
         return bool(names)
+
+    def ask_to_yield(self) -> bool:
+        """Have a lot give a lease back at the next boundary; False when there is none."""
+        leases = list(self.scheduler.leases.values())
+        if leases:
+            lease = self._generator.choice(leases)
+            self.send(Revoke(lease.lot, lease.token, "yield"))
+        return bool(leases)
 
     def serves(self, lot_name: str, cars: NDArray[np.bool_]) -> bool:
         """Whether these cars of a lot take new work, as far as is known here."""
