@@ -407,6 +407,20 @@ def test_a_quote_counts_the_jobs_that_were_taken_before() -> None:
         within(work(live))
 
 
+def test_what_the_forecast_said_is_compared_with_what_came_of_it() -> None:
+    async def work(live: Cluster) -> None:
+        async def judged() -> bool | None:
+            stayed = await metric(live, "carpool_forecast_outcomes_total", horizon="1h", outcome="stayed")
+            return stayed > 10.0 or None
+
+        await until(judged)
+        assert await metric(live, "carpool_forecast_stay_probability_total", horizon="1h") > 5.0
+
+    with cluster() as live:
+        live.add("street", "--day", "home", "--speed", "7200", vehicles=40)
+        within(work(live))
+
+
 def test_what_a_lease_that_yielded_did_not_do_is_lent_again() -> None:
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client, HandLot(live.coordinator.grpc, "kind") as lot:
