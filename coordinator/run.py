@@ -80,7 +80,7 @@ async def run(order: Order, console: Console) -> Outcome:
                 raise
             if not model.nodes:
                 console.print(f"no car that runs {model.name} is plugged in now; the job waits for one")
-            elif job.quote is not None and not existed:
+            elif job.quote is not None and order.deadline_s and not existed:
                 console.print(expected(job.quote, order.deadline_s), highlight=False, soft_wrap=True)
             if existed:
                 done = job.items_done + job.items_failed
@@ -192,11 +192,10 @@ def _show(progress: Progress, bar: TaskID, job: Job, begun_s: float, begun_items
 
 
 def expected(quote: Quote, deadline_s: float) -> str:
-    """One line for people about what a job may expect; without a deadline, 0, nothing of being late."""
+    """One line for people about what a job with a deadline may expect."""
     finish = f"expected done in {duration(max(0.0, quote.finish_s))}"
     when = finish if quote.finish_s else "nobody can say when it is done"
-    sure = f"; {percent(quote.on_time)} sure to make the deadline in {duration(deadline_s)}" if deadline_s else ""
-    return when + sure
+    return f"{when}; {percent(quote.on_time)} sure to make the deadline in {duration(deadline_s)}"
 
 
 def rated(items_per_s: float) -> str:
