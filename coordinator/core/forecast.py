@@ -202,9 +202,6 @@ class Forecast:
             ):
                 column[rows] *= _OWN_KEEPS
             self._away_from_h[rows] = until_h
-        kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
-        self._departures *= kept
-        self._watched_h *= kept
         self._own_excess[rows] = _own_factor(self._own_left[rows], self._own_expected[rows]) - 1.0
         self._plugged_h[rows] = np.nan
         self._unrated += len(rows)
@@ -270,6 +267,7 @@ class Forecast:
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""
+        self._rate()
         known = zip(self.cohorts, self._departures.copy(), self._watched_h.copy(), self._shares(), strict=True)
         return tuple(Cohort(*one) for one in known)
 
@@ -332,6 +330,9 @@ class Forecast:
     def _rate(self) -> None:
         """Bring the rates up to date: a tenth of a millisecond, which not every departure is to cost."""
         if self._unrated:
+            kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
+            self._departures *= kept
+            self._watched_h *= kept
             self._rates = _rates(self._departures, self._watched_h)
             self._unrated = 0
 
@@ -340,8 +341,7 @@ class Forecast:
 
     def _cells(self, rows: Rows, begin_h: Floats, end_h: Floats) -> _Cells:
         middle_h = (begin_h + end_h) / 2
-        with np.errstate(invalid="ignore"):
-            age_h = np.nan_to_num(middle_h - self._plugged_h[rows])
+        age_h = np.fmax(middle_h - self._plugged_h[rows], 0.0)  # of the absent, too
         kind = (middle_h % WEEK_H >= 5 * 24).astype(np.intp)
         hour = (middle_h % 24).astype(np.intp)
         return np.broadcast_to(self._cohort[rows], kind.shape), kind, hour, np.searchsorted(AGES_H, age_h, "right")
@@ -351,7 +351,7 @@ class Forecast:
         length_h = end_h - begin_h
         declared_h = self._declared_h[rows]
         after_h = np.clip(end_h - declared_h, 0.0, length_h)
-        due = np.nan_to_num(after_h / np.maximum(length_h, 1e-9))
+        due = np.fmax(after_h / np.maximum(length_h, 1e-9), 0.0)
         told = np.broadcast_to(np.isfinite(declared_h), length_h.shape)
         return _Pieces(cells, length_h, self._rates[cells], due, told)
 
