@@ -7,7 +7,7 @@ fit (each is absent in one of the folds) it sees the earlier weeks at the test, 
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,9 @@ NAMES = ("15 min", "1 h", "4 h")
 SKILLS = (0.04, 0.15, 0.33)
 EVERY_H = 0.5
 GAP_POINTS = 3.0
+COUNT_HORIZONS_H = np.array([1.0, 4.0, 12.0, 24.0])
+COUNT_EVERY_H = 3.0
+COUNT_NAMES = ("1 h", "4 h", "12 h", "24 h")
 BINS = 10
 LEAST_SHARE = 0.01  # of the forecasts: smaller bins say nothing
 FIT_SHARE = 0.7  # of the sessions, when no date is given
@@ -88,6 +91,24 @@ class Asked:
         return float(100.0 * np.abs(curve[:, 0] - curve[:, 1]).max())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """How many cars would be plugged in, and were, [P, H] each; and how many were when that was said, [P]."""
+
+    said: NDArray[np.float64]
+    seen: NDArray[np.float64]
+    then: NDArray[np.float64]
+
+    def error(self, horizon: int) -> float:
+        """Mean distance between said and seen, cars."""
+        return float(np.abs(self.said - self.seen)[:, horizon].mean())
+
+    def errors_of_others(self, horizon: int) -> tuple[float, float]:
+        """The same of saying their mean always, and of saying that it stays as it is."""
+        seen = self.seen[:, horizon]
+        return float(np.abs(seen - seen.mean()).mean()), float(np.abs(seen - self.then).mean())
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure and tell; the exit code."""
     options = parser("forecast", str(__doc__).partition("\n")[0])
@@ -130,6 +151,10 @@ def main(arguments: Sequence[str]) -> int:
                 measured[f"{name}, {whom}"] = answers
                 figures += _figures(f"{name}, {whom}", answers)
             notes += _notes(name, sessions, split_h, asked)
+            status.update(f"{name}: how many are here")
+            counts = counted(sessions, split_h, flat(name))
+            figures += _count_figures(name, counts)
+            notes += _count_notes(name, counts)
             if given.cohorts is not None:
                 _write(given.cohorts, sessions, name, path.name)
     if given.plot is not None:
@@ -203,11 +228,36 @@ def unseen(sessions: Sessions, split_h: float, folds: int, name: str) -> Asked:
     return Asked(np.concatenate([one.chance for one in parts]), np.concatenate([one.stayed for one in parts]))
 
 
+def counted(sessions: Sessions, split_h: float, known: Cohort) -> Counted:
+    """How many cars are plugged in later, by a forecast that is asked from the date on and has seen all before. It
+    knows of no user before the first plug."""
+    forecast = Forecast([known])
+    said, asked_h = [], []
+    for ask_h, _ in told(forecast, sessions, split_h, COUNT_EVERY_H, sessions.begin_h[-1] - COUNT_HORIZONS_H[-1]):
+        rows = np.unique(sessions.user[sessions.begin_h < ask_h])
+        said.append(forecast.present(rows, COUNT_HORIZONS_H * HOUR_S, ask_h * HOUR_S).sum(0))
+        asked_h.append([ask_h])
+    ends_h = np.sort(sessions.end_h)
+    then, seen = (
+        (np.searchsorted(sessions.begin_h, at_h) - np.searchsorted(ends_h, at_h)).astype(np.float64)
+        for at_h in (np.array(asked_h), asked_h + COUNT_HORIZONS_H)
+    )
+    return Counted(np.array(said), seen, then[:, 0])
+
+
 def replay(forecast: Forecast, sessions: Sessions, ask_from_h: float | None, until_h: float) -> list[Asked]:
     """Tell the forecast what happens before until_h; from an hour on, ask every half hour of all that are here."""
-    asked: list[Asked] = []
-    here: dict[int, float] = {}  # until when
     ask_h = np.inf if ask_from_h is None else ask_from_h
+    asked = told(forecast, sessions, ask_h, EVERY_H, until_h)
+    return [_answers(forecast, here, now_h) for now_h, here in asked if here]
+
+
+def told(
+    forecast: Forecast, sessions: Sessions, ask_h: float, every_h: float, until_h: float
+) -> Iterator[tuple[float, dict[int, float]]]:
+    """Tell the forecast what happens before until_h; from ask_h on, every so often, the hour and who is here until
+    when."""
+    here: dict[int, float] = {}
     only = np.zeros(1, np.intp)
     begins = [(hour, 1, at) for at, hour in enumerate(sessions.begin_h.tolist())]
     ends = [(hour, 0, at) for at, hour in enumerate(sessions.end_h.tolist())]
@@ -215,11 +265,8 @@ def replay(forecast: Forecast, sessions: Sessions, ask_from_h: float | None, unt
         if hour >= until_h:
             break
         while ask_h < hour:
-            if here:
-                asked.append(_answers(forecast, here, ask_h))
-                ask_h += EVERY_H
-            else:
-                ask_h += np.ceil((hour - ask_h) / EVERY_H) * EVERY_H
+            yield ask_h, here
+            ask_h += every_h
         row = sessions.user[at : at + 1]
         if begins_here:
             forecast.plugged_in(row, only, np.array([hour % WEEK_H]), hour * HOUR_S)
@@ -227,7 +274,6 @@ def replay(forecast: Forecast, sessions: Sessions, ask_from_h: float | None, unt
         else:
             forecast.left(row, hour * HOUR_S)
             del here[int(row[0])]
-    return asked
 
 
 def _asked(sessions: Sessions, split_h: float, known: Cohort) -> Asked:
@@ -275,6 +321,26 @@ def _notes(name: str, sessions: Sessions, split_h: float, asked: dict[str, Asked
             )
             notes.append(f"{name}, {whom}, {text}, said>seen by tenths: {bins}")
     return notes
+
+
+def _count_figures(name: str, counts: Counted) -> list[Figure]:
+    """The error of the expected number against that of saying the mean: a goal of half of it (assumed)."""
+    figures = []
+    for at, text in enumerate(COUNT_NAMES):
+        mean, _ = counts.errors_of_others(at)
+        goal = Goal(at_most=round(mean / 2, 2))
+        figures.append(Figure(f"{name}: error of the number here in {text}", "cars", [counts.error(at)], goal))
+    return figures
+
+
+def _count_notes(name: str, counts: Counted) -> list[str]:
+    errors = ", ".join(
+        "{} {:.2f} and {:.2f}".format(text, *counts.errors_of_others(at)) for at, text in enumerate(COUNT_NAMES)
+    )
+    return [
+        f"{name}: asked {len(counts.said):,} times how many are plugged in later, {counts.seen.mean():.1f} are as a"
+        f" rule; the errors of saying that mean, and of saying that nothing changes: {errors}"
+    ]
 
 
 def _write(folder: Path, sessions: Sessions, name: str, source: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client.core import GaugeHistogramMetricFamily, Metric
 
+from coordinator.core.calibration import BINS, HORIZONS
 from coordinator.core.effects import Outcome
 from coordinator.core.events import Cause, LeaseEnd
 from coordinator.core.snapshot import Snapshot
@@ -23,6 +24,7 @@ _WINDOW_S = (300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 43200.0, 57
 _OUTCOMES = (*(outcome.value for outcome in Outcome), "failed")
 _LEASE_ENDS = tuple(end.name.lower() for end in LeaseEnd)
 _USES = ("useful", "lost", "hedged")  # nothing is hedged yet
+_TENTHS = tuple(f"{tenth / BINS:.1f}-{(tenth + 1) / BINS:.1f}" for tenth in range(BINS))
 _CAUSES = tuple(cause.name.lower() for cause in Cause)
 
 
@@ -114,6 +116,21 @@ _SHOWN = (
         "Nodes here whose last heartbeat is older than two intervals.",
     ),
     _Shown(
+        "carpool_forecast_outcomes_total",
+        ("horizon", "probability", "outcome"),
+        lambda s: _forecast_outcomes(s.forecast_outcomes),
+        "What came of forecasts that a node stays, by horizon of its own clock and tenth of the chance said.",
+    ),
+    _Shown(
+        "carpool_forecast_stay_probability_total",
+        ("horizon", "probability"),
+        lambda s: {
+            (horizon, _TENTHS[tenth]): s.forecast_chances.get((horizon, tenth), 0.0)
+            for horizon, tenth in product(HORIZONS, range(BINS))
+        },
+        "Sum of the chances said in these forecasts: over their number, it is to be the share that stayed.",
+    ),
+    _Shown(
         "carpool_idle_capacity_modelled_watts",
         ("profile",),
         lambda s: s.idle_capacity_modelled_w,
@@ -176,6 +193,13 @@ def _from_zero(
 ) -> Mapping[tuple[str, str], float]:
     """These counts, and 0 for what has not happened yet: a rate does not see a series that begins at 1."""
     return {**dict.fromkeys(product(first, second), 0), **counts}
+
+
+def _forecast_outcomes(counts: Mapping[tuple[str, int, bool], int]) -> Mapping[tuple[str, str, str], float]:
+    return {
+        (horizon, _TENTHS[tenth], outcome): counts.get((horizon, tenth, outcome == "stayed"), 0)
+        for horizon, tenth, outcome in product(HORIZONS, range(BINS), ("stayed", "left"))
+    }
 
 
 def _windows(samples: Mapping[str, tuple[float, ...]]) -> Metric:

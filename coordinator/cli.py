@@ -25,7 +25,7 @@ from coordinator.errors import CarpoolError
 from coordinator.run import Order, run, summary
 from coordinator.store import commands as store_commands
 from coordinator.tables import Table, show
-from coordinator.units import duration
+from coordinator.units import duration, seconds
 from coordinator.up import Plan, models_to_offer, up
 
 app = typer.Typer(
@@ -123,11 +123,23 @@ def run_command(
     idempotency_key: Annotated[
         str, typer.Option(metavar="KEY", help="The same key and input resume the same job.")
     ] = "",
+    deadline: Annotated[str, typer.Option(metavar="DURATION", help="By when it should be done: 90s, 2h.")] = "",
+    value: Annotated[
+        float, typer.Option(min=0.0, help="What it is worth in all, among your jobs. Default: 1 an item.")
+    ] = 0.0,
+    on_time: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Refuse it if its chance to make the deadline is less: 0.9."),
+    ] = 0.0,
     api_key: ApiKey = "",
 ) -> None:
     """Run a model over every item of INPUT and write the results to OUT, in the order of INPUT."""
     console = _stderr()
-    order = Order(_target(grpc), api_key, model, input_path, output, idempotency_key)
+    try:
+        deadline_s = seconds(deadline) if deadline else 0.0
+    except ValueError as error:
+        raise CarpoolError(f"--deadline {error}") from None
+    order = Order(_target(grpc), api_key, model, input_path, output, idempotency_key, deadline_s, value, on_time)
     outcome = _finish(run(order, console))
     console.print(summary(outcome, output), markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:

@@ -47,6 +47,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job could expect when it was submitted."""
+
+    finish_s: float  # from now, seconds; 0 when nobody could say
+    on_time: float  # chance that it is done by its deadline
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One job as the coordinator sees it now. Seconds are from now; `deadline_s` is 0 when there is none."""
 
@@ -63,6 +71,7 @@ class Job:
     age_s: float
     deadline_s: float
     idempotency_key: str
+    quote: Quote | None  # None: nobody knows any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,8 @@ class Client:
         idempotency_key: str = "",
         deadline_s: float = 0.0,
         value: float = 0.0,
+        item_work: float = 0.0,
+        least_on_time: float = 0.0,
     ) -> tuple[Job, bool]:
         """Record a batch job of these items; True: the key was known, and this is the job it named."""
         header = jobs_pb2.JobHeader(
@@ -143,6 +154,8 @@ class Client:
             deadline_s=deadline_s,
             value=value,
             items=len(items),
+            item_work=item_work,
+            least_on_time=least_on_time,
         )
         for last_try in (False, False, True):
             broken: list[CarpoolError] = []  # while the items were read
@@ -365,6 +378,7 @@ def _job(job: jobs_pb2.Job) -> Job:
         age_s=job.age_s,
         deadline_s=job.deadline_s,
         idempotency_key=job.idempotency_key,
+        quote=Quote(job.quote.finish_s, job.quote.on_time) if job.HasField("quote") else None,
     )
 
 

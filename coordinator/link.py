@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from coordinator.core.effects import Acknowledge, Drop, Order
-from coordinator.core.events import LotId, Rows
+from coordinator.core.events import LotJoined
 
 _ACKNOWLEDGE_WITHIN_S = 0.05  # lots keep what is not acknowledged: at most a few messages more
 
@@ -26,10 +26,10 @@ class Link:
     acknowledgement is in no hurry: it goes with the next order, or alone after `_ACKNOWLEDGE_WITHIN_S`.
     """
 
-    def __init__(self, lot: LotId, name: str, rows: Rows) -> None:
-        self.lot = lot
+    def __init__(self, name: str, joined: LotJoined) -> None:
+        self.lot = joined.lot
         self.name = name
-        self.rows = rows
+        self.joined = joined
         self.broken = False  # to be closed
         self._welcomed = False
         self._orders: deque[Queued] = deque()

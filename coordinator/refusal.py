@@ -13,6 +13,7 @@ class Refusal(Enum):
     NOT_ALLOWED = (grpc.StatusCode.PERMISSION_DENIED, 403)
     NOT_FOUND = (grpc.StatusCode.NOT_FOUND, 404)
     ALREADY_EXISTS = (grpc.StatusCode.ALREADY_EXISTS, 409)
+    TOO_UNSURE = (grpc.StatusCode.FAILED_PRECONDITION, 409)
     OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
     UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
     DAMAGED = (grpc.StatusCode.DATA_LOSS, 500)

@@ -19,9 +19,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from coordinator.answers import AnswerLines
-from coordinator.client import Client, Job, Model
+from coordinator.client import Client, Job, Model, Quote
 from coordinator.errors import CarpoolError, Failure
 from coordinator.formats import read
+from coordinator.units import duration, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Order:
     input: Path
     output: Path
     key: str
+    deadline_s: float = 0.0  # from now; 0: none
+    value: float = 0.0  # of the whole; 0: its number of items
+    on_time: float = 0.0  # the least chance to be done by the deadline that will do
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,16 @@ async def run(order: Order, console: Console) -> Outcome:
         with _put_in_place(order.input, order.output) as out:
             begun_s = time.monotonic()
             key = order.key or f"run-{uuid.uuid4().hex}"
-            submission = asyncio.ensure_future(client.submit(model.name, batch.items, idempotency_key=key))
+            submission = asyncio.ensure_future(
+                client.submit(
+                    model.name,
+                    batch.items,
+                    idempotency_key=key,
+                    deadline_s=order.deadline_s,
+                    value=order.value,
+                    least_on_time=order.on_time,
+                )
+            )
             try:
                 job, existed = await asyncio.shield(submission)
             except asyncio.CancelledError:
@@ -67,6 +80,8 @@ async def run(order: Order, console: Console) -> Outcome:
                 raise
             if not model.nodes:
                 console.print(f"no car that runs {model.name} is plugged in now; the job waits for one")
+            elif job.quote is not None and order.deadline_s and not existed:
+                console.print(expected(job.quote, order.deadline_s), highlight=False, soft_wrap=True)
             if existed:
                 done = job.items_done + job.items_failed
                 console.print(f"job {job.job_id} is known by this key: {done:,} of {job.items:,} items are done")
@@ -174,6 +189,13 @@ def _show(progress: Progress, bar: TaskID, job: Job, begun_s: float, begun_items
     rate = (items - begun_items) / elapsed_s if elapsed_s > 0.5 else 0.0
     cars = f"{job.nodes_at_work} car{'' if job.nodes_at_work == 1 else 's'} at work"
     progress.update(bar, completed=items, rate=rated(rate) if rate else "", cars=cars)
+
+
+def expected(quote: Quote, deadline_s: float) -> str:
+    """One line for people about what a job with a deadline may expect."""
+    finish = f"expected done in {duration(max(0.0, quote.finish_s))}"
+    when = finish if quote.finish_s else "nobody can say when it is done"
+    return f"{when}; {percent(quote.on_time)} sure to make the deadline in {duration(deadline_s)}"
 
 
 def rated(items_per_s: float) -> str:

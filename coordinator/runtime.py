@@ -41,7 +41,6 @@ from coordinator.core.events import (
     JobsSubmitted,
     LeaseEnd,
     LotId,
-    LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
@@ -52,6 +51,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.job import Job
 from coordinator.core.lease import ranges_of
+from coordinator.core.plan import Quote
 from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
@@ -137,6 +137,7 @@ class Runtime:
         self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys of submissions on their way
         self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
         self._watched: Counter[JobId] = Counter()  # whose results are being fetched
+        self._quotes: dict[JobId, Quote] = {}  # of jobs that were submitted to this process and have not ended
         self._ended: set[JobId] = set()  # recorded as ended; the core is told next
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
@@ -201,11 +202,21 @@ class Runtime:
             raise self._no_room(full) from None
 
     async def submit(
-        self, tenant: str, api: str, intake: Intake, *, key: str, deadline_s: float, value: float
+        self,
+        tenant: str,
+        api: str,
+        intake: Intake,
+        *,
+        key: str,
+        deadline_s: float,
+        value: float,
+        item_work: float = 1.0,
+        least_on_time: float = 0.0,
     ) -> tuple[JobId, bool]:
         """Record a batch job; answers when it is durable, with its id and whether its key named it before.
 
-        `deadline_s` is from now, 0 for none; `value` 0 stands for one an item.
+        `deadline_s` is from now, 0 for none; `value` 0 stands for one an item. Refused when its chance to be done
+        by its deadline is below `least_on_time`.
         """
         items = intake.items
         if not items:
@@ -214,14 +225,32 @@ class Runtime:
             known = await self._claim(tenant, key, intake)
             if known is not None:
                 return known, True
-        deadline = monotonic() + deadline_s if deadline_s > 0 else inf
-        mean = intake.bytes // items
+        now_s = monotonic()
         spec = JobSpec(
-            intake.job, tenant, api, intake.model, items, mean, False, deadline, value or float(items), key
+            job=intake.job,
+            tenant=tenant,
+            api=api,
+            model=intake.model,
+            items=items,
+            item_bytes=intake.bytes // items,
+            interactive=False,
+            deadline_s=now_s + deadline_s if deadline_s > 0 else inf,
+            value=value or float(items),
+            key=key,
+            item_work=item_work,
+            least_on_time=least_on_time,
         )
+        quote = self._scheduler.quote(spec, now_s)
+        if quote.on_time < least_on_time:
+            if key:
+                self._unclaim(tenant, key)
+            self.metrics.count_rejection("too_unsure")
+            raise Refused(Refusal.TOO_UNSURE, words.of_refusal(spec, quote, now_s))
+        self._quotes[spec.job] = quote
         waiting = _Waiting(Submission(spec, intake), self._loop.create_future())
         self._submissions[spec.job] = waiting
-        self.post(JobsSubmitted((spec,)))
+        self._events.append(JobsSubmitted((spec,)))
+        self._turn()  # at once: the next quote counts it
         await asyncio.shield(waiting.saved)
         return spec.job, False
 
@@ -234,6 +263,10 @@ class Runtime:
         if view is None or view.spec.tenant != tenant or view.spec.interactive:
             raise _no_job(job)
         return view
+
+    def quote(self, job: JobId) -> Quote | None:
+        """What a job could expect when it was submitted to this process; None when it was not, or has ended."""
+        return self._quotes.get(job)
 
     async def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
         """The newest batch jobs of this tenant, the newest first."""
@@ -319,13 +352,13 @@ class Runtime:
 
     # Lots
 
-    def join(self, link: Link, event: LotJoined) -> None:
+    def join(self, link: Link) -> None:
         """A lot opened its stream; an older stream of it is broken."""
         older = self._links.get(link.lot)
         if older is not None:
             older.close()
         self._links[link.lot] = link
-        self.post(event)
+        self.post(link.joined)
 
     def leave(self, link: Link, goodbye: bool) -> None:
         """A lot's stream ended."""
@@ -542,6 +575,7 @@ class Runtime:
                 request = self._requests.get(job)
                 self._observe_end(request or self._scheduler.jobs.get(job), outcome)
                 if request is None:
+                    self._quotes.pop(job, None)
                     self._ended.add(job)
                     self.post(JobsClosed((job,)))
                 elif not request.answered.done():

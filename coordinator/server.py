@@ -13,7 +13,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from coordinator import cohorts
 from coordinator.config import MEMORY, Config, StoreSettings
+from coordinator.core.forecast import Forecast
 from coordinator.core.scheduler import Scheduler
 from coordinator.keys import Keys
 from coordinator.metrics import Metrics
@@ -55,14 +57,22 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
     metrics = Metrics(lambda: scheduler.snapshot(monotonic()), lambda: store.state())
     with _store(config.store, metrics) as store:
         began_s = monotonic()
+        forecast = Forecast(cohorts.load())
         try:
             with _uncollected():
-                scheduler = Scheduler.restore(config.scheduling, store.epoch, store.live(), began_s)
+                scheduler = Scheduler.restore(config.scheduling, store.epoch, store.live(), began_s, forecast)
         except Corrupt as corrupt:
             raise CannotServe(str(corrupt)) from None
         metrics.set_recovery(monotonic() - began_s)
         runtime = Runtime(scheduler, store, metrics, config.limits, store.newest_job)
-        await _serve(config, keys, runtime, stop, ready)
+        terms = Terms(
+            store.epoch,
+            config.scheduling.heartbeat_s,
+            config.scheduling.silent_after_s,
+            forecast.cohorts,
+            config.scheduling.carbon_price_per_kg,
+        )
+        await _serve(config, keys, runtime, terms, stop, ready)
 
 
 @contextmanager
@@ -96,11 +106,15 @@ def _store(settings: StoreSettings, metrics: Metrics) -> Iterator[Store]:
 
 
 async def _serve(
-    config: Config, keys: Keys, runtime: Runtime, stop: asyncio.Event, ready: Callable[[str], None]
+    config: Config,
+    keys: Keys,
+    runtime: Runtime,
+    terms: Terms,
+    stop: asyncio.Event,
+    ready: Callable[[str], None],
 ) -> None:
     host, metrics = config.listen.host, runtime.metrics
     edge = Edge(keys, metrics)
-    terms = Terms(runtime.epoch, config.scheduling.heartbeat_s, config.scheduling.silent_after_s)
     server = grpc.aio.server(options=_OPTIONS)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, config.limits), server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)

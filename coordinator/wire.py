@@ -13,6 +13,7 @@ from coordinator.core.events import (
     Beats,
     Cause,
     Event,
+    Habits,
     HeldLease,
     JobId,
     LeaseEnd,
@@ -33,6 +34,9 @@ from protos import jobs_pb2, link_pb2
 INLINE_BYTES = 64 << 10
 """Inputs and results up to this size travel in the stream; larger ones in calls of their own."""
 
+UNKNOWN = "unknown"
+"""The cohort of vehicles of which nothing is known, or whose cohort is not."""
+
 _CAUSES = {
     link_pb2.DEPARTURE_CAUSE_UNPLUGGED: Cause.UNPLUGGED,
     link_pb2.DEPARTURE_CAUSE_DRAINED: Cause.DRAINED,
@@ -42,11 +46,13 @@ _ENDS = {
     link_pb2.END_CAUSE_UNPLUGGED: LeaseEnd.UNPLUGGED,
     link_pb2.END_CAUSE_REVOKED: LeaseEnd.REVOKED,
     link_pb2.END_CAUSE_REFUSED: LeaseEnd.REFUSED,
+    link_pb2.END_CAUSE_YIELDED: LeaseEnd.YIELDED,
 }
 _REVOCATIONS = {
     "cancelled": link_pb2.REVOCATION_CAUSE_CANCELLED,
     "expired": link_pb2.REVOCATION_CAUSE_EXPIRED,
     "unknown": link_pb2.REVOCATION_CAUSE_UNKNOWN,
+    "yield": link_pb2.REVOCATION_CAUSE_YIELD,
 }
 
 
@@ -87,8 +93,16 @@ def joined(hello: link_pb2.Hello, lot: LotId, rows: Rows) -> LotJoined:
         for row in hello.held
     )
     power_w = np.array([vehicle.power_w for vehicle in hello.vehicles], np.float64)
+    bad = ~(np.isfinite(power_w) & (power_w >= 0.0))
+    if bad.any():
+        vehicle = hello.vehicles[int(bad.argmax())]
+        raise Refused(
+            Refusal.BAD_INPUT,
+            f"vehicle {vehicle.name} draws power_w = {vehicle.power_w:g}; give a number of at least 0",
+        )
     profiles = tuple(vehicle.profile or "unknown" for vehicle in hello.vehicles)
-    return LotJoined(lot, hello.incarnation, rows, profiles, power_w, held)
+    site = tuple(vehicle.site for vehicle in hello.vehicles)
+    return LotJoined(lot, hello.incarnation, rows, profiles, power_w, held, site)
 
 
 def offered_models(request: link_pb2.ConnectRequest) -> Iterator[OfferedModel]:
@@ -97,17 +111,27 @@ def offered_models(request: link_pb2.ConnectRequest) -> Iterator[OfferedModel]:
         yield OfferedModel(model.model, model.kind, model.digest, model.max_item_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every lot is told when it is welcomed, and what its offers are read by."""
+
+    epoch: int
+    heartbeat_s: float
+    silent_after_s: float
+    cohorts: tuple[str, ...] = ()  # of the forecast, in its order, UNKNOWN among them; empty: there is no forecast
+    carbon_price_per_kg: float = 0.0  # of CO2, in the unit of the jobs' values
+
+
 def facts(
-    request: link_pb2.ConnectRequest, lot: LotId, rows: Rows, first_serial: int, now_s: float
+    request: link_pb2.ConnectRequest, of: LotJoined, first_serial: int, now_s: float, terms: Terms
 ) -> Iterator[Event]:
-    """What a lot's message says happened, in order; its reports get serials from `first_serial` on."""
+    """What a message of a lot that joined says happened, in order; its reports get serials from `first_serial`
+    on."""
+    lot, rows = of.lot, of.node
     if request.models:
         yield SpeedsMeasured(lot, {model.model: _speed(model) for model in request.models})
     if request.offers:
-        nodes = _rows(rows, [offer.node for offer in request.offers])
-        until_s = np.array([offer.window_s for offer in request.offers], np.float64) + now_s
-        share = np.array([offer.share for offer in request.offers], np.float64)
-        yield NodesOffered(nodes, until_s, share.clip(0.0, 1.0))
+        yield _offered(request.offers, of, now_s, terms)
     if request.reports or request.sequence:
         reports = tuple(_report(row, first_serial + at) for at, row in enumerate(request.reports))
         yield Progressed(lot, request.sequence, reports)
@@ -117,15 +141,6 @@ def facts(
         yield NodesLeft(nodes, np.array(causes, np.uint8))
     if request.HasField("heartbeat"):
         yield Beats(rows[_present(request.heartbeat.present, len(rows))])
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What every lot is told when it is welcomed."""
-
-    epoch: int
-    heartbeat_s: float
-    silent_after_s: float
 
 
 def response(
@@ -180,6 +195,44 @@ def _grant(order: Grant, node: int, inputs: Sequence[bytes]) -> link_pb2.Grant:
         job_class=jobs_pb2.JOB_CLASS_INTERACTIVE if order.interactive else jobs_pb2.JOB_CLASS_BATCH,
         solo=order.solo,
     )
+
+
+def _offered(offers: Sequence[link_pb2.Offer], of: LotJoined, now_s: float, terms: Terms) -> NodesOffered:
+    indices = [offer.node for offer in offers]
+    per_kwh = _column(offers, "price_per_kwh")
+    per_kwh += _column(offers, "carbon_g_per_kwh") / 1000.0 * terms.carbon_price_per_kg
+    return NodesOffered(
+        _rows(of.node, indices),
+        _column(offers, "window_s") + now_s,
+        _column(offers, "share").clip(0.0, 1.0),
+        _habits(offers, terms.cohorts) if terms.cohorts else None,
+        of.power_w[indices] / 1000.0 * per_kwh,
+    )
+
+
+def _habits(offers: Sequence[link_pb2.Offer], cohorts: Sequence[str]) -> Habits:
+    place = {name: at for at, name in enumerate(cohorts)}
+    unknown, pace = place[UNKNOWN], _column(offers, "pace")
+    return Habits(
+        np.array([place.get(offer.cohort, unknown) for offer in offers], np.intp),
+        _column(offers, "hour_of_week"),
+        _column(offers, "plugged_in_s"),
+        np.where(pace == 0.0, 1.0, pace),
+        np.array([offer.declared for offer in offers], np.bool_),
+    )
+
+
+def _column(offers: Sequence[link_pb2.Offer], name: str) -> NDArray[np.float64]:
+    """A figure of every offer; refused unless all are numbers of at least 0."""
+    column = np.array([getattr(offer, name) for offer in offers], np.float64)
+    bad = ~(np.isfinite(column) & (column >= 0.0))
+    if bad.any():
+        at = int(bad.argmax())
+        raise Refused(
+            Refusal.BAD_INPUT,
+            f"vehicle {offers[at].node} is offered with {name} = {column[at]:g}; give a number of at least 0",
+        )
+    return column
 
 
 def _report(row: link_pb2.LeaseReport, serial: int) -> Report:

@@ -2,10 +2,24 @@
 
 import math
 
+from coordinator.core.events import JobSpec
 from coordinator.core.explain import JobExplanation, NodeExplanation, Obstacle
+from coordinator.core.plan import Quote
 from coordinator.core.settings import SchedulingSettings
-from coordinator.units import duration
+from coordinator.units import duration, percent
 from coordinator.wire import job_name
+
+
+def of_refusal(spec: JobSpec, quote: Quote, now_s: float) -> str:
+    """Why a job that may be late too often is not taken, in a sentence."""
+    when = "nobody can say when it would be done"
+    if math.isfinite(quote.finish_s):
+        when = f"it is expected to be done in {duration(quote.finish_s - now_s)}"
+    return (
+        f"the job is {percent(quote.on_time)} sure to be done by its deadline in"
+        f" {duration(spec.deadline_s - now_s)}, and at least {percent(spec.least_on_time)} is asked for; {when}:"
+        " give it more time, or ask for less"
+    )
 
 
 def of_job(name: str, why: JobExplanation, settings: SchedulingSettings, now_s: float) -> list[str]:

@@ -78,6 +78,12 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
         raise ValueError("--vehicles 0 leaves nothing to serve; give at least 1")
     if not (math.isfinite(options.speed) and options.speed > 0):
         raise ValueError(f"--speed {options.speed} cannot be; give a number over 0")
+    for flag, figure in (
+        ("--price-per-kwh", options.price_per_kwh),
+        ("--carbon-g-per-kwh", options.carbon_g_per_kwh),
+    ):
+        if not (math.isfinite(figure) and figure >= 0):
+            raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
     day.load(options.day)
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
@@ -102,6 +108,9 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             run_dir=options.run_dir,
             api_key=options.api_key,
             seed=options.seed,
+            site=options.site,
+            price_per_kwh=options.price_per_kwh,
+            carbon_g_per_kwh=options.carbon_g_per_kwh,
         )
         for start, end in pairwise(firsts)
     ]
@@ -119,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
     add("--models", metavar="A,B", help="default: every model in the cache; empty: none of them")
     add("--noop", action="store_true", help="offer the echo model as well")
     add("--day", default="parked", metavar="NAME", help=f"one of {', '.join(day.names())}")
+    add("--site", default="", metavar="NAME", help="where the vehicles stand; those of one may leave together")
+    add("--price-per-kwh", type=float, default=0.0, metavar="X", help="electricity, in the unit of jobs' values")
+    add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")
     add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16"))

@@ -42,7 +42,7 @@ from node.events import (
 from node.executor import Executor
 from node.link import Link
 from node.lot import Lot
-from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle
+from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
 from node.models import NOOP, ModelCache, ModelError
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
@@ -120,15 +120,23 @@ class Agent:
             for s in speeds  # all of them are resident
         ]
         self._vehicles = [
-            Vehicle(name, kind.name, kind.board_w) for name, kind in zip(config.names, profiles, strict=True)
+            Vehicle(name, kind.name, kind.board_w, config.site)
+            for name, kind in zip(config.names, profiles, strict=True)
         ]
+        self._started_s = self._told_s = self._loop.time()
+        ways = Ways(
+            plan.cohort,
+            plan.start_s - config.speed * self._started_s,
+            config.speed,
+            config.price_per_kwh,
+            config.carbon_g_per_kwh,
+        )
         incarnation = secrets.randbits(64) or 1
-        self._lot = Lot(config.lot_id, incarnation, self._vehicles, models)
+        self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
         self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
         self._battery = Battery(profiles, np.full(len(profiles), plan.state_of_charge))
-        self._started_s = self._told_s = self._loop.time()
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
         config = self._config
@@ -191,7 +199,7 @@ class Agent:
         if changes.left.size:
             events.append(Unplugged(changes.left))
         if changes.came.size:
-            events.append(PluggedIn(here[came], window_s[came]))
+            events.append(PluggedIn(here[came], window_s[came], age_s=self._day.age_s(here[came], simulated_s)))
         events.append(WindowsEstimated(here[~came], window_s[~came]))
         self._handle(events)
 
@@ -228,7 +236,8 @@ class Agent:
         simulated_s = self._simulated_s()
         stay_s = None if window_s is None else window_s * self._config.speed
         self._day.plug(rows, simulated_s, stay_s)
-        self._handle((PluggedIn(rows, self._day.remaining_s(rows, simulated_s) / self._config.speed),))
+        stays_s = self._day.remaining_s(rows, simulated_s) / self._config.speed
+        self._handle((PluggedIn(rows, stays_s, declared=window_s is not None),))
         self._hand_moved.set()
 
     async def unplug(self, nodes: Sequence[int]) -> driver.Stop:
@@ -251,6 +260,8 @@ class Agent:
         """Tell the lot, do what it wants; what to await until its stops are done, if there are any."""
         effects = self._lot.handle(events, self._loop.time())
         stopping = self._stop(effects.stop) if effects.stop else None
+        if effects.wind_down:
+            self._wind_down(effects.wind_down)
         for granted in effects.start:
             self._executor.submit(_work(granted))
         for granted in effects.fetch:
@@ -269,6 +280,10 @@ class Agent:
         stopped.add_done_callback(lambda future: self._stopped(tokens, future))
         self._uplink.released(tokens)
         return asyncio.wrap_future(stopped)
+
+    def _wind_down(self, tokens: Sequence[Token]) -> None:
+        stopped = self._executor.stop(tokens, gently=True)
+        stopped.add_done_callback(lambda future: self._stopped(tokens, future))
 
     def _stopped(self, tokens: Collection[Token], future: Future[dict[Key, float]]) -> None:
         lost_s = future.result()

@@ -22,6 +22,9 @@ class LotConfig:
     run_dir: Path | None  # folder of its cluster; None: its address is written nowhere
     api_key: str | None
     seed: int
+    site: str = ""  # where its vehicles stand
+    price_per_kwh: float = 0.0  # of electricity there, in the unit of the jobs' values; 0: not given
+    carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
 
     @property
     def names(self) -> tuple[str, ...]:

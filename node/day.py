@@ -32,6 +32,7 @@ class Plan:
     """How a kind of car lives."""
 
     name: str
+    cohort: str  # whose habits its owners have, as the coordinator's forecast names them
     start_s: float  # simulated time at which a lot begins
     state_of_charge: float  # at the start
     stay_s: float  # expected of a car that stays until unplugged
@@ -66,7 +67,9 @@ def load(name: str) -> Plan:
         raise ValueError(f"there is no day {name!r}; choose one of {', '.join(names())}")
     tables = tomllib.loads(resources.files("node").joinpath("days", f"{name}.toml").read_text("utf-8"))
     if "arrivals" not in tables:
-        return Plan(tables["name"], 0.0, tables["state_of_charge"], tables["stay_h"] * HOUR_S, False)
+        return Plan(
+            tables["name"], tables["cohort"], 0.0, tables["state_of_charge"], tables["stay_h"] * HOUR_S, False
+        )
     return _coming_and_going(tables)
 
 
@@ -112,6 +115,10 @@ class Day:
                 median_s = np.interp((1.0 + part) / 2.0, self.plan.part, quantiles_s)
                 expected[rows] = np.maximum(median_s - age_s, LEAST_STAY_S)
         return expected
+
+    def age_s(self, nodes: Nodes, now_s: float) -> NDArray[np.float64]:
+        """For how long these [K] have been here."""
+        return np.maximum(now_s - self._since_s[nodes], 0.0)
 
     def plug(self, nodes: Nodes, now_s: float, stay_s: float | None) -> None:
         """A driver's hand plugs these in, for so long, or until it unplugs them."""
@@ -217,6 +224,7 @@ def _coming_and_going(tables: Mapping[str, Any]) -> Plan:
     stays_s = np.array([band["hours"] for band in bands], np.float64) * HOUR_S
     return Plan(
         name=tables["name"],
+        cohort=tables["cohort"],
         start_s=tables["start_h"] * HOUR_S,
         state_of_charge=tables["state_of_charge"],
         stay_s=float(np.median(stays_s)),

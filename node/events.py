@@ -16,6 +16,8 @@ class PluggedIn:
 
     nodes: Nodes  # [K]
     window_s: NDArray[np.float64]  # [K] real seconds they are expected to stay
+    declared: bool = False  # the owners have said so
+    age_s: NDArray[np.float64] | None = None  # [K] for so long already, of the cars' clock; None: just now
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +128,7 @@ class Effects:
     """What is to be done now, in this order."""
 
     stop: list[Token] = field(default_factory=list)  # then tell `Stopped`
+    wind_down: list[Token] = field(default_factory=list)  # begin no more of these; then tell `Stopped`
     fetch: list[Granted] = field(default_factory=list)  # then tell `InputsFetched`
     start: list[Granted] = field(default_factory=list)
     put: list[Put] = field(default_factory=list)

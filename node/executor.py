@@ -71,23 +71,29 @@ class Executor:
             self._tasks[work.key] = task
         self._inbox.put(task)
 
-    def stop(self, keys: Collection[Key]) -> Future[dict[Key, float]]:
+    def stop(self, keys: Collection[Key], *, gently: bool = False) -> Future[dict[Key, float]]:
         """End these works, in the middle of a micro-batch if need be. From any thread; returns at once.
 
-        The future gives the accelerator-seconds thrown away for each key, once nothing of them runs any more.
+        `gently`: what runs of them is finished, and told to the listener, and only then are they ended; until then
+        they can be stopped in the other way. The future gives the accelerator-seconds thrown away for each key,
+        once nothing of them runs any more.
         """
-        stop = Stop(Future(), dict.fromkeys(keys, 0.0))
+        stop = Stop(Future(), dict.fromkeys(keys, 0.0), gently)
         with self._lock:
             for key in keys:
                 task = self._tasks.pop(key, None)
                 if task is None:
                     continue
-                task.stopped = True
+                task.winding_down = task.winding_down or gently
+                task.stopped = task.stopped or not gently
                 for running, urgent in zip_longest(self._running, self._running[1:]):
                     if not any(other is task for other, _ in running.parts):
                         continue
                     running.heed()
-                    if urgent is None:
+                    if gently:
+                        self._tasks[key] = task
+                        stop.waits_for.add(task)
+                    elif urgent is None:
                         stop.waits_for.add(task)
                     else:  # it was interrupted for urgent work, and will not come back
                         stop.lost_s[key] = running.busy_s(task, until_s=urgent.began_s)
@@ -235,9 +241,9 @@ class Executor:
         assert task.announced is not None, "announced before"
         while not task.announced.wait(_LOOK_S):
             self._admit()
-            if task.stopped or (interruptible and self._turns.urgent is not None):
+            if task.unwanted or (interruptible and self._turns.urgent is not None):
                 return False
-        return not task.stopped
+        return not task.unwanted
 
     def _prepared(self, task: Task) -> bool:
         """Prepare a task if it is not yet; False when nothing of it is to be run."""
@@ -314,11 +320,11 @@ class Executor:
         """Begin something for these tasks; None when all of them were stopped."""
         running = Running(parts, Control(urgent=urgent), time.perf_counter())
         with self._lock:
-            running.heed()
+            running.heed(begun=False)
             if running.control.ended:
                 return None
             # What this interrupts does not run any more, and will not come back if it was stopped.
-            answered = self._ended(self._running[-1], ()) if self._running else []
+            answered = self._ended(self._running[-1], (), interrupted=True) if self._running else []
             self._running.append(running)
         for stop in answered:
             stop.future.set_result(stop.lost_s)
@@ -329,12 +335,17 @@ class Executor:
         with self._lock:
             self._running.remove(running)
             answered = self._ended(running, told)
+            for task, _ in running.parts:
+                if task.winding_down and self._tasks.get(task.work.key) is task:
+                    del self._tasks[task.work.key]
         for stop in answered:
             stop.future.set_result(stop.lost_s)
 
-    def _ended(self, running: Running, told: Collection[Task]) -> list[Stop]:
-        """Stops that waited for nothing but this to end. Needs the lock."""
+    def _ended(self, running: Running, told: Collection[Task], interrupted: bool = False) -> list[Stop]:
+        """Stops that waited for nothing but this to end, or to be interrupted and not come back. Needs the lock."""
         for stop in self._stops:
+            if stop.gently and interrupted:
+                continue
             for task, _ in running.parts:
                 if task in stop.waits_for:
                     stop.waits_for.remove(task)

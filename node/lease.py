@@ -23,7 +23,9 @@ class Lease:
     failed: int = 0  # bitmap: tried alone and failed
     announced: int = 0  # bitmap: on the executor or next to be
     putting: int = 0  # results on their way by PutResults
+    fetching: bool = False  # its inputs are on their way: nothing of it has begun
     stopping: EndCause | None = None
+    stopped: bool = False  # nothing of it runs any more, but for what is on its way by PutResults
     ended: EndCause | None = None
     fresh_items: list[int] = field(default_factory=list)  # offsets of results not yet taken
     fresh_results: list[bytes] = field(default_factory=list)

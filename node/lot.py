@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from node.events import (
     Announced,
@@ -42,6 +41,7 @@ from node.messages import (
     Revoked,
     Token,
     Vehicle,
+    Ways,
 )
 from node.speeds import Speeds
 from node.vehicles import Nodes, Vehicles
@@ -53,12 +53,19 @@ MESSAGE_BYTES = 1024 * 1024
 PENDING_BYTES = 64 * 1024 * 1024
 """Results that may wait for a stream in an outage; beyond it the leases are given up (assumed)."""
 
+_NOTHING_KNOWN = Ways()
+
 
 class Lot:
     """The state of one lot."""
 
     def __init__(
-        self, lot_id: str, incarnation: int, vehicles: Sequence[Vehicle], models: Sequence[ModelOffer]
+        self,
+        lot_id: str,
+        incarnation: int,
+        vehicles: Sequence[Vehicle],
+        models: Sequence[ModelOffer],
+        ways: Ways = _NOTHING_KNOWN,
     ) -> None:
         self._lot_id = lot_id
         self._incarnation = incarnation
@@ -71,7 +78,8 @@ class Lot:
         self._beat = False
         self._shutting_down = False
         self._goodbye_taken = False
-        self.vehicles = Vehicles(vehicles)
+        self._pace = ways.pace
+        self.vehicles = Vehicles(vehicles, ways)
 
     @property
     def pending(self) -> bool:
@@ -147,8 +155,8 @@ class Lot:
                 self._granted(event, effects)
             case Announced(token, items):
                 self._announced(token, items)
-            case PluggedIn(nodes, window_s):
-                self._plugged_in(nodes, now_s + window_s)
+            case PluggedIn():
+                self._plugged_in(event, now_s)
             case WindowsEstimated(nodes, window_s):
                 self.vehicles.estimate(nodes, now_s + window_s)
             case Unplugged(nodes):
@@ -165,6 +173,7 @@ class Lot:
             case InputsFetched(granted):
                 lease = self._leases.get(granted.token)
                 if lease is not None and lease.ended is None and lease.stopping is None:
+                    lease.fetching = False
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
@@ -188,6 +197,7 @@ class Lot:
         else:
             self.vehicles.leases[granted.node] += 1
             self._unended += 1
+            lease.fetching = bool(granted.deferred)
             (effects.fetch if granted.deferred else effects.start).append(granted)
 
     def _announced(self, token: Token, items: Sequence[int]) -> None:
@@ -235,6 +245,8 @@ class Lot:
         if lease is not None:
             lease.putting -= 1
         self._finish(lease, (item,), (b"",))
+        if lease is not None and lease.ended is None and lease.stopped and not lease.putting:
+            self._end(lease, EndCause.YIELDED)
 
     def _give_up(self, effects: Effects) -> None:
         """Too much waits for a stream: results that were not yet taken go, and their leases with them."""
@@ -245,9 +257,11 @@ class Lot:
             self._stop(lease, EndCause.REFUSED, effects)
         self._fresh_bytes = 0
 
-    def _plugged_in(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
-        if not self._shutting_down:
-            self.vehicles.arrive(nodes, leaves_s)
+    def _plugged_in(self, event: PluggedIn, now_s: float) -> None:
+        if self._shutting_down:
+            return
+        age_s = np.zeros(len(event.nodes)) if event.age_s is None else event.age_s
+        self.vehicles.arrive(event.nodes, now_s - age_s / self._pace, now_s + event.window_s, event.declared)
 
     def _leave(self, nodes: Nodes, effects: Effects) -> None:
         self.vehicles.returning[nodes] = False
@@ -286,6 +300,8 @@ class Lot:
     def _revoked(self, token: Token, cause: RevocationCause, effects: Effects) -> None:
         if cause is RevocationCause.UNKNOWN:
             self._drop(token, effects)
+        elif cause is RevocationCause.YIELD:
+            self._wind_down(self._leases.get(token), effects)
         else:
             self._stop(self._leases.get(token), EndCause.REVOKED, effects)
 
@@ -301,9 +317,15 @@ class Lot:
             self._release(lease.node)
 
     def _stop(self, lease: Lease | None, cause: EndCause, effects: Effects) -> None:
-        if lease is not None and lease.ended is None and lease.stopping is None:
+        if lease is not None and lease.ended is None and lease.stopping in (None, EndCause.YIELDED):
             lease.stopping = cause
             effects.stop.append(lease.token)
+
+    def _wind_down(self, lease: Lease | None, effects: Effects) -> None:
+        """What runs of it is finished and reported first, unless something else stops it meanwhile."""
+        if lease is not None and lease.ended is None and lease.stopping is None:
+            lease.stopping = EndCause.YIELDED
+            (effects.stop if lease.fetching else effects.wind_down).append(lease.token)
 
     def _stopped(self, token: Token, lost_s: float) -> None:
         lease = self._leases.get(token)
@@ -311,7 +333,9 @@ class Lot:
             return
         lease.lost_s += lost_s
         lease.energy_modelled_j += lost_s * float(self.vehicles.power_w[lease.node])
-        self._end(lease, lease.stopping or EndCause.REFUSED)
+        lease.stopped = True
+        if lease.stopping is not EndCause.YIELDED or not lease.putting:
+            self._end(lease, lease.stopping or EndCause.REFUSED)
 
     def _end(self, lease: Lease, cause: EndCause) -> None:
         self._report_end(lease, cause)

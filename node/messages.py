@@ -19,6 +19,7 @@ class EndCause(IntEnum):
     UNPLUGGED = 2
     REVOKED = 3
     REFUSED = 4
+    YIELDED = 5
 
 
 class DepartureCause(IntEnum):
@@ -34,6 +35,7 @@ class RevocationCause(IntEnum):
     CANCELLED = 1
     EXPIRED = 2
     UNKNOWN = 3
+    YIELD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,22 @@ class Vehicle:
     name: str
     profile: str
     power_w: float
+    site: str = ""  # where it stands; empty: not told
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What holds of all vehicles of a lot: whose habits their owners have, their clock, their electricity."""
+
+    cohort: str = ""  # empty: nothing is known
+    monday_s: float = 0.0  # of the cars' clock since Monday 00:00, at second 0 of the lot
+    pace: float = 1.0  # seconds of the cars' clock in one of the lot
+    price_per_kwh: float = 0.0  # in the unit of the jobs' values; 0: not given
+    carbon_g_per_kwh: float = 0.0  # CO2, grams; 0: not given
+
+    def hour_of_week(self, now_s: float) -> float:
+        """Hours since Monday 00:00 by the cars' clock, at this second of the lot."""
+        return (self.monday_s + self.pace * now_s) / 3600.0 % 168.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,10 @@ class Offers:
     node: NDArray[np.int32]  # [N] indices of vehicles
     window_s: NDArray[np.float64]  # [N] expected real seconds until each leaves
     share: NDArray[np.float64]  # [N] part of the lot's measured speed, 0 to 1
+    plugged_in_s: NDArray[np.float64]  # [N] since each was plugged in, of the cars' clock
+    declared: NDArray[np.bool_]  # [N] the owner has said that it leaves when the window is over
+    hour_of_week: float  # of the cars' clock, since Monday 00:00
+    ways: Ways
 
 
 @dataclass(frozen=True, slots=True)

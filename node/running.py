@@ -23,6 +23,7 @@ class Task:
     work: Work
     left: int  # items without a result or an error
     stopped: bool = False
+    winding_down: bool = False  # likewise: what runs of it is finished, nothing more is begun
     batches: "deque[Batch] | None" = None  # None until prepared
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
@@ -41,8 +42,13 @@ class Task:
         return self.work.solo
 
     @property
+    def unwanted(self) -> bool:
+        """Nothing of it is to be begun any more."""
+        return self.stopped or self.winding_down
+
+    @property
     def over(self) -> bool:
-        return self.stopped or (self.batches is not None and not self.batches)
+        return self.unwanted or (self.batches is not None and not self.batches)
 
     @property
     def last_batch(self) -> bool:
@@ -96,14 +102,14 @@ class Running:
         until_s = time.perf_counter() if until_s is None else until_s
         return (until_s - self.began_s - self.others_s) * own / items
 
-    def heed(self) -> None:
+    def heed(self, begun: bool = True) -> None:
         """Bring the control up to date with the tasks that were stopped."""
-        self.control.ended = all(task.stopped for task, _ in self.parts)
         first = 0
         for task, count in self.parts:
-            if task.stopped:
+            if task.stopped if begun else task.unwanted:
                 self.control.dropped.update(range(first, first + count))
             first += count
+        self.control.ended = len(self.control.dropped) == first
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +118,7 @@ class Stop:
 
     future: Future[dict[Key, float]]
     lost_s: dict[Key, float]
+    gently: bool
     waits_for: set[Task] = field(default_factory=set)
 
 

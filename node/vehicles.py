@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from node.messages import Offers, Vehicle
+from node.messages import Offers, Vehicle, Ways
 
 Nodes = NDArray[np.intp]
 """[K] indices of vehicles in the lot."""
@@ -23,9 +23,10 @@ LEAST_WINDOW_S = 1.0
 class Vehicles:
     """N vehicles, numbered from 0 in the order of Hello."""
 
-    def __init__(self, vehicles: Sequence[Vehicle]) -> None:
+    def __init__(self, vehicles: Sequence[Vehicle], ways: Ways) -> None:
         count = len(vehicles)
         self.rows = tuple(vehicles)
+        self._ways = ways
         self.power_w = np.array([vehicle.power_w for vehicle in vehicles], np.float64)  # [N]
         self.serving = np.zeros(count, np.bool_)  # [N] plugged in and not departed
         self.leaving = np.zeros(count, np.bool_)  # [N] departs as soon as its work is stopped
@@ -33,7 +34,10 @@ class Vehicles:
         self.draining = np.zeros(count, np.bool_)  # [N] departs when it has finished what it holds
         self.leases = np.zeros(count, np.int32)  # [N] held and not ended
         self._leaves_s = np.zeros(count, np.float64)  # [N] expected end of the window
+        self._plugged_s = np.zeros(count, np.float64)  # [N] when each was plugged in
+        self._declared = np.zeros(count, np.bool_)  # [N] the owner has said when the window ends
         self._told_leaves_s = np.zeros(count, np.float64)  # [N] as last offered
+        self._told_declared = np.zeros(count, np.bool_)  # [N] as last offered
         self._told_share = np.full(count, np.nan)  # [N] as last offered; NaN: not offered
         self._stale = False
         self._present: bytes | None = None
@@ -46,12 +50,18 @@ class Vehicles:
         """Whether some offer may have changed since they were last told."""
         return self._stale
 
-    def arrive(self, nodes: Nodes, leaves_s: NDArray[np.float64]) -> None:
-        """These are on the charger, expected to stay until then [K]; a drained one serves again.
+    def arrive(
+        self, nodes: Nodes, plugged_s: NDArray[np.float64], leaves_s: NDArray[np.float64], declared: bool = False
+    ) -> None:
+        """These are on the charger since then [K], expected to stay until then [K]; a drained one serves again.
+        One that was here already has been since before.
 
         One whose work is still being stopped, or that is draining, departs first and serves again after that: the
         coordinator ends a drain with the departure.
         """
+        came = ~self.serving[nodes] | self.leaving[nodes]
+        self._plugged_s[nodes[came]] = plugged_s[came]
+        self._declared[nodes] = declared
         self.returning[nodes] = self.leaving[nodes] | self.draining[nodes]
         self.serving[nodes] = True
         self._leaves_s[nodes] = leaves_s
@@ -93,13 +103,18 @@ class Vehicles:
         known_s = np.maximum(self._told_leaves_s - now_s, LEAST_WINDOW_S)
         moved = np.abs(self._leaves_s - self._told_leaves_s) > RETOLD_CHANGE * known_s
         shared = ~(np.abs(share - self._told_share) <= RETOLD_CHANGE * self._told_share)  # also when NaN
-        nodes = np.flatnonzero(here & (moved | shared))
+        nodes = np.flatnonzero(here & (moved | shared | (self._declared != self._told_declared)))
         if not nodes.size:
             return None
         self._told_leaves_s[nodes] = self._leaves_s[nodes]
         self._told_share[nodes] = share[nodes]
+        self._told_declared[nodes] = self._declared[nodes]
         window_s = np.maximum(self._leaves_s[nodes] - now_s, 0.0)
-        return Offers(nodes.astype(np.int32), window_s, share[nodes])
+        age_s = np.maximum(now_s - self._plugged_s[nodes], 0.0) * self._ways.pace
+        hour_of_week = self._ways.hour_of_week(now_s)
+        return Offers(
+            nodes.astype(np.int32), window_s, share[nodes], age_s, self._declared[nodes], hour_of_week, self._ways
+        )
 
     def window_s(self, now_s: float) -> NDArray[np.float64]:
         """What remains of each vehicle's window [N], real seconds; 0 for those that are away."""

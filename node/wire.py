@@ -18,6 +18,8 @@ from node.messages import (
 )
 from protos import jobs_pb2, link_pb2
 
+_REVOCATIONS = {int(cause): cause for cause in RevocationCause}
+
 
 class Garbled(ValueError):
     """A message that no coordinator of ours would send."""
@@ -31,7 +33,9 @@ def encode(message: Message) -> link_pb2.ConnectRequest:
         hello.lot_id = message.hello.lot_id
         hello.incarnation = message.hello.incarnation
         for vehicle in message.hello.vehicles:
-            hello.vehicles.add(name=vehicle.name, profile=vehicle.profile, power_w=vehicle.power_w)
+            hello.vehicles.add(
+                name=vehicle.name, profile=vehicle.profile, power_w=vehicle.power_w, site=vehicle.site
+            )
         hello.held.extend(_held(held) for held in message.hello.held)
     if message.models:
         request.models.extend(_model(model) for model in message.models)
@@ -58,9 +62,7 @@ def decode(response: link_pb2.ConnectResponse) -> Answer:
         dropped = tuple(_token(token) for token in told.dropped)
         welcome = Welcome(told.epoch, told.heartbeat_s, told.silent_after_s, dropped)
     events: list[Revoked | Granted | DrainAsked] = [
-        Revoked(
-            _token(row.token), RevocationCause(row.cause) if row.cause in (1, 2, 3) else RevocationCause.CANCELLED
-        )
+        Revoked(_token(row.token), _REVOCATIONS.get(row.cause, RevocationCause.CANCELLED))
         for row in response.revocations
     ]
     events.extend(_granted(grant) for grant in response.grants)
@@ -117,10 +119,21 @@ def _model(model: ModelOffer) -> link_pb2.ModelOffer:
 
 
 def _add_offers(request: link_pb2.ConnectRequest, offers: Offers) -> None:
-    add = request.offers.add
-    rows = zip(offers.node.tolist(), offers.window_s.tolist(), offers.share.tolist(), strict=True)
-    for node, window_s, share in rows:
-        add(node=node, window_s=window_s, share=share)
+    ways, columns = offers.ways, (offers.node, offers.window_s, offers.share, offers.plugged_in_s, offers.declared)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for node, window_s, share, plugged_in_s, declared in rows:
+        request.offers.add(
+            node=node,
+            window_s=window_s,
+            share=share,
+            cohort=ways.cohort,
+            hour_of_week=offers.hour_of_week,
+            plugged_in_s=plugged_in_s,
+            pace=ways.pace,
+            declared=declared,
+            price_per_kwh=ways.price_per_kwh,
+            carbon_g_per_kwh=ways.carbon_g_per_kwh,
+        )
 
 
 def _add_report(request: link_pb2.ConnectRequest, report: Report) -> None:

@@ -182,6 +182,8 @@ class JobHeader(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    ITEM_WORK_FIELD_NUMBER: _builtins.int
+    LEAST_ON_TIME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     idempotency_key: _builtins.str
     """at most 256 bytes; empty: none"""
@@ -191,6 +193,10 @@ class JobHeader(_message.Message):
     """worth of the whole job to its tenant, no unit; 0: its number of items"""
     items: _builtins.int
     """how many items follow in all, at least 1"""
+    item_work: _builtins.float
+    """of one item, in items of the speed that was measured for the model; 0: 1"""
+    least_on_time: _builtins.float
+    """0 to 1: refuse the job if its chance to be done by its deadline is less"""
     def __init__(
         self,
         *,
@@ -199,10 +205,12 @@ class JobHeader(_message.Message):
         deadline_s: _builtins.float = ...,
         value: _builtins.float = ...,
         items: _builtins.int = ...,
+        item_work: _builtins.float = ...,
+        least_on_time: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "idempotency_key", b"idempotency_key", "items", b"items", "model", b"model", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "idempotency_key", b"idempotency_key", "item_work", b"item_work", "items", b"items", "least_on_time", b"least_on_time", "model", b"model", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,6 +295,32 @@ class SubmitJobResponse(_message.Message):
 Global___SubmitJobResponse: _TypeAlias = SubmitJobResponse  # noqa: Y015
 
 @_typing.final
+class Quote(_message.Message):
+    """What a job could expect when it was submitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINISH_S_FIELD_NUMBER: _builtins.int
+    ON_TIME_FIELD_NUMBER: _builtins.int
+    finish_s: _builtins.float
+    """until it is done, seconds from now; negative when past; 0 when nobody could say"""
+    on_time: _builtins.float
+    """chance that it is done by its deadline, 0 to 1; 1 when it has none"""
+    def __init__(
+        self,
+        *,
+        finish_s: _builtins.float = ...,
+        on_time: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_s", b"finish_s", "on_time", b"on_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quote: _TypeAlias = Quote  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -303,6 +337,7 @@ class Job(_message.Message):
     NODES_AT_WORK_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    QUOTE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     model: _builtins.str
     job_class: Global___JobClass.ValueType
@@ -324,6 +359,10 @@ class Job(_message.Message):
     idempotency_key: _builtins.str
     kind: _builtins.str
     """of the model"""
+    @_builtins.property
+    def quote(self) -> Global___Quote:
+        """not set once it has ended, or when the coordinator has started again since"""
+
     def __init__(
         self,
         *,
@@ -340,10 +379,11 @@ class Job(_message.Message):
         nodes_at_work: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         kind: _builtins.str = ...,
+        quote: Global___Quote | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quote", b"quote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "deadline_s", b"deadline_s", "idempotency_key", b"idempotency_key", "items", b"items", "items_done", b"items_done", "items_failed", b"items_failed", "items_leased", b"items_leased", "job_class", b"job_class", "job_id", b"job_id", "kind", b"kind", "model", b"model", "nodes_at_work", b"nodes_at_work", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "deadline_s", b"deadline_s", "idempotency_key", b"idempotency_key", "items", b"items", "items_done", b"items_done", "items_failed", b"items_failed", "items_leased", b"items_leased", "job_class", b"job_class", "job_id", b"job_id", "kind", b"kind", "model", b"model", "nodes_at_work", b"nodes_at_work", "quote", b"quote", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

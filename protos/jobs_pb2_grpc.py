@@ -89,7 +89,7 @@ class JobServiceServicer:
 
     def SubmitJob(self, request_iterator, context):
         """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
-        recorded. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
+        recorded. FAILED_PRECONDITION when it would be too late too often, see `least_on_time`. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class JobServiceStub:
     """
     SubmitJob: _grpc.StreamUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]
     """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
-    recorded. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
+    recorded. FAILED_PRECONDITION when it would be too late too often, see `least_on_time`. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
@@ -71,7 +71,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     SubmitJob: _aio.StreamUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]  # type: ignore[assignment]
     """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
-    recorded. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
+    recorded. FAILED_PRECONDITION when it would be too late too often, see `least_on_time`. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -104,7 +104,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.SubmitJobResponse, _abc.Awaitable[_jobs_pb2.SubmitJobResponse]]:
         """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
-        recorded. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
+        recorded. FAILED_PRECONDITION when it would be too late too often, see `least_on_time`. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod

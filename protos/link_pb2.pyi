@@ -40,6 +40,8 @@ class _EndCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndCause.Val
     """the coordinator asked for it back"""
     END_CAUSE_REFUSED: _EndCause.ValueType  # 4
     """the lot could not run it (model gone, inputs could not be fetched)"""
+    END_CAUSE_YIELDED: _EndCause.ValueType  # 5
+    """to more urgent work, as the coordinator asked"""
 
 class EndCause(_EndCause, metaclass=_EndCauseEnumTypeWrapper): ...
 
@@ -52,6 +54,8 @@ END_CAUSE_REVOKED: EndCause.ValueType  # 3
 """the coordinator asked for it back"""
 END_CAUSE_REFUSED: EndCause.ValueType  # 4
 """the lot could not run it (model gone, inputs could not be fetched)"""
+END_CAUSE_YIELDED: EndCause.ValueType  # 5
+"""to more urgent work, as the coordinator asked"""
 Global___EndCause: _TypeAlias = EndCause  # noqa: Y015
 
 class _DepartureCause:
@@ -92,6 +96,10 @@ class _RevocationCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Revoc
     """it ran out"""
     REVOCATION_CAUSE_UNKNOWN: _RevocationCause.ValueType  # 3
     """the token of the report is not live"""
+    REVOCATION_CAUSE_YIELD: _RevocationCause.ValueType  # 4
+    """For more urgent work: begin nothing more of it, finish and report the items that are on the accelerator, then end
+    it as YIELDED. A lot that does not know this takes it for CANCELLED: the items that run are lost.
+    """
 
 class RevocationCause(_RevocationCause, metaclass=_RevocationCauseEnumTypeWrapper): ...
 
@@ -102,6 +110,10 @@ REVOCATION_CAUSE_EXPIRED: RevocationCause.ValueType  # 2
 """it ran out"""
 REVOCATION_CAUSE_UNKNOWN: RevocationCause.ValueType  # 3
 """the token of the report is not live"""
+REVOCATION_CAUSE_YIELD: RevocationCause.ValueType  # 4
+"""For more urgent work: begin nothing more of it, finish and report the items that are on the accelerator, then end
+it as YIELDED. A lot that does not know this takes it for CANCELLED: the items that run are lost.
+"""
 Global___RevocationCause: _TypeAlias = RevocationCause  # noqa: Y015
 
 @_typing.final
@@ -261,22 +273,26 @@ class Vehicle(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     POWER_W_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """unique in the fleet"""
     profile: _builtins.str
     """name of its hardware profile"""
     power_w: _builtins.float
     """modelled draw of its computer under load, watts"""
+    site: _builtins.str
+    """where it stands: those of one site may leave together; empty: not told"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         profile: _builtins.str = ...,
         power_w: _builtins.float = ...,
+        site: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "power_w", b"power_w", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "power_w", b"power_w", "profile", b"profile", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,29 +386,59 @@ Global___ModelOffer: _TypeAlias = ModelOffer  # noqa: Y015
 
 @_typing.final
 class Offer(_message.Message):
-    """One vehicle's offer. It stands until replaced, or until the vehicle departs."""
+    """One vehicle's offer. It stands until replaced, or until the vehicle departs. From `cohort` on it says what a
+    forecast of the stay goes by and what work costs; a lot that knows nothing of that leaves it out.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
     WINDOW_S_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    HOUR_OF_WEEK_FIELD_NUMBER: _builtins.int
+    PLUGGED_IN_S_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
+    DECLARED_FIELD_NUMBER: _builtins.int
+    PRICE_PER_KWH_FIELD_NUMBER: _builtins.int
+    CARBON_G_PER_KWH_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     """index of the vehicle"""
     window_s: _builtins.float
     """expected real seconds until it leaves, from now"""
     share: _builtins.float
     """its part of the lot's measured speed, 0 to 1; 0 withdraws the offer but keeps the car"""
+    cohort: _builtins.str
+    """whose habits its owner has: "home", "workplace", "depot", "rack"; others count as "unknown" """
+    hour_of_week: _builtins.float
+    """by the car's own clock: hours since Monday 00:00, 0 to 168"""
+    plugged_in_s: _builtins.float
+    """since it was plugged in, seconds of that clock"""
+    pace: _builtins.float
+    """seconds of that clock in a real one, over 0; 0 stands for 1"""
+    declared: _builtins.bool
+    """the owner has said that it leaves when window_s is over"""
+    price_per_kwh: _builtins.float
+    """of electricity there, in the unit of the jobs' values; 0: not given"""
+    carbon_g_per_kwh: _builtins.float
+    """CO2 of electricity there, grams; 0: not given"""
     def __init__(
         self,
         *,
         node: _builtins.int = ...,
         window_s: _builtins.float = ...,
         share: _builtins.float = ...,
+        cohort: _builtins.str = ...,
+        hour_of_week: _builtins.float = ...,
+        plugged_in_s: _builtins.float = ...,
+        pace: _builtins.float = ...,
+        declared: _builtins.bool = ...,
+        price_per_kwh: _builtins.float = ...,
+        carbon_g_per_kwh: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "share", b"share", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_g_per_kwh", b"carbon_g_per_kwh", "cohort", b"cohort", "declared", b"declared", "hour_of_week", b"hour_of_week", "node", b"node", "pace", b"pace", "plugged_in_s", b"plugged_in_s", "price_per_kwh", b"price_per_kwh", "share", b"share", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,7 @@ class HandLot:
         *,
         sequence: int = 0,
         ended: bool = False,
+        cause: link_pb2.EndCause.ValueType = link_pb2.END_CAUSE_UNSPECIFIED,
         useful_s: float = 0.0,
     ) -> list[link_pb2.Revocation]:
         """Say that these items of a lease are done, by their offsets in it; returns once that is acknowledged, with
@@ -86,6 +87,7 @@ class HandLot:
             done=done.to_bytes(done.bit_length() // 8 + 1, "little"),
             results=[results[offset] for offset in sorted(results)],
             ended=ended,
+            cause=cause,
             useful_s=useful_s,
         )
         await self._stream.write(link_pb2.ConnectRequest(sequence=sequence, reports=[row]))

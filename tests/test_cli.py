@@ -203,6 +203,18 @@ def test_ctrl_c_ends_the_job_unless_it_has_a_key(cluster: Up, tmp_path: Path, ke
         assert len(outputs(out)) == 100
 
 
+def test_a_run_says_what_may_be_expected_and_is_refused_where_that_is_too_little(
+    cluster: Up, tmp_path: Path
+) -> None:
+    source, out = requests(tmp_path / "in.jsonl", 10), tmp_path / "out.jsonl"
+    command = ("run", "noop", source, "-o", out, "--deadline", "1h30min", "--value", "5")
+    done = carpool(*command, "--on-time", "0.5")
+    assert done.returncode == 0, done
+    sure = r"expected done in \d+ s; [\d.]+ % sure to make the deadline in 1 h 30 min\n"
+    assert re.match(sure, done.stderr), done.stderr
+    assert "'soon' is no duration; give numbers" in refused("run", "noop", source, "-o", out, "--deadline", "soon")
+
+
 @asynccontextmanager
 async def holding_back_after(target: str, mark: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A way to `target` on which nothing comes back, once `mark` was sent, until the event is set."""

@@ -17,7 +17,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from coordinator.client import Client, Job
 from coordinator.errors import CarpoolError, Failure
-from protos import jobs_pb2, jobs_pb2_grpc
+from protos import jobs_pb2, jobs_pb2_grpc, link_pb2
+from tests.faults.durable import metric
+from tests.hand_lot import ITEMS_PER_S, HandLot
 from tests.live import PATIENCE_S, Cluster, cluster, until
 
 DIRECT = (("grpc.enable_http_proxy", 0),)
@@ -355,6 +357,85 @@ def test_bad_calls_get_one_sentence() -> None:
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     with cluster(lots=1) as live:
+        within(work(live))
+
+
+def test_a_job_that_is_too_likely_to_be_late_is_refused_and_leaves_nothing() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client:
+            await live.parked(client, 1)
+            await client.cordon(["car-0000"])
+            said = "0 % sure to be done by its deadline in 1 h 0 min, and at least 90 % is asked for; nobody can"
+            for _ in range(2):
+                with pytest.raises(CarpoolError, match=said):
+                    await client.submit(
+                        "noop", [b"x"], idempotency_key="mine", deadline_s=3601.0, least_on_time=0.9
+                    )
+            assert await client.jobs() == []
+            await client.cordon(["car-0000"], cordoned=False)
+            job, existed = await client.submit(
+                "noop", [b"x"], idempotency_key="mine", deadline_s=3601.0, value=5.0, least_on_time=0.5
+            )
+            assert not existed
+            assert (await collect(client, job))[0] == [b"x"]
+            for least_on_time, item_work in ((1.5, 1.0), (0.0, -1.0), (0.0, float("nan"))):
+                with pytest.raises(CarpoolError, match=r"(least_on_time|item_work) is .*; give a"):
+                    await client.submit("noop", [b"x"], item_work=item_work, least_on_time=least_on_time)
+
+    with cluster(lots=1) as live:
+        within(work(live))
+
+
+def test_a_quote_counts_the_jobs_that_were_taken_before() -> None:
+    async def work(live: Cluster) -> None:
+        async with (
+            Client(live.coordinator.grpc) as client,
+            HandLot(live.coordinator.grpc, "idle") as lot,
+        ):
+            await live.parked(client, 1)
+            first, _ = await client.submit("noop", payloads(int(4 * ITEMS_PER_S)), deadline_s=3600.0)
+            await lot.granted()
+            second, _ = await client.submit("noop", payloads(int(4 * ITEMS_PER_S)), deadline_s=3600.0)
+            first = await client.job(first.job_id)
+            assert first.quote is not None
+            assert second.quote is not None
+            assert second.quote.on_time > 0.5
+            assert second.quote.finish_s > first.quote.finish_s + 2.0
+            assert (await client.cancel(second.job_id)).quote is None
+
+    with cluster() as live:
+        within(work(live))
+
+
+def test_what_the_forecast_said_is_compared_with_what_came_of_it() -> None:
+    async def work(live: Cluster) -> None:
+        async def judged() -> bool | None:
+            stayed = await metric(live, "carpool_forecast_outcomes_total", horizon="1h", outcome="stayed")
+            return stayed > 10.0 or None
+
+        await until(judged)
+        assert await metric(live, "carpool_forecast_stay_probability_total", horizon="1h") > 5.0
+
+    with cluster() as live:
+        live.add("street", "--day", "home", "--speed", "7200", vehicles=40)
+        within(work(live))
+
+
+def test_what_a_lease_that_yielded_did_not_do_is_lent_again() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client, HandLot(live.coordinator.grpc, "kind") as lot:
+            await live.parked(client, 1)
+            items = payloads(3)
+            job, _ = await client.submit("noop", items)
+            first = await lot.granted()
+            await lot.report(first.token, {1: items[1]}, ended=True, cause=link_pb2.END_CAUSE_YIELDED)
+            second = await lot.granted()
+            assert list(second.inputs) == [items[0], items[2]]
+            await lot.report(second.token, {0: items[0], 1: items[2]}, ended=True)
+            assert (await collect(client, job))[0] == items
+            assert await metric(live, "carpool_leases_total", outcome="yielded", profile="hw4") == 1.0
+
+    with cluster() as live:
         within(work(live))
 
 

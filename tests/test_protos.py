@@ -77,4 +77,4 @@ def test_every_quantity_on_the_wire_names_its_unit(described: FileDescriptorSet)
 
 def test_no_field_carries_an_instant(described: FileDescriptorSet) -> None:
     instants = [name for name in fields(described) if re.search(r"_(at|time|timestamp)(_s|_ms|_ns)?$", name)]
-    assert instants == []
+    assert [name for name in instants if not name.endswith("on_time")] == []  # which is a chance

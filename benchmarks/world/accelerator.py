@@ -34,6 +34,7 @@ class _Work:
         self.granted = granted
         self.left = list(range(len(granted.inputs)))
         self.stopped = False
+        self.winding_down = False
 
 
 class Accelerator:
@@ -69,6 +70,18 @@ class Accelerator:
                 self._running = self._clock.after(wait_s, self._process, self._over)
         self._clock.after(wait_s, self._process, partial(self._agent.tell, Stopped(lost_s)))
 
+    def wind_down(self, tokens: Sequence[Token]) -> None:
+        """Begin no more of these works, and tell when what runs of them has ended by itself."""
+        for work in [work for work in self._waiting if work.granted.token in tokens]:
+            self._waiting.remove(work)
+        ended = set(tokens)
+        current = self._current
+        if current is not None and current.granted.token in ended:
+            current.winding_down = True
+            if self._running is not None:
+                ended.remove(current.granted.token)
+        self._clock.after(0.0, self._process, partial(self._agent.tell, Stopped(dict.fromkeys(ended, 0.0))))
+
     def _turn(self) -> None:
         if self._current is not None or not self._waiting:
             return
@@ -84,7 +97,7 @@ class Accelerator:
             self._agent.announce(granted.token, items, run)
 
     def _run(self, work: _Work, items: Sequence[int]) -> None:
-        if work.stopped:
+        if work.stopped or work.winding_down:
             self._over()
             return
         self._began_s = self._clock.now_s
@@ -114,10 +127,12 @@ class Accelerator:
                     results.append(item.result)
         del work.left[: len(items)]
         self._running = self._current = None
-        if work.left:
+        if work.left and not work.winding_down:
             self._waiting.append(work)
         token = work.granted.token
         self._agent.tell(Worked(token, done, results, errors, busy_s, not work.left))
+        if work.winding_down:
+            self._agent.tell(Stopped({token: 0.0}))
         self._turn()
 
     def _over(self) -> None:

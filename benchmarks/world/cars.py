@@ -12,10 +12,11 @@ from node import wire
 from node.events import Announced, Event, PluggedIn, ShutDown, Unplugged, Welcomed, WindowsEstimated
 from node.link import Link
 from node.lot import Lot
-from node.messages import Message, ModelOffer, Token, Vehicle
+from node.messages import Message, ModelOffer, Token, Vehicle, Ways
 from protos import link_pb2
 
 _PACE_S = 0.001
+_COHORTS = ("home", "workplace", "depot", "rack", "nowhere")
 _WELCOME_WITHIN_S = 10.0
 
 
@@ -34,8 +35,9 @@ class LotProcess:
     ) -> None:
         """`connect` opens a stream, None: nobody listens; `over` is called when the process ends by itself."""
         self.process = Process()
-        vehicles = [Vehicle(f"{name}-{car}", "hw4", 160.0) for car in range(cars)]
-        self.lot = Lot(name, generator.getrandbits(64) or 1, vehicles, models)
+        vehicles = [Vehicle(f"{name}-{car}", "hw4", 160.0, name) for car in range(cars)]
+        ways = Ways(_COHORTS[generator.randrange(len(_COHORTS))], pace=60.0)
+        self.lot = Lot(name, generator.getrandbits(64) or 1, vehicles, models, ways)
         self.link = Link(generator)
         self.accelerator = Accelerator(clock, self.process, generator, self, 1.0 / models[0].items_per_s)
         self.end: End | None = None
@@ -51,7 +53,8 @@ class LotProcess:
 
     def plug(self, cars: Sequence[int], window_s: float) -> None:
         """These are on the charger, and expected to stay for so long."""
-        self.tell(PluggedIn(np.array(cars, np.intp), np.full(len(cars), window_s)))
+        declared = self._generator.random() < 0.5
+        self.tell(PluggedIn(np.array(cars, np.intp), np.full(len(cars), window_s), declared))
 
     def estimate(self, cars: Sequence[int], window_s: float) -> None:
         """These are now expected to stay for so long."""
@@ -82,6 +85,8 @@ class LotProcess:
         if effects.stop:
             self.accelerator.stop(effects.stop)
             self._release(lambda token: token in effects.stop)
+        if effects.wind_down:
+            self.accelerator.wind_down(effects.wind_down)
         for granted in effects.start:
             self.accelerator.submit(granted)
         if self.lot.pending:

@@ -21,6 +21,7 @@ from benchmarks.world.disk import Disk
 from benchmarks.world.network import End
 from benchmarks.world.tenants import Submission
 from benchmarks.world.trace import Trace
+from coordinator import cohorts
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
@@ -32,6 +33,7 @@ from coordinator.core.effects import (
     Order,
     Record,
     ResultsRecord,
+    Revoke,
 )
 from coordinator.core.events import (
     Event,
@@ -47,8 +49,8 @@ from coordinator.core.events import (
     LotLost,
     NodesCordoned,
     NodesDrained,
-    Rows,
 )
+from coordinator.core.forecast import Forecast
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from coordinator.items import Items
@@ -60,6 +62,7 @@ from coordinator.wire import Terms, facts, joined, response
 from protos import link_pb2
 
 _TURN_S = 0.002
+_COHORTS = cohorts.load()
 _FIRST_REQUEST = 1 << 62
 _T = TypeVar("_T")
 
@@ -72,8 +75,7 @@ class Crashed(Exception):
 class _Line:
     """A lot's open stream. The first order is the answer to its hello; what was decided before is void."""
 
-    lot: LotId
-    rows: Rows
+    joined: LotJoined
     end: End
     welcomed: bool = False
 
@@ -94,11 +96,12 @@ class Coordinator:
         lost, unheard = disk.boot(self.process)
         trace.reach("a crash before what was handed in is recorded", lost > 0)
         trace.reach("a crash before what is recorded is told", unheard > 0)
-        self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s)
+        forecast = Forecast(_COHORTS)
+        self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s, forecast)
         self.roster = Roster()
         self.fuse: int | None = None  # so many saves, sends and answers until it burns
         self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
-        self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s)
+        self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s, forecast.cohorts)
         self._job_numbers = count(disk.newest_job + 1)
         self._request_numbers = count(_FIRST_REQUEST + (disk.epoch << 40))
         self._serial = 1
@@ -168,6 +171,14 @@ class Coordinator:
             self.post(NodesDrained(self.roster.find([self._generator.choice(names)])))
         return bool(names)
 
+    def ask_to_yield(self) -> bool:
+        """Have a lot give a lease back at the next boundary; False when there is none."""
+        leases = list(self.scheduler.leases.values())
+        if leases:
+            lease = self._generator.choice(leases)
+            self.send(Revoke(lease.lot, lease.token, "yield"))
+        return bool(leases)
+
     def serves(self, lot_name: str, cars: NDArray[np.bool_]) -> bool:
         """Whether these cars of a lot take new work, as far as is known here."""
         if lot_name not in self.roster.lot_names:
@@ -187,31 +198,31 @@ class Coordinator:
         request = link_pb2.ConnectRequest.FromString(message)
         hello = request.hello
         lot, rows = self.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
-        line = _Line(lot, rows, end)
+        line = _Line(joined(hello, lot, rows), end)
         older = self._lines.get(lot)
         if older is not None:  # it may have something to say still
             self._clock.after(self._generator.choice((0.01, 0.5, 0.5)), self.process, older.end.close)
         self._lines[lot] = line
         end.receive, end.ended = partial(self._receive, line), partial(self._leave, line, False)
-        self.post(joined(hello, lot, rows))
+        self.post(line.joined)
 
     def _receive(self, line: _Line, message: bytes) -> None:
         request = link_pb2.ConnectRequest.FromString(message)
-        if self._lines.get(line.lot) is not line:
+        if self._lines.get(line.joined.lot) is not line:
             self._trace.count("reordering")
         first = self._serial
         for row in request.reports:
             self._payloads[self._serial] = list(row.results)
             self._serial += 1
-        self.post(*facts(request, line.lot, line.rows, first, self._clock.now_s))
+        self.post(*facts(request, line.joined, first, self._clock.now_s, self._terms))
         if request.HasField("goodbye"):
             line.end.close()
             self._leave(line, True)
 
     def _leave(self, line: _Line, goodbye: bool) -> None:
-        if self._lines.get(line.lot) is line:
-            del self._lines[line.lot]
-            self.post(LotLeft(line.lot) if goodbye else LotLost(line.lot))
+        if self._lines.get(line.joined.lot) is line:
+            del self._lines[line.joined.lot]
+            self.post(LotLeft(line.joined.lot) if goodbye else LotLost(line.joined.lot))
 
     def _close(self, line: _Line) -> None:
         line.end.close()

@@ -228,6 +228,12 @@ def drain(world: "World", generator: Random) -> bool:
     return coordinator is not None and coordinator.drain()
 
 
+def yielding(world: "World", generator: Random) -> bool:
+    """The coordinator wants a lease back as soon as what runs of it has ended."""
+    coordinator = world.coordinators.now
+    return coordinator is not None and coordinator.ask_to_yield()
+
+
 FAULTS: dict[str, Fault] = {
     "cancellation": cancellation,
     "clogging": clogging,
@@ -252,6 +258,7 @@ FAULTS: dict[str, Fault] = {
     "tunnel": tunnel,
     "unplugging": unplugging,
     "wedge": wedge,
+    "yielding": yielding,
     "zombie": zombie,
 }
 

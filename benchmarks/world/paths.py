@@ -25,6 +25,7 @@ PATHS = (
     "lease ended: revoked",
     "lease ended: silent",
     "lease ended: unplugged",
+    "lease ended: yielded",
     "node left: died",
     "node left: drained",
     "node left: silent",

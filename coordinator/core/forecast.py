@@ -8,7 +8,7 @@ is known at the start is a parameter. Hours are the car's, `pace` of them in one
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ AGES_H = (2.0, 8.0, 24.0)
 """Where classes of age begin, after the first: an errand, a shift, a night, days."""
 SHAPE = (2, 24, len(AGES_H) + 1)
 """Cells of a cohort: weekday or weekend, hour of day, class of age."""
+
+HOURS = SHAPE[:2]
 
 HOUR_S = 3600.0
 WEEK_H = 168.0
@@ -37,9 +39,20 @@ _CELL_REMEMBERS = 200.0  # departures, so that a cohort may change its ways
 _OWN_KEEPS = 0.99  # of its history, at each departure of a node
 # Chosen in some thirty tries on the residential sessions; `python -m benchmarks forecast` measures them.
 
+_PRESENCE_WEIGHT_H = 200.0  # node-hours that what is known at first of an hour's presence is worth: assumed
+_PRESENCE_REMEMBERS_H = 4_000.0  # node-hours, so that a cohort may change its ways
+_OWN_SHARE_WEIGHT_H = 48.0  # draws a node's share of time here towards its cohort's
+_OWN_PRESENCE_WEIGHT_H = 8.0  # ... its share in an hour of its day towards the cohort's there, by its own share
+_RETURN_WEIGHT = 3.0  # returns that draw how often a node comes towards its cohort's
+_LAST_TIME = 0.005  # of a node's departures: it does not come again
+_LEAST_SHARE = 0.002  # nobody is surely here, or surely away
+
 _EARLY_WEIGHT, _EARLY = 10.0, 0.5  # before a declared end a node leaves half as often as it would else: assumed
 _DUE_WEIGHT, _DUE_PER_H = 10.0, 1.0  # from then on it leaves within an hour or so: assumed
 _OWN_WORD_WEIGHT = 2.0  # departures that draw an owner's word towards that of the cohort: assumed
+_LONGEST_STAY_H = 10_000.0  # of a longer one only so much is learnt from
+_RATED_AFTER = 100  # stays that end before rates are brought up to date if nobody asks for them
+_HOURS_BEFORE, _HOURS_AFTER = np.roll(np.arange(24), 1), np.roll(np.arange(24), -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +62,7 @@ class Cohort:
     name: str
     departures: Floats  # SHAPE
     watched_h: Floats  # SHAPE, node-hours: over 0 somewhere
+    presence: Floats = field(default_factory=lambda: np.full(HOURS, 0.5))  # HOURS, share of nodes here; assumed
 
 
 _Cells = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
@@ -63,6 +77,14 @@ class _Pieces(NamedTuple):
     rate: Floats  # of the cohort, departures an hour
     due: Floats  # share of the length after the declared end
     told: NDArray[np.bool_]  # there is a declared end
+
+
+class _Stretch(NamedTuple):
+    """Stretches of time of some rows, cut at full hours; arrays of one length."""
+
+    at: NDArray[np.intp]  # place of the row
+    begin_h: Floats
+    end_h: Floats
 
 
 class Survival(Protocol):
@@ -92,15 +114,19 @@ class Survival(Protocol):
 
 
 class Forecast:
-    """What is known of every node that was ever plugged in, by row: 0.7 kB each."""
+    """What is known of every node that was ever plugged in, by row: 1.1 kB each."""
 
     def __init__(self, cohorts: Sequence[Cohort]) -> None:
         """`cohorts` are named by their place in this sequence from then on."""
-        self._names = tuple(cohort.name for cohort in cohorts)
+        self.cohorts = tuple(cohort.name for cohort in cohorts)
         self._departures = np.array([cohort.departures for cohort in cohorts], np.float64)  # [C, *SHAPE]
         self._watched_h = np.array([cohort.watched_h for cohort in cohorts], np.float64)
         assert self._departures.shape[1:] == self._watched_h.shape[1:] == SHAPE
         self._rates = _rates(self._departures, self._watched_h)
+        self._unrated = 0  # stays that ended since
+        presence = np.array([cohort.presence for cohort in cohorts], np.float64)
+        self._present_h = _PRESENCE_WEIGHT_H * presence  # [C, *HOURS] node-hours here, and away
+        self._absent_h = _PRESENCE_WEIGHT_H * (1.0 - presence)
         # [C, 4] with a declared end: departures before it, those expected there; departures after it, hours there
         self._word = np.tile(
             (_EARLY_WEIGHT * _EARLY, _EARLY_WEIGHT, _DUE_WEIGHT * _DUE_PER_H, _DUE_WEIGHT), (len(cohorts), 1)
@@ -110,11 +136,14 @@ class Forecast:
         self._monday_h = np.zeros(0)  # hour of the car's week at coordinator second 0, were its pace always so
         self._plugged_h = np.zeros(0)  # when its stay began, on that clock; NaN: not here
         self._watched_from_h = np.zeros(0)
+        self._away_from_h = np.zeros(0)  # when it departed; NaN: it is here, or out of sight
         self._declared_h = np.zeros(0)  # NaN: nothing declared
         self._own_left = np.zeros((0, 2, 24), np.float32)
         self._own_expected = np.zeros((0, 2, 24), np.float32)  # departures, had it been as its cohort
-        self._own_factor = np.zeros((0, 2, 24), np.float32)
+        self._own_excess = np.zeros((0, 2, 24), np.float32)  # how much oftener it leaves than its cohort, over 1
         self._own_word = np.zeros((0, 4), np.float32)  # as `_word`
+        self._own_present_h = np.zeros((0, 2, 24), np.float32)
+        self._own_absent_h = np.zeros((0, 2, 24), np.float32)
 
     def plugged_in(
         self,
@@ -133,6 +162,7 @@ class Forecast:
         `pace`: seconds of the car in one of the coordinator's.
         """
         self._grow(int(rows.max(initial=-1)) + 1)
+        self._returned(rows[np.isfinite(self._away_from_h[rows])], now_s)
         self._cohort[rows] = cohort
         self._pace_h[rows] = np.asarray(pace) / HOUR_S
         self._monday_h[rows] = hour_of_week - self._pace_h[rows] * now_s
@@ -145,17 +175,15 @@ class Forecast:
         rows = rows[np.isfinite(self._plugged_h[rows])]
         if not rows.size:
             return
-        from_h, until_h = self._watched_from_h[rows], self._now_h(rows, now_s)
-        first_h = np.floor(from_h)
-        count = (np.floor(until_h) - first_h).astype(np.intp) + 1
-        last = np.cumsum(count) - 1
-        at = np.repeat(np.arange(len(rows)), count)
-        edge_h = first_h[at] + np.arange(len(at)) - (last - count + 1)[at]
-        begin_h, end_h = np.maximum(edge_h, from_h[at]), np.minimum(edge_h + 1.0, until_h[at])
+        until_h = self._now_h(rows, now_s)
+        at, begin_h, end_h = _by_hour(np.maximum(self._watched_from_h[rows], until_h - _LONGEST_STAY_H), until_h)
+        last = np.searchsorted(at, np.arange(len(rows)), "right") - 1
         pieces = self._pieces(rows[at], begin_h, end_h)
         expected = pieces.rate * pieces.length_h
-        _, kind, hour, _ = pieces.cells
+        cohort, kind, hour, _ = pieces.cells
         np.add.at(self._watched_h, pieces.cells, pieces.length_h)
+        np.add.at(self._present_h, (cohort, kind, hour), pieces.length_h)
+        np.add.at(self._own_present_h, (rows[at], kind, hour), pieces.length_h)
         np.add.at(self._own_expected, (rows[at], kind, hour), expected)
         early = (until_h < self._declared_h[rows]) & departed
         due = (until_h >= self._declared_h[rows]) & departed
@@ -168,29 +196,67 @@ class Forecast:
         if departed:
             np.add.at(self._departures, tuple(index[last] for index in pieces.cells), 1.0)
             self._own_left[rows, kind[last], hour[last]] += 1.0
-            for column in (self._own_left, self._own_expected, self._own_word):
+            for column in (
+                *(self._own_left, self._own_expected, self._own_word),
+                *(self._own_present_h, self._own_absent_h),
+            ):
                 column[rows] *= _OWN_KEEPS
-        kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
-        self._departures *= kept
-        self._watched_h *= kept
-        self._rates = _rates(self._departures, self._watched_h)
-        self._own_factor[rows] = _own_factor(self._own_left[rows], self._own_expected[rows])
+            self._away_from_h[rows] = until_h
+        self._own_excess[rows] = _own_factor(self._own_left[rows], self._own_expected[rows]) - 1.0
         self._plugged_h[rows] = np.nan
+        self._unrated += len(rows)
+        if self._unrated >= _RATED_AFTER:
+            self._rate()
 
     def stays(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
         """The chance that each is still here after each horizon, [H] or [N, H] coordinator seconds -> [N, H].
 
         0 for a row that is not here now.
         """
+        self._grow(int(rows.max(initial=-1)) + 1)
+        self._rate()
+        horizon_h = np.minimum(horizon_s * self._pace_h[rows, None], LONGEST_H)
+        return self._stays(rows, horizon_h, self._now_h(rows, now_s)[:, None])
+
+    def present(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
+        """The chance that each, here or not, is here after each horizon, be it that it left and came back: [N, H].
+
+        Rows that were never plugged in: 0. Whoever is away comes back at the rate that keeps the share of its like
+        that are here on its daily course; whoever came back leaves as its cohort does, whatever its age.
+        """
+        self._grow(int(rows.max(initial=-1)) + 1)
+        self._rate()
         horizon_h = np.minimum(horizon_s * self._pace_h[rows, None], LONGEST_H)
         now_h = self._now_h(rows, now_s)[:, None]
+        hours = int(np.ceil(horizon_h.max(initial=0.0))) + 1
+        edge_h = np.floor(now_h) + np.arange(1, hours + 1)
+        stays = self._stays(rows, np.concatenate([horizon_h, edge_h - now_h], axis=1), now_h)
+        here = np.isfinite(self._plugged_h[rows])
+        leave, come = self._turnover(rows, np.floor(now_h) + np.arange(-1, hours + 1), now_h[:, 0])
+        leave[:, 0] = 1.0 - (1.0 - leave[:, 0]) ** (edge_h - now_h)[:, 0]
+        come[:, 0] = 1.0 - (1.0 - come[:, 0]) ** (edge_h - now_h)[:, 0]
+        back = np.zeros((len(rows), hours + 1))  # came back and is here: now, and at each edge
+        staying = np.column_stack([here, stays[:, horizon_h.shape[1] :]])
+        for hour in range(hours):
+            away = 1.0 - staying[:, hour] - back[:, hour]
+            back[:, hour + 1] = back[:, hour] * (1.0 - leave[:, hour]) + away * come[:, hour]
+        then_h = now_h + horizon_h
+        piece = np.clip(np.floor(then_h) - np.floor(now_h), 0, hours - 1).astype(np.intp)
+        begin_h = np.maximum(np.floor(now_h) + piece, now_h)
+        part = (then_h - begin_h) / (np.floor(now_h) + piece + 1.0 - begin_h)
+        before, after = (np.take_along_axis(back, place, 1) for place in (piece, piece + 1))
+        chance = stays[:, : horizon_h.shape[1]] + before + part * (after - before)
+        return np.where(self._pace_h[rows, None] > 0.0, np.clip(chance, 0.0, 1.0), 0.0)
+
+    def _stays(self, rows: Rows, horizon_h: Floats, now_h: Floats) -> Floats:
+        """As `stays`, in hours of the car: [N, H], at [N, 1] on its clock."""
         first_h = np.floor(now_h)
         edge_h = first_h + np.arange(np.ceil(horizon_h.max(initial=0.0)) + 2)
         begin_h, end_h = np.maximum(edge_h, now_h), edge_h + 1.0
         pieces = self._pieces(rows[:, None], begin_h, end_h)
         early, due_per_h = self._word_of(rows)
         _, kind, hour, _ = pieces.cells
-        rate = pieces.rate * self._own_factor[rows[:, None], kind, hour]
+        rate = pieces.rate * (1.0 + self._own_excess[rows[:, None], kind, hour])
         rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
         rate += due_per_h * pieces.due
         risk = np.cumsum(rate * pieces.length_h, axis=1)
@@ -199,27 +265,83 @@ class Forecast:
         risk_then = np.take_along_axis(risk, piece, 1) - np.take_along_axis(rate, piece, 1) * beyond_h
         return np.where(np.isfinite(self._plugged_h[rows, None]), np.exp(-np.maximum(risk_then, 0.0)), 0.0)
 
-    def present(self, rows: Rows, horizon_s: Floats, now_s: float) -> Floats:
-        """The chance that each, here or not, is here after each horizon, be it that it left and came back: [N, H].
-
-        Rows that were never plugged in: 0.
-        """
-        back = 0.29 * (1.0 - np.exp(-horizon_s / (6 * 3600.0)))
-        stays = self.stays(rows, horizon_s, now_s)
-        return stays + (1.0 - stays) * back
-
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""
-        known = zip(self._names, self._departures.copy(), self._watched_h.copy(), strict=True)
+        self._rate()
+        known = zip(self.cohorts, self._departures.copy(), self._watched_h.copy(), self._shares(), strict=True)
         return tuple(Cohort(*one) for one in known)
+
+    def _shares(self) -> Floats:
+        """Share of each cohort's nodes that are here in each hour, [C, *HOURS]."""
+        shares: Floats = self._present_h / (self._present_h + self._absent_h)
+        return shares
+
+    def _returned(self, rows: Rows, now_s: float) -> None:
+        """These [N], which had departed, are about to be plugged in: learn from their absence."""
+        if not rows.size:
+            return
+        until_h = self._now_h(rows, now_s)
+        at, begin_h, end_h = _by_hour(np.maximum(self._away_from_h[rows], until_h - LONGEST_H), until_h)
+        _, kind, hour, _ = self._cells(rows[at], begin_h, end_h)
+        np.add.at(self._absent_h, (self._cohort[rows[at]], kind, hour), end_h - begin_h)
+        np.add.at(self._own_absent_h, (rows[at], kind, hour), end_h - begin_h)
+        known_h = self._present_h + self._absent_h
+        kept = _PRESENCE_REMEMBERS_H / np.maximum(known_h, _PRESENCE_REMEMBERS_H)
+        self._present_h *= kept
+        self._absent_h *= kept
+        self._away_from_h[rows] = np.nan
+
+    def _comes_again(self, rows: Rows, now_h: Floats) -> Floats:
+        """The chance that each is not away for good, by how often it comes and how long it has been away: [N]."""
+        like = self._shares()[self._cohort[rows]].mean((1, 2))
+        left, watched_h = self._departures.sum((1, 2, 3)), self._watched_h.sum((1, 2, 3))
+        per_h = (left / watched_h)[self._cohort[rows]] * like / (1.0 - like)
+        own_left, own_absent_h = self._own_left[rows].sum((1, 2)), self._own_absent_h[rows].sum((1, 2))
+        per_h = (_RETURN_WEIGHT + own_left) / (_RETURN_WEIGHT / per_h + own_absent_h)
+        missed = np.nan_to_num(now_h - self._away_from_h[rows]) * per_h
+        again: Floats = 1.0 / (1.0 + _LAST_TIME / (1.0 - _LAST_TIME) * np.exp(np.minimum(missed, 50.0)))
+        return again
+
+    def _turnover(self, rows: Rows, hour_h: Floats, now_h: Floats) -> tuple[Floats, Floats]:
+        """Chances, within each hour but the first and the last of these [N, H + 2], that one who is here leaves,
+        and that one who is away comes: [N, H] each."""
+        at = np.arange(len(rows))[:, None]
+        kind, hour = (hour_h % WEEK_H >= 5 * 24).astype(np.intp), (hour_h % 24).astype(np.intp)
+        share = self._own_shares(rows)[at, kind, hour]
+        edges = (share[:, :-1] + share[:, 1:]) / 2.0
+        begin, end = edges[:, :-1], edges[:, 1:]
+        kind, hour = kind[:, 1:-1], hour[:, 1:-1]
+        rate = (self._departures.sum(3) / self._watched_h.sum(3))[self._cohort[rows, None], kind, hour]
+        stay = np.exp(-rate * (1.0 + self._own_excess[rows[:, None], kind, hour]))
+        stay = np.minimum(stay, end / begin)
+        come = np.clip((end - begin * stay) / (1.0 - begin), 0.0, 1.0)
+        return 1.0 - stay, come * self._comes_again(rows, now_h)[:, None]
+
+    def _own_shares(self, rows: Rows) -> Floats:
+        """The share of its time that each is here, by hour: [N, *HOURS]."""
+        like = self._shares()[self._cohort[rows]]
+        present_h, known_h = self._own_present_h[rows], self._own_present_h[rows] + self._own_absent_h[rows]
+        expected_h = (known_h * like).sum((1, 2))
+        own = (_OWN_SHARE_WEIGHT_H + present_h.sum((1, 2))) / (_OWN_SHARE_WEIGHT_H + expected_h)
+        like = np.minimum(like * own[:, None, None], 1.0 - _LEAST_SHARE)
+        shares: Floats = (_OWN_PRESENCE_WEIGHT_H * like + present_h) / (_OWN_PRESENCE_WEIGHT_H + known_h)
+        return shares.clip(_LEAST_SHARE, 1.0 - _LEAST_SHARE)
+
+    def _rate(self) -> None:
+        """Bring the rates up to date: a tenth of a millisecond, which not every departure is to cost."""
+        if self._unrated:
+            kept = _CELL_REMEMBERS / np.maximum(self._departures, _CELL_REMEMBERS)
+            self._departures *= kept
+            self._watched_h *= kept
+            self._rates = _rates(self._departures, self._watched_h)
+            self._unrated = 0
 
     def _now_h(self, rows: Rows, now_s: float) -> Floats:
         return self._monday_h[rows] + self._pace_h[rows] * now_s
 
     def _cells(self, rows: Rows, begin_h: Floats, end_h: Floats) -> _Cells:
         middle_h = (begin_h + end_h) / 2
-        with np.errstate(invalid="ignore"):
-            age_h = np.nan_to_num(middle_h - self._plugged_h[rows])
+        age_h = np.fmax(middle_h - self._plugged_h[rows], 0.0)  # of the absent, too
         kind = (middle_h % WEEK_H >= 5 * 24).astype(np.intp)
         hour = (middle_h % 24).astype(np.intp)
         return np.broadcast_to(self._cohort[rows], kind.shape), kind, hour, np.searchsorted(AGES_H, age_h, "right")
@@ -229,7 +351,7 @@ class Forecast:
         length_h = end_h - begin_h
         declared_h = self._declared_h[rows]
         after_h = np.clip(end_h - declared_h, 0.0, length_h)
-        due = np.nan_to_num(after_h / np.maximum(length_h, 1e-9))
+        due = np.fmax(after_h / np.maximum(length_h, 1e-9), 0.0)
         told = np.broadcast_to(np.isfinite(declared_h), length_h.shape)
         return _Pieces(cells, length_h, self._rates[cells], due, told)
 
@@ -245,15 +367,25 @@ class Forecast:
         if size <= known:
             return
         room = max(size, 2 * known, 64)
-        empty = {"_own_factor": 1.0, "_plugged_h": np.nan, "_declared_h": np.nan}
         for name in (
-            *("_cohort", "_pace_h", "_monday_h", "_plugged_h", "_watched_from_h", "_declared_h"),
-            *("_own_left", "_own_expected", "_own_factor", "_own_word"),
+            *("_cohort", "_pace_h", "_monday_h", "_plugged_h", "_watched_from_h", "_declared_h", "_away_from_h"),
+            *("_own_left", "_own_expected", "_own_excess", "_own_word", "_own_present_h", "_own_absent_h"),
         ):
             before = getattr(self, name)
-            column = np.full((room, *before.shape[1:]), empty.get(name, 0), before.dtype)
+            column = np.zeros((room, *before.shape[1:]), before.dtype)  # takes no memory until it is written
             column[:known] = before
             setattr(self, name, column)
+        for column in (self._plugged_h, self._declared_h, self._away_from_h):
+            column[known:] = np.nan
+
+
+def _by_hour(from_h: Floats, until_h: Floats) -> _Stretch:
+    """The stretches between these [N], cut at full hours."""
+    first_h, until_h = np.floor(from_h), np.maximum(from_h, until_h)
+    count = (np.floor(until_h) - first_h).astype(np.intp) + 1
+    at = np.repeat(np.arange(len(from_h)), count)
+    edge_h = first_h[at] + np.arange(len(at)) - (np.cumsum(count) - count)[at]
+    return _Stretch(at, np.maximum(edge_h, from_h[at]), np.minimum(edge_h + 1.0, until_h[at]))
 
 
 def _rates(departures: Floats, watched_h: Floats) -> Floats:
@@ -280,4 +412,4 @@ def _own_factor(left: NDArray[np.float32], expected: NDArray[np.float32]) -> NDA
 
 def _smooth(by_hour: NDArray[np.floating]) -> NDArray[np.floating]:
     """A quarter of each hour of the day (the last axis) goes to each of its neighbours."""
-    return by_hour / 2 + (np.roll(by_hour, 1, -1) + np.roll(by_hour, -1, -1)) / 4
+    return by_hour / 2 + (by_hour[..., _HOURS_BEFORE] + by_hour[..., _HOURS_AFTER]) / 4

@@ -58,6 +58,7 @@ from coordinator.core.queues import Queues
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
+from coordinator.core.watch import Watch
 
 _SILENCE_CHECK_S = 1.0
 
@@ -82,6 +83,7 @@ class Scheduler:
         self._ledger = Ledger(state, self._queues)
         self._plan = Plan(state, self._queues)
         self._placement = Placement(state, self._queues, self._ledger)
+        self._watch = None if forecast is None else Watch(forecast, state.tally)
         self._sequence = 0
         self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
         self._deadlines: list[tuple[float, JobId]] = []
@@ -94,6 +96,8 @@ class Scheduler:
         for event in events:
             self._apply(event, now_s, effects)
         self._expire(now_s, effects)
+        if self._watch is not None:
+            self._watch.settle(now_s)
         if self._plan.make(now_s):
             self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
         self._placement.place(now_s, effects)
@@ -287,6 +291,8 @@ class Scheduler:
 
     def _offered(self, event: NodesOffered, now_s: float) -> None:
         fleet, rows = self.fleet, event.node
+        if self._watch is not None:
+            self._watch.offered(event, now_s)
         fleet.present[rows] = True
         fleet.until_s[rows] = event.until_s
         fleet.share[rows] = event.share
@@ -392,6 +398,8 @@ class Scheduler:
             self._ledger.end(lease, _END_OF_CAUSE[cause], now_s)
             self._finish_if_settled(self.jobs[lease.job], now_s, effects)
         self.fleet.leave(row)
+        if self._watch is not None:
+            self._watch.left(row, cause, now_s)
         self.tally.departures[cause.name.lower(), self.fleet.profile_of(row)] += 1
 
     # Time

@@ -37,6 +37,8 @@ class SchedulingSettings:
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
     """How long an interactive request without a deadline may take."""
+    carbon_price_per_kg: float = 0.0
+    """What a kilogram of CO2 costs, in the unit of the jobs' values."""
     plan_every_s: float = 5.0
     """How often the plan is made anew, while there is work. A job is asked about when it comes, too."""
     foresee_every_s: float = 30.0

@@ -34,3 +34,5 @@ class Snapshot:
     accelerator_s: Mapping[tuple[str, str], float]  # (profile, use); uses: useful lost loading
     energy_modelled_j: Mapping[tuple[str, str], float]  # (profile, use)
     decisions: Mapping[str, int]  # result: placed, no_node, window_too_short
+    forecast_outcomes: Mapping[tuple[str, int, bool], int]  # (horizon, tenth of the chance said, whether it stayed)
+    forecast_chances: Mapping[tuple[str, int], float]  # (horizon, tenth): sum of the chances said

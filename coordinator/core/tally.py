@@ -20,6 +20,14 @@ def _triple_counts() -> defaultdict[tuple[str, str, str], int]:
     return defaultdict(int)
 
 
+def _outcome_counts() -> defaultdict[tuple[str, int, bool], int]:
+    return defaultdict(int)
+
+
+def _chance_sums() -> defaultdict[tuple[str, int], float]:
+    return defaultdict(float)
+
+
 @dataclass(slots=True)
 class Tally:
     """What the scheduler counted; see `Snapshot` for the keys."""
@@ -34,3 +42,5 @@ class Tally:
     accelerator_s: defaultdict[tuple[str, str], float] = field(default_factory=_pair_amounts)
     energy_modelled_j: defaultdict[tuple[str, str], float] = field(default_factory=_pair_amounts)
     decisions: defaultdict[str, int] = field(default_factory=_counts)
+    forecast_outcomes: defaultdict[tuple[str, int, bool], int] = field(default_factory=_outcome_counts)
+    forecast_chances: defaultdict[tuple[str, int], float] = field(default_factory=_chance_sums)

@@ -133,6 +133,8 @@ def snapshot(state: State, now_s: float) -> Snapshot:
         accelerator_s=dict(tally.accelerator_s),
         energy_modelled_j=dict(tally.energy_modelled_j),
         decisions=dict(tally.decisions),
+        forecast_outcomes=dict(tally.forecast_outcomes),
+        forecast_chances=dict(tally.forecast_chances),
     )
 
 

@@ -2,10 +2,12 @@
 
 from array import array
 from collections.abc import AsyncIterator
+from time import monotonic
 
 from coordinator.config import LimitSettings
 from coordinator.core import views
 from coordinator.core.effects import Outcome
+from coordinator.core.plan import Quote
 from coordinator.errors import Failure
 from coordinator.items import LENGTH, Items
 from coordinator.keys import Role
@@ -70,6 +72,8 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             key=header.idempotency_key,
             deadline_s=header.deadline_s,
             value=header.value,
+            item_work=header.item_work or 1.0,
+            least_on_time=header.least_on_time,
         )
         return jobs_pb2.SubmitJobResponse(job=self._job(await self._runtime.job(tenant, job)), existed=existed)
 
@@ -132,7 +136,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
 
     def _job(self, view: views.JobView) -> jobs_pb2.Job:
         spec = view.spec
-        model = self._runtime.models.get(spec.model)
+        model, quote = self._runtime.models.get(spec.model), self._runtime.quote(spec.job)
         return jobs_pb2.Job(
             job_id=job_name(spec.job),
             model=spec.model,
@@ -147,6 +151,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             nodes_at_work=view.nodes,
             idempotency_key=spec.key,
             kind=model.kind if model else "",
+            quote=_quote(quote) if quote is not None else None,
         )
 
     def _header(self, request: jobs_pb2.SubmitJobRequest) -> jobs_pb2.JobHeader:
@@ -161,7 +166,16 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             raise refuse(f"the idempotency key is longer than {_MOST_KEY_BYTES} bytes; shorten it")
         if not (0 <= header.deadline_s < float("inf") and 0 <= header.value < float("inf")):
             raise refuse("deadline_s and value must be numbers of at least 0; 0 means none")
+        if not 0 <= header.item_work < float("inf"):
+            raise refuse(f"item_work is {header.item_work:g}; give a number over 0, or 0 for an item's usual work")
+        if not 0 <= header.least_on_time <= 1:
+            raise refuse(f"least_on_time is {header.least_on_time:g}; give a chance from 0 to 1")
         return header
+
+
+def _quote(quote: Quote) -> jobs_pb2.Quote:
+    finish_s = quote.finish_s - monotonic() if quote.finish_s < float("inf") else 0.0
+    return jobs_pb2.Quote(finish_s=finish_s, on_time=quote.on_time)
 
 
 def _items(message: jobs_pb2.Items) -> Items:

@@ -95,9 +95,8 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
 
     def _join(self, hello: link_pb2.Hello) -> Link:
         lot, rows = self._runtime.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
-        event = joined(hello, lot, rows)
-        link = Link(lot, hello.lot_id, rows)
-        self._runtime.join(link, event)
+        link = Link(hello.lot_id, joined(hello, lot, rows))
+        self._runtime.join(link)
         return link
 
     async def _read(self, link: Link, requests: AsyncIterator[link_pb2.ConnectRequest]) -> bool:
@@ -117,7 +116,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
             for row in request.reports
         ]
         serial = runtime.keep(results)
-        runtime.post(*facts(request, link.lot, link.rows, serial, monotonic()))
+        runtime.post(*facts(request, link.joined, serial, monotonic(), self._terms))
 
     async def _write(self, link: Link, context: Context) -> None:
         """Write orders as they come, those that wait together."""

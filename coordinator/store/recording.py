@@ -65,7 +65,7 @@ class Recorder:
         self._connection.execute("BEGIN IMMEDIATE")
         many(
             "INSERT INTO jobs (job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted,"
-            " checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            " item_work, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             rows.jobs,
         )
         many("INSERT INTO inputs VALUES (?,?,?,?,?,?)", rows.inputs)

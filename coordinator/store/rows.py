@@ -1,5 +1,6 @@
 """Rows of the database that are more than places: how they are written, read and checked."""
 
+from collections.abc import Sequence
 from math import inf
 from time import monotonic, time
 from typing import Any
@@ -12,8 +13,8 @@ from coordinator.store import Corrupt, StoredJob
 Row = tuple[Any, ...]
 
 JOB = (
-    "job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted, checksum, done, failed,"
-    " outcome"
+    "job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted, item_work, checksum,"
+    " done, failed, outcome"
 )
 
 
@@ -33,20 +34,29 @@ def job_row(spec: JobSpec, digest: bytes) -> Row:
         spec.key or None,
         digest,
         now_s,
+        spec.item_work,
     )
-    return (*row, checksum_of(*row))
+    return (*row, _job_checksum(row))
 
 
 def stored_job(row: Row) -> StoredJob:
     """The job of a row of the columns JOB. Raises Corrupt."""
     *fixed, checksum, done, failed, outcome = row
-    job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted = fixed
-    if checksum_of(*fixed) != checksum or done + failed > items or outcome not in _OUTCOMES:
+    job, tenant, api, model, items, item_bytes, deadline, value, key, digest, submitted, item_work = fixed
+    if _job_checksum(fixed) != checksum or done + failed > items or outcome not in _OUTCOMES:
         raise Corrupt(f"the database's row of job {job} is damaged; restore a backup")
     now_s = time()
     deadline_s = inf if deadline is None else monotonic() + deadline - now_s
-    spec = JobSpec(JobId(job), tenant, api, model, items, item_bytes, False, deadline_s, value, key or "")
+    spec = JobSpec(
+        JobId(job), tenant, api, model, items, item_bytes, False, deadline_s, value, key or "", item_work
+    )
     return StoredJob(spec, digest, max(0.0, now_s - submitted), done, failed, _OUTCOMES[outcome])
+
+
+def _job_checksum(fixed: Sequence[object]) -> int:
+    """Usual work is left out, as in rows of before it was kept."""
+    *rest, item_work = fixed
+    return checksum_of(*(rest if item_work == 1.0 else fixed))
 
 
 _OUTCOMES: dict[str | None, Outcome | None] = {None: None, **{outcome.value: outcome for outcome in Outcome}}

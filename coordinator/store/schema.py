@@ -6,7 +6,7 @@ seconds of the wall clock, since a job outlives the process that took it in.
 
 import apsw
 
-VERSION = 2
+VERSION = 3
 
 _MIGRATIONS = (
     """
@@ -54,6 +54,10 @@ _MIGRATIONS = (
             SELECT segment, length FROM inputs UNION ALL SELECT segment, length FROM results
         ) GROUP BY segment
     ) AS named WHERE named.segment = segments.segment;
+    """,
+    # Items of a job may be more work, or less, than those that the speeds were measured on.
+    """
+    ALTER TABLE jobs ADD COLUMN item_work REAL NOT NULL DEFAULT 1;
     """,
 )
 

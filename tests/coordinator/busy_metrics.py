@@ -38,6 +38,8 @@ def snapshot(
         accelerator_s={("hw4", "useful"): 61.5, ("hw4", "lost"): 0.5},
         energy_modelled_j={("hw4", "useful"): 9840.0, ("hw4", "lost"): 80.0},
         decisions={"placed": 45, "no_node": 3, "window_too_short": 2},
+        forecast_outcomes={("1h", 9, True): 20, ("1h", 9, False): 1},
+        forecast_chances={("1h", 9): 19.5},
     )
 
 

@@ -82,6 +82,8 @@ def test_a_chance_is_within_0_and_1_and_falls_with_the_horizon(
         assert (chances[:, 0] > 1 - 1e-9).all()
         forecast.left(rows(4), now_s + watched_for_s / 2)
         assert (forecast.stays(rows(4), HORIZONS_S, now_s) == 0).all()
+        present = forecast.present(rows(5), HORIZONS_S, now_s + watched_for_s)
+        assert ((present >= 0) & (present <= 1)).all()
 
 
 def test_an_even_rate_gives_the_exponential() -> None:
@@ -173,17 +175,18 @@ def test_a_cohort_changes_its_ways_even_after_a_long_past() -> None:
 
 def test_what_ships_tells_cars_at_home_from_a_rack() -> None:
     known = cohorts.load()
-    assert [cohort.name for cohort in known] == ["depot", "home", "rack", "workplace"]
+    assert [cohort.name for cohort in known] == ["depot", "home", "rack", "unknown", "workplace"]
     forecast = Forecast(known)
-    forecast.plugged_in(rows(4), np.arange(4), np.full(4, 18.0), 0.0)
-    depot, home, rack, workplace = forecast.stays(rows(4), np.array([12 * HOUR_S]), 0.0)[:, 0]
-    assert workplace < depot < 0.1 < home < 0.9 < rack
+    forecast.plugged_in(rows(5), np.arange(5), np.full(5, 18.0), 0.0)
+    depot, home, rack, unknown, workplace = forecast.stays(rows(5), np.array([12 * HOUR_S]), 0.0)[:, 0]
+    assert workplace < depot < 0.1 < unknown < home < 0.9 < rack
 
 
 def test_figures_survive_their_file() -> None:
     learnt = cohorts.load()[1]
     again = cohorts.parse(cohorts.text(learnt, ("made",)))
     assert (again.name, again.departures.tolist()) == (learnt.name, learnt.departures.tolist())
+    assert again.presence.tolist() == learnt.presence.tolist()
     with pytest.raises(ValueError, match="has ages from"):
         cohorts.parse(cohorts.text(learnt, ()).replace("from_h = 2", "from_h = 3"))
 
@@ -197,3 +200,72 @@ def test_a_departure_costs_little_whatever_the_fleet() -> None:
     for row in range(100):
         forecast.left(everyone[row : row + 1], 12 * HOUR_S)
     assert (process_time() - begun_s) / 100 < 0.005
+
+
+def commute(forecast: Forecast, cars: int, days: int, ask_h: float, horizons_h: Floats) -> tuple[Floats, Floats]:
+    """Cars that come at about 18:00 on four days of five and leave at about 8:00, as the forecast is told up to an
+    hour; how many it then expects to be here after each horizon, and how many are."""
+    chosen = np.random.default_rng(1)
+    came = np.arange(days) * 24.0 + 18.0 + chosen.normal(0, 1.0, (cars, days))
+    left = np.arange(1, days + 1) * 24.0 + 8.0 + chosen.normal(0, 1.0, (cars, days))
+    parked = chosen.random((cars, days)) < 0.8
+    stays = np.stack([came, left], axis=-1)[parked]
+    owner = np.repeat(rows(cars), parked.sum(1))
+    events = [(float(hour), kind, at) for at, stay in enumerate(stays) for kind, hour in enumerate(stay)]
+    for hour, kind, at in sorted(events):
+        if hour > ask_h:
+            break
+        one = owner[at : at + 1]
+        if kind == 0:
+            forecast.plugged_in(one, np.array([0]), np.array([hour % WEEK_H]), hour * HOUR_S)
+        else:
+            forecast.left(one, hour * HOUR_S)
+    expected = forecast.present(rows(cars), horizons_h * HOUR_S, ask_h * HOUR_S).sum(0)
+    then_h = ask_h + horizons_h
+    return expected, ((stays[:, :1] <= then_h) & (then_h < stays[:, 1:])).sum(0).astype(np.float64)
+
+
+@pytest.mark.parametrize("hour", [3.0, 8.5, 13.0, 18.5])
+def test_the_expected_number_of_cars_here_follows_their_daily_habit(hour: float) -> None:
+    cars = 300
+    horizons_h = np.arange(1.0, 25.0)
+    expected, seen = commute(Forecast([even()]), cars, 44, 40 * 24.0 + hour, horizons_h)
+    assert np.abs(expected - seen).max() < 0.1 * cars
+    full = seen > 0.5 * cars
+    assert expected[full] == pytest.approx(seen[full], rel=0.1)
+
+
+def test_whoever_is_here_is_present_as_long_as_it_stays_and_may_come_back() -> None:
+    forecast = Forecast([even(0.5)])
+    forecast.plugged_in(rows(2), np.zeros(2, np.intp), np.full(2, 10.0), 0.0)
+    forecast.left(rows(1), HOUR_S)
+    horizons_s = np.array([0.0, 1.0, 8.0, 200.0]) * HOUR_S
+    here = forecast.present(rows(3), horizons_s, HOUR_S)
+    stays = forecast.stays(rows(3), horizons_s, HOUR_S)
+    assert here[:, 0] == pytest.approx([0.0, 1.0, 0.0])
+    assert (here >= stays).all()
+    assert here[0, 1] > 0.1
+    assert here[1, 2] > stays[1, 2] + 0.2
+    assert here[:, 3] == pytest.approx([0.5, 0.5, 0.0], abs=0.1)
+
+
+def test_a_car_that_has_missed_many_returns_is_not_expected_any_more() -> None:
+    forecast = Forecast([even()])
+    live(forecast, [(24.0 * day + 8.0, 24.0 * day + 20.0) for day in range(30)])
+    soon, late = (
+        forecast.present(rows(1), np.array([12 * HOUR_S]), (30 * 24.0 + hours) * HOUR_S)[0, 0]
+        for hours in (0.0, 60 * 24.0)
+    )
+    assert soon > 0.3
+    assert late < 0.01
+
+
+def test_presence_of_two_thousand_cars_at_sixty_horizons_is_cheap() -> None:
+    forecast = Forecast(cohorts.load())
+    everyone = rows(2_000)
+    forecast.plugged_in(everyone, everyone % 5, np.full(2_000, 18.0), 0.0)
+    forecast.left(everyone[:500], 12 * HOUR_S)
+    begun_s = process_time()
+    for _ in range(5):
+        forecast.present(everyone, np.linspace(0, DAY_S, 60), 14 * HOUR_S)
+    assert (process_time() - begun_s) / 5 < 0.1  # 25 ms, with room for a busy machine

@@ -48,6 +48,8 @@ FAMILIES = {
     "carpool_results_rejected": ("counter", {"reason"}),
     "carpool_rpc_duration_seconds": ("histogram", {"method", "code"}),
     "carpool_rpcs_in_flight": ("gauge", {"method"}),
+    "carpool_forecast_outcomes": ("counter", {"horizon", "probability", "outcome"}),
+    "carpool_forecast_stay_probability": ("counter", {"horizon", "probability"}),
     "carpool_scheduler_decisions": ("counter", {"result"}),
     "carpool_scheduler_handle_duration_seconds": ("histogram", set()),
     "carpool_store_commit_duration_seconds": ("histogram", set()),
@@ -94,7 +96,7 @@ def test_no_label_names_a_node_a_lot_a_job_a_key_or_a_prompt() -> None:
     labels = set().union(*(labels for _, labels in FAMILIES.values()))
     assert labels <= {
         *("api", "cause", "class", "code", "invariant", "kind", "method", "model", "outcome", "profile"),
-        *("reason", "result", "state", "tenant", "use"),
+        *("horizon", "probability", "reason", "result", "state", "tenant", "use"),
     }
 
 

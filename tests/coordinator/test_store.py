@@ -71,7 +71,8 @@ async def submission(
     intake = store.intake(JobId(job), "noop")
     for first in range(0, len(inputs), 100):
         await intake.add(Items.of(inputs[first : first + 100]))
-    spec = JobSpec(JobId(job), tenant, "grpc", "noop", len(inputs), 1, False, more.get("deadline_s", inf), 1.0, key)
+    deadline_s, work = more.get("deadline_s", inf), more.get("item_work", 1.0)
+    spec = JobSpec(JobId(job), tenant, "grpc", "noop", len(inputs), 1, False, deadline_s, 1.0, key, work)
     return Operation(JobRecord(spec), Submission(spec, intake))
 
 
@@ -291,6 +292,25 @@ def test_large_submissions_do_not_stay_in_memory(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_work_of_an_item_survives_a_restart_and_is_checked(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await commit(store, await submission(store, 1, [b"x"]), await submission(store, 2, [b"x"], item_work=2.5))
+
+    play(scene())
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert [record.spec.item_work for record in again.live() if isinstance(record, JobRecord)] == [1.0, 2.5]
+    again.close()
+    connection = apsw.Connection(str(tmp_path / "carpool.db"))
+    connection.execute("UPDATE jobs SET item_work = 3.5 - item_work")
+    connection.close()
+    assert [trouble.partition("; ")[0] for trouble in check(tmp_path).troubles] == [
+        f"the database's row of job {job} is damaged" for job in (1, 2)
+    ]
+
+
 def test_a_scrub_goes_on_when_the_database_itself_is_damaged(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
 
@@ -477,12 +497,12 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
     connection.execute("DELETE FROM commits")
     for table in TABLES:
         for row in rows[table]:
-            known = row[:5] if table == "commits" else row
+            known = {"commits": row[:5], "jobs": row[:-1]}.get(table, row)
             connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(known))})", known)
     connection.execute("UPDATE segments SET records = 4")
     connection.close()
     (old,) = check(tmp_path).troubles
-    assert old.endswith("is of version 1, this Carpool reads 2; start a coordinator on it once")
+    assert old.endswith("is of version 1, this Carpool reads 3; start a coordinator on it once")
     again = SqliteStore(tmp_path)
     assert again.newest_job == 7
 

@@ -238,6 +238,26 @@ def test_a_batch_of_echoes_is_reported_without_an_announcement(tmp_path: Path) -
     go(scene())
 
 
+def test_a_lease_that_yields_reports_what_ran_and_ends(
+    tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, models=("bert",), noop=False) as lot:
+            await lot.coordinator.to_say.put(grant(1, 0, [b"a car is parked " * 20] * 2000, model="bert"))
+            await lot.coordinator.until(lambda m: any(report.done for report in m.reports))
+            revocation = link_pb2.Revocation(
+                token=link_pb2.Token(epoch=1, attempt=1), cause=link_pb2.REVOCATION_CAUSE_YIELD
+            )
+            await lot.coordinator.to_say.put(link_pb2.ConnectResponse(revocations=[revocation]))
+            ended = await lot.coordinator.until(lambda m: any(report.ended for report in m.reports))
+            (report,) = ended.reports
+            assert report.cause == link_pb2.END_CAUSE_YIELDED
+            assert report.lost_s == 0.0
+
+    monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    go(scene())
+
+
 def test_interactive_and_solo_work_comes_back(tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(tmp_path) as lot:

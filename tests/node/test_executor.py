@@ -171,15 +171,82 @@ def test_a_solo_work_is_announced_exactly_with_nothing_else(small_cache: ModelCa
 
 def test_interactive_work_goes_before_batch_work_even_in_its_middle(small_cache: ModelCache) -> None:
     ear = Ear()
-    with running(ear, small_cache, "llama", "noop") as executor:
+    with running(ear, small_cache, "llama", "bert") as executor:
         executor.submit(work("long", [chat("hello", max_tokens=400)], "llama"))
         ear.wait_to_hear("announce", "long")
-        executor.submit(work("short", [b"x"], interactive=True, vehicle=1))
+        executor.submit(work("short", [b"a car"], "bert", interactive=True, vehicle=1))
         ear.wait_for("short")
         assert not ear.results("long"), "the one micro-batch of the long work was still running"
         ear.wait_for("long")
     expected = run_alone(load(small_cache, "llama"), [chat("hello", max_tokens=400)])
     assert list(ear.results("long").values()) == expected
+
+
+def test_interactive_work_goes_next_at_the_boundary_of_a_micro_batch(small_cache: ModelCache) -> None:
+    ear = Ear(held=True)
+    with running(ear, small_cache, "bert") as executor:
+        executor.submit(work("batch", sentences(150), "bert"))
+        ear.wait_to_hear("announce", "batch")
+        executor.submit(work("other car", sentences(150), "bert", vehicle=2))
+        executor.submit(work("chat", [b"a car"], "bert", interactive=True, vehicle=1))
+        ear.held = False
+        for event in ear.events:
+            event.set()
+        ear.wait_for("batch", "other car", "chat")
+    order = [finished.key for finished in ear.finishes]
+    assert order.index("chat") <= 1, "at most the micro-batch that was announced before went first"
+
+
+def test_a_work_that_yields_finishes_what_runs_and_begins_nothing_more(small_cache: ModelCache) -> None:
+    ear = Ear(held=True)
+    with running(ear, small_cache, "bert", "llama") as executor:
+        executor.submit(work("batch", sentences(300), "bert"))
+        ear.wait_to_hear("announce", "batch")
+        ear.held = False
+        ear.events[0].set()
+        ear.wait_to_hear("finished", "batch")
+        assert executor.stop(["batch"], gently=True).result(10) == {"batch": 0.0}
+        done = set(ear.results("batch"))
+        executor.submit(work("next", [b"a car"], "bert"))
+        ear.wait_for("next")
+        assert set(ear.results("batch")) == done
+        executor.submit(work("batch", [b"a car"], "bert"))  # it is forgotten
+        ear.wait_for("batch")
+    assert 0 < len(done) < 300
+
+
+@contextmanager
+def generating(ear: Ear, cache: ModelCache) -> Iterator[Executor]:
+    """An executor in the middle of one long micro-batch of the work "long"."""
+    with running(ear, cache, "llama", "bert") as executor:
+        executor.submit(work("long", [chat("hello", max_tokens=400)], "llama"))
+        ear.wait_to_hear("announce", "long")
+        executor.submit(work("short", [b"a car"], "bert", interactive=True, vehicle=1))
+        ear.wait_for("short")
+        yield executor
+
+
+def test_a_micro_batch_of_a_work_that_yields_ends_even_when_urgent_work_interrupts_it(
+    small_cache: ModelCache,
+) -> None:
+    ear = Ear()
+    with generating(ear, small_cache) as executor:
+        yielded = executor.stop(["long"], gently=True)
+        executor.submit(work("another", [b"a car"], "bert", interactive=True, vehicle=1))
+        ear.wait_for("another")
+        assert not yielded.done()
+        assert yielded.result(60) == {"long": 0.0}
+        assert len(ear.results("long")) == 1
+
+
+def test_an_owner_does_not_wait_for_a_work_that_yields(small_cache: ModelCache) -> None:
+    ear = Ear()
+    with generating(ear, small_cache) as executor:
+        yielded = executor.stop(["long"], gently=True)
+        lost_s = executor.stop(["long"]).result(1)
+        assert lost_s["long"] > 0.0
+        assert yielded.result(1) == pytest.approx(lost_s, abs=0.01)
+    assert not ear.results("long")
 
 
 def test_cars_take_turns_and_one_car_ends_a_lease_before_the_next(small_cache: ModelCache) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node import wire
 from node.events import (
     Announced,
     Effects,
@@ -37,6 +38,7 @@ from node.messages import (
     Revoked,
     Token,
     Vehicle,
+    Ways,
     bitmap,
 )
 
@@ -91,6 +93,84 @@ def test_a_grant_is_started_and_its_results_are_reported_in_bit_order() -> None:
     lot.handle([worked(A, [3], last=True)], 1.0)
     (report,) = reports(lot)
     assert (report.done, report.results, report.ended) == (0b1000, [b"r3"], EndCause.FINISHED)
+
+
+def test_an_offer_says_what_a_forecast_of_the_stay_goes_by() -> None:
+    monday_s, minute_s = 30 * 3600.0, 60.0
+    ways = Ways("home", monday_s, 60.0, 0.3, 400.0)
+    lot = Lot("lot", 7, [Vehicle(f"car-{n}", "hw4", 160.0, "yard") for n in range(2)], [ECHO], ways)
+    lot.handle([PluggedIn(np.arange(2), np.full(2, 600.0), age_s=np.array([0.0, 7200.0])), Welcomed(())], minute_s)
+    lot.handle([PluggedIn(np.array([1]), np.array([300.0]), declared=True)], 2 * minute_s)
+    (message,) = taken(lot, 3 * minute_s)
+    assert message.offers is not None
+    row = wire.encode(message).offers[1]
+    assert (row.cohort, row.hour_of_week, row.pace, row.declared) == ("home", 33.0, 60.0, True)
+    assert (row.window_s, row.plugged_in_s) == (240.0, 7200.0 + 120.0 * 60.0)
+    assert (row.price_per_kwh, row.carbon_g_per_kwh) == (0.3, 400.0)
+    assert message.offers.plugged_in_s[0] == 120.0 * 60.0
+    assert message.offers.declared.tolist() == [False, True]
+    assert [vehicle.site for vehicle in lot.hello().vehicles] == ["yard", "yard"]
+
+
+def test_a_declared_end_is_told_even_where_the_window_stays_the_same() -> None:
+    lot = plugged(1, 600.0)
+    lot.handle([PluggedIn(np.array([0]), np.array([599.0]), declared=True)], 1.0)
+    (message,) = taken(lot)
+    assert message.offers is not None
+    assert message.offers.declared.tolist() == [True]
+    lot.handle([Unplugged(np.array([0]))], 2.0)
+    lot.handle([PluggedIn(np.array([0]), np.array([600.0]))], 3.0)
+    offers = [message.offers for message in taken(lot, 4.0) if message.offers is not None]
+    assert offers[-1].plugged_in_s.tolist() == [1.0]
+
+
+def test_a_lease_that_yields_reports_what_ran_and_then_ends() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Announced(A, [0, 1])], 1.0)
+    effects = lot.handle([Revoked(A, RevocationCause.YIELD)], 1.0)
+    assert (effects.wind_down, effects.stop) == ([A], [])
+    assert lot.handle([Revoked(A, RevocationCause.YIELD)], 1.0) == Effects()
+    lot.handle([worked(A, [0, 1]), Stopped({A: 0.0})], 1.1)
+    (report,) = reports(lot)
+    assert (report.done, report.ended, report.lost_s) == (0b11, EndCause.YIELDED, 0.0)
+    assert lot.live(np.array([0])) == 0
+
+
+def test_a_lease_that_finishes_while_it_yields_is_finished() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Revoked(A, RevocationCause.YIELD), worked(A, [0, 1, 2, 3], last=True)], 1.0)
+    lot.handle([Stopped({A: 0.0})], 1.0)
+    assert [report.ended for report in reports(lot)] == [EndCause.FINISHED]
+
+
+def test_an_owner_does_not_wait_for_a_lease_that_yields() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Revoked(A, RevocationCause.YIELD)], 1.0)
+    assert lot.handle([Unplugged(np.array([0]))], 1.0).stop == [A]
+    lot.handle([Stopped({A: 0.05}), Stopped({A: 0.0})], 1.0)
+    (message,) = [message for message in taken(lot) if message.lasting]
+    assert [(report.ended, report.lost_s) for report in message.reports] == [(EndCause.UNPLUGGED, 0.05)]
+    assert [departure.cause for departure in message.departures] == [DepartureCause.UNPLUGGED]
+
+
+def test_a_lease_that_yields_before_it_began_ends_at_once() -> None:
+    lot = plugged(1)
+    granted = grant(deferred=(1,))
+    lot.handle([granted], 1.0)
+    effects = lot.handle([Revoked(A, RevocationCause.YIELD)], 1.0)
+    assert (effects.wind_down, effects.stop) == ([], [A])
+    assert not lot.handle([InputsFetched(granted), Stopped({A: 0.0})], 1.0).start
+    assert [report.ended for report in reports(lot)] == [EndCause.YIELDED]
+
+
+def test_a_lease_that_yields_waits_for_large_results_on_their_way() -> None:
+    lot = plugged(1)
+    large = bytes(STREAM_PAYLOAD_BYTES + 1)
+    lot.handle([grant(), Worked(A, [2], [large], (), 0.1, False)], 1.0)
+    lot.handle([Revoked(A, RevocationCause.YIELD), Stopped({A: 0.0})], 1.0)
+    assert all(report.ended is None for report in reports(lot))
+    lot.handle([ResultPut(A, 2)], 1.0)
+    assert [(report.done, report.ended) for report in reports(lot)] == [(0b100, EndCause.YIELDED)]
 
 
 def test_the_same_grant_again_changes_nothing() -> None:
@@ -395,7 +475,8 @@ def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(da
     offered = {0, 1, 2}
 
     def feed(event: Event) -> None:
-        stopping.update(lot.handle([event], 1.0).stop)
+        effects = lot.handle([event], 1.0)
+        stopping.update(effects.stop, effects.wind_down)
         for message in lot.take(1.0):
             for report in message.reports:
                 assert report.token not in ended
@@ -424,7 +505,7 @@ def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(da
             case "plug":
                 feed(PluggedIn(np.array([node]), np.array([60.0])))
             case "revoke":
-                feed(Revoked(token, RevocationCause.EXPIRED))
+                feed(Revoked(token, data.draw(st.sampled_from((RevocationCause.EXPIRED, RevocationCause.YIELD)))))
             case "drain":
                 feed(DrainAsked((node,)))
             case "stopped" if token in stopping:
