@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import assert_never
 
+from benchmarks.world.fairness import Fairness
 from benchmarks.world.items import Item, Nature
 from benchmarks.world.tenants import Submission
 from coordinator.core.effects import (
@@ -51,6 +52,7 @@ class Checks:
         self._alone: Counter[tuple[JobId, int]] = Counter()  # solo grants of an item
         self._journal: dict[JobId, list[Record]] = {}  # what the core has saved, durable or not
         self._steps = 0
+        self.fairness = Fairness(())  # of the coordinator that runs now
 
     # On the disk
 
@@ -146,7 +148,7 @@ class Checks:
 
     def booted(self, scheduler: Scheduler, live: Iterable[Record]) -> None:
         """A coordinator starts with this."""
-        self._journal = {}
+        self._journal, self.fairness = {}, Fairness(scheduler.settings.weights)
         for record in live:
             self._note(record)
         scheduler.validate()
@@ -159,6 +161,8 @@ class Checks:
     def stepped(self, scheduler: Scheduler, effects: Effects, now_s: float) -> None:
         """The core has taken a step."""
         self._steps += 1
+        unfair = self.fairness.stepped(scheduler, effects)
+        hold(not unfair, unfair)
         touched = dict.fromkeys(map(self._note, effects.save))
         if scheduler.fleet.size <= _SAMPLED_FROM or self._steps % _SAMPLE == 0:
             scheduler.validate()

@@ -119,28 +119,26 @@ class Coordinator:
 
     def submit(self, submission: Submission) -> None:
         """A tenant hands in a job or a request, perhaps not for the first time."""
-        items = len(submission.items)
+        tenant, model, items = submission.tenant, submission.model, len(submission.items)
         inputs = [item.payload for item in submission.items]
         mean = sum(map(len, inputs)) // items
         deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
         if submission.interactive:
             job = JobId(next(self._request_numbers))
-            spec = JobSpec(job, "local", "world", submission.model, items, mean, True, deadline_s, float(items))
+            spec = JobSpec(job, tenant, "world", model, items, mean, True, deadline_s, float(items))
             self._requests[job] = submission
             submission.job = job
         else:
-            known = _now(self._disk.find("local", submission.key))
+            known = _now(self._disk.find(tenant, submission.key))
             if known is not None:
                 self._trace.reach("a job found by its key")
                 submission.job, submission.outcome = known.spec.job, known.outcome
                 return
             job = JobId(next(self._job_numbers))
-            intake = self._disk.intake(job, submission.model)
+            intake = self._disk.intake(job, model)
             _now(intake.add(Items.of(inputs)))
             value = float(items)
-            spec = JobSpec(
-                job, "local", "world", submission.model, items, mean, False, deadline_s, value, submission.key
-            )
+            spec = JobSpec(job, tenant, "world", model, items, mean, False, deadline_s, value, submission.key)
             self._submissions[job] = (submission, Stored(spec, intake))
         self.post(JobsSubmitted((spec,)))
 

@@ -31,4 +31,5 @@ PATHS = (
     "node left: unplugged",
     "result refused: duplicate",
     "result refused: stale_token",
+    "two tenants wait for the same and share it",
 )

@@ -1,6 +1,6 @@
 """Tenants: what they hand in, what they were told, and that they ask again when the coordinator does not answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -17,6 +17,7 @@ class Submission:
     """One job or request of a tenant, and what is known to the tenant of it."""
 
     number: int
+    tenant: str
     model: str
     items: list[Item]
     interactive: bool
@@ -56,6 +57,7 @@ class Tenants:
         self,
         clock: Clock,
         generator: Random,
+        names: Sequence[str],
         models: list[str],
         desk: Callable[[], Desk | None],
         by_key: dict[str, Submission],
@@ -66,8 +68,8 @@ class Tenants:
         self.quiet = False  # nothing new comes
         self.by_key = by_key
         self.waiting: dict[int, Submission] = {}  # those that are not over
-        self._clock, self._generator, self._models, self._desk = clock, generator, models, desk
-        self._every_s = every_s
+        self._clock, self._generator, self._names, self._models = clock, generator, names, models
+        self._desk, self._every_s = desk, every_s
         self._clock.after(0.0, self.process, self._arrive)
 
     def hand_in(self, count: int, *, interactive: bool = False, poisoned: bool = False) -> Submission:
@@ -75,8 +77,8 @@ class Tenants:
         number = len(self.by_key)
         drawn = items.draw(self._generator, number, count, poisoned)
         timeout_s = self._generator.choice((1.0, 5.0, None)) if interactive else None
-        model = self._generator.choice(self._models)
-        submission = Submission(number, model, drawn, interactive, timeout_s)
+        tenant, model = self._generator.choice(self._names), self._generator.choice(self._models)
+        submission = Submission(number, tenant, model, drawn, interactive, timeout_s)
         self.by_key[submission.key] = submission
         self.waiting[number] = submission
         self._submit(submission)

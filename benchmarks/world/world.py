@@ -18,6 +18,7 @@ from coordinator.core.settings import SchedulingSettings
 from node.messages import ModelOffer
 
 _MODELS = ("embed", "classify")
+_TENANTS = ("ada", "ben", "cleo")
 STORM_EVENTS = 8_000
 _PEACE_EVENTS = 60_000  # within these everything must have ended
 _LOOK_EVENTS = 50
@@ -50,6 +51,7 @@ class Plan:
             item_attempts=generator.choice((2, 3)),
             silent_after_s=2.4 * heartbeat_s,
             interactive_timeout_s=generator.choice((5.0, 60.0)),
+            weights=tuple((name, generator.choice((0.5, 1.0, 3.0))) for name in _TENANTS[1:]),
         )
         sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
         if generator.random() < 0.02:
@@ -92,7 +94,7 @@ class World:
         ]
         every_s = self.generator.choice((0.1, 1.0))
         self.tenants = Tenants(
-            self.clock, self.generator, list(_MODELS), lambda: self.coordinators.now, by_key, every_s
+            self.clock, self.generator, _TENANTS, list(_MODELS), lambda: self.coordinators.now, by_key, every_s
         )
 
     @property
@@ -183,6 +185,7 @@ class World:
     def _account(self, coordinator: Coordinator) -> None:
         """Note which ways of recovering this coordinator went."""
         tally, reach = coordinator.scheduler.tally, self.trace.reach
+        reach("two tenants wait for the same and share it", self.checks.fairness.stretches)
         for (end, _), leases in tally.leases.items():
             reach(f"lease ended: {end}", leases)
         for (cause, _), nodes in tally.departures.items():

@@ -54,7 +54,7 @@ class Placement:
                     break  # no free node at all: the next job would find none either
                 passed.append(queue.drop(job))
         for job in passed:
-            self._queues.put(job)
+            queue.put(job)
         self._state.tally.decisions["placed" if placed else "no_node"] += 1
         return placed
 

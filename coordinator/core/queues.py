@@ -26,23 +26,31 @@ class Queue:
         """The most urgent job with something to place; forgets those that have nothing left."""
         best: tuple[Rank, Job] | None = None
         for tenant in tuple(self.entries):
-            entries = self.entries[tenant]
-            while entries and not entries[0][2].placeable:
-                heappop(entries)[2].queued = False
-            if not entries:
-                del self.entries[tenant]
+            if not self.waits(tenant):
                 continue
-            job = entries[0][2]
+            job = self.entries[tenant][0][2]
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
                 best = ranked, job
         return None if best is None else best[1]
 
+    def waits(self, tenant: str) -> bool:
+        """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
+        entries = self.entries.get(tenant, [])
+        while entries and not entries[0][2].placeable:
+            heappop(entries)[2].queued = False
+        if not entries:
+            self.entries.pop(tenant, None)
+        return bool(entries)
+
     def drop(self, job: Job) -> Job:
         """Take out a job that `head` gave; the caller puts it back later."""
         heappop(self.entries[job.spec.tenant])
-        job.queued = False
         return job
+
+    def put(self, job: Job) -> None:
+        """Queue a job, or one again that was dropped."""
+        heappush(self.entries.setdefault(job.spec.tenant, []), (job.spec.deadline_s, job.sequence, job))
 
 
 class Queues:
@@ -61,8 +69,9 @@ class Queues:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(spec.model, spec.interactive, self._shares)
-        self._shares.wake(spec.tenant)
-        heappush(queue.entries.setdefault(spec.tenant, []), (spec.deadline_s, job.sequence, job))
+        if not queue.waits(spec.tenant):
+            self._shares.wake(spec.tenant, spec.interactive, filter(queue.waits, tuple(queue.entries)))
+        queue.put(job)
         queue.blocked_at = -1
         job.queued = True
 

@@ -10,7 +10,7 @@ from benchmarks.world.paths import PATHS
 from tests.benchmarks.running import run as run_benchmark
 
 STORM = 4_000
-SEEDS = range(10)
+SEEDS = range(12)
 
 
 def test_the_same_seed_gives_the_same_world_in_every_process() -> None:

@@ -664,6 +664,20 @@ def test_a_tenant_saves_nothing_up_while_it_has_no_work() -> None:
     assert lent["late"] == pytest.approx(lent["busy"], rel=0.1)
 
 
+def test_a_tenant_that_waits_keeps_its_turn_when_it_hands_in_more() -> None:
+    town = Town()
+    for tenant in ("one", "other"):
+        town.submit(40_000, tenant=tenant)
+    grants = town.park(4)
+    for _ in range(20):
+        town.submit(100, interactive=True, tenant="chat")
+        for grant in town.grants():
+            town.finish(grant)
+    town.submit(10, tenant="one")
+    lent = lent_items(town, grants, 100)
+    assert lent["one"] == pytest.approx(lent["other"], rel=0.1)
+
+
 def test_a_tenant_does_not_pay_for_what_its_cars_took_away() -> None:
     town = Town()
     town.submit(20_000)
