@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
 
-from coordinator.core.effects import Effects, Grant
+from coordinator.core.effects import Effects, EndRecord, Grant, Outcome, Record
 from coordinator.core.events import JobId, Token
 from coordinator.core.job import Job
 from coordinator.core.lease import Lease
@@ -45,6 +45,8 @@ class Fairness:
         served = {grant.job for grant in grants}
         tenants = {grant.job: scheduler.jobs[grant.job].spec.tenant for grant in grants}
         stays = {at for at, jobs in self._waiting.items() if jobs & (waiting.get(at, _NOTHING) | served)}
+        if any(_is_given_up(record) for record in chain(effects.save, effects.answer)):
+            stays.clear()  # it may have begun to wait within the step
         queues = {(tenants[grant.job], (grant.model, grant.interactive)) for grant in grants}
         begin = {tenant for tenant, queue in chain(waiting, queues) if (tenant, queue) not in stays}
         stays = {at for at in stays & self._steady if at[0] not in begin}
@@ -94,6 +96,10 @@ class Fairness:
         for token in [token for token in self._leases if token not in scheduler.leases]:
             lease, tenant, seconds = self._leases.pop(token)
             self._lent[tenant] -= seconds * lease.undone.bit_count() / lease.items
+
+
+def _is_given_up(record: Record) -> bool:
+    return isinstance(record, EndRecord) and record.outcome is not Outcome.DONE
 
 
 def _waiting(

@@ -421,10 +421,10 @@ class Scheduler:
             self._end_job(job, Outcome.DONE, "cancelled", now_s, effects)
 
     def _end_job(self, job: Job, outcome: Outcome, cause: str, now_s: float, effects: Effects) -> None:
+        job.ended = outcome  # what comes back is not to be placed again
         for lease in list(job.leases.values()):
             effects.send.append(Revoke(lease.lot, lease.token, cause))
             self._ledger.end(lease, LeaseEnd.REVOKED, now_s)
-        job.ended = outcome
         label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
         self.tally.jobs_finished[label, job.spec.model] += 1
         effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome))
