@@ -1,6 +1,6 @@
 """Protobuf to facts, orders to protobuf. Decides nothing; the one place where durations become instants."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import assert_never
@@ -8,6 +8,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.core.bits import positions
 from coordinator.core.effects import Acknowledge, Disconnect, Drain, Drop, Grant, Order, Revoke
 from coordinator.core.events import (
     Beats,
@@ -95,6 +96,16 @@ def offered_models(request: link_pb2.ConnectRequest) -> Iterator[OfferedModel]:
     """The models that a message offers."""
     for model in request.models:
         yield OfferedModel(model.model, model.kind, model.digest, model.max_item_bytes)
+
+
+def payloads(
+    request: link_pb2.ConnectRequest, staged: Callable[[Token, int], bytes | None]
+) -> list[Sequence[bytes]]:
+    """The results of each report of a message, with those that were put ahead of it in their places.
+
+    One that was put to a coordinator that has ended is struck from its report: its item runs again.
+    """
+    return [row.results if all(row.results) else _put_before(row, staged) for row in request.reports]
 
 
 def facts(
@@ -201,6 +212,21 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
         row.loading_s,
         row.energy_modelled_j,
     )
+
+
+def _put_before(row: link_pb2.LeaseReport, staged: Callable[[Token, int], bytes | None]) -> Sequence[bytes]:
+    done, of = int.from_bytes(row.done, "little"), token(row.token)
+    if done.bit_count() != len(row.results):
+        return row.results  # `facts` refuses it
+    kept: dict[int, bytes] = {}
+    for item, result in zip(positions(done), row.results, strict=True):
+        payload = result or staged(of, item)
+        if payload is not None:
+            kept[item] = payload
+    if len(kept) < len(row.results):
+        row.done = sum(1 << item for item in kept).to_bytes(len(row.done), "little")
+        del row.results[len(kept) :]
+    return list(kept.values())
 
 
 def _speed(model: link_pb2.ModelOffer) -> ModelSpeed:

@@ -48,15 +48,20 @@ from coordinator.core.events import (
     NodesCordoned,
     NodesDrained,
     Rows,
+    Token,
 )
+from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from coordinator.items import Items
 from coordinator.perform import perform
+from coordinator.refusal import Refusal, Refused
 from coordinator.roster import Roster
+from coordinator.staging import Staging
 from coordinator.store import Operation, accepted_payloads
 from coordinator.store import Submission as Stored
-from coordinator.wire import Terms, facts, joined, response
+from coordinator.wire import Terms, facts, joined, payloads, response
+from node import messages as node
 from protos import link_pb2
 
 _TURN_S = 0.002
@@ -107,6 +112,7 @@ class Coordinator:
         self._timer: tuple[float, Timer] | None = None
         self._ends: list[End] = []  # that lots opened and nobody closed
         self._lines: dict[LotId, _Line] = {}
+        self._staging = Staging(disk.epoch, self.scheduler.leases)
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
         self._requests: dict[JobId, Submission] = {}
@@ -197,14 +203,31 @@ class Coordinator:
         request = link_pb2.ConnectRequest.FromString(message)
         if self._lines.get(line.lot) is not line:
             self._trace.count("reordering")
-        first = self._serial
-        for row in request.reports:
-            self._payloads[self._serial] = list(row.results)
+        first, named = self._serial, sum(len(row.results) for row in request.reports)
+        for results in payloads(request, self._staging.take):
+            self._payloads[self._serial] = list(results)
             self._serial += 1
+        kept = sum(len(row.results) for row in request.reports)
+        self._trace.reach("a result is struck that was put to a coordinator before", named - kept)
         self.post(*facts(request, line.lot, line.rows, first, self._clock.now_s))
         if request.HasField("goodbye"):
             line.end.close()
             self._leave(line, True)
+
+    # Large payloads
+
+    def fetch(self, token: node.Token, items: Sequence[int]) -> Sequence[bytes]:
+        """Inputs of a live lease by their offsets in it; refused when it is not live."""
+        lease = self.scheduler.leases.get(Token(token.epoch, token.attempt))
+        if lease is None:
+            raise Refused(Refusal.NOT_FOUND, f"lease {token} is not live")
+        self._trace.reach("inputs are fetched beside the stream")
+        return self._inputs(lease.job, [(lease.item(item), 1) for item in items])
+
+    def put(self, token: node.Token, item: int, payload: bytes) -> None:
+        """A result comes ahead of its report; refused when its lease is not live."""
+        self._staging.put(Token(token.epoch, token.attempt), item, payload)
+        self._trace.reach("a result is put ahead of its report")
 
     def _leave(self, line: _Line, goodbye: bool) -> None:
         if self._lines.get(line.lot) is line:
@@ -285,7 +308,7 @@ class Coordinator:
         match order:
             case Grant():
                 self._checks.granted(order)
-                inputs = self._inputs(order)
+                inputs = self._inputs(order.job, order.ranges)
                 self._trace.reach("a suspect runs alone", order.solo)
             case Acknowledge():
                 hold(
@@ -354,13 +377,11 @@ class Coordinator:
                 self._trace.reach("a message sent again is ignored")
             self._acknowledged[lot] = sequence
 
-    def _inputs(self, grant: Grant) -> Sequence[bytes]:
-        request = self._requests.get(grant.job)
+    def _inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
+        request = self._requests.get(job)
         if request is None:
-            return _now(self._disk.inputs(grant.job, grant.ranges))
-        return [
-            request.items[item].payload for first, count in grant.ranges for item in range(first, first + count)
-        ]
+            return _now(self._disk.inputs(job, ranges))
+        return [request.items[item].payload for first, count in ranges for item in range(first, first + count)]
 
 
 def _now(coroutine: Coroutine[Any, Any, _T]) -> _T:

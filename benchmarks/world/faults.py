@@ -102,6 +102,12 @@ def clogging(world: "World", generator: Random) -> bool:
     return end is not None
 
 
+def broken_transfer(world: "World", generator: Random) -> bool:
+    """Some calls for large payloads break, before or after they are served; counted as they do."""
+    _site(world, generator).calls.breaks += generator.randint(1, 4)
+    return False
+
+
 def unplugging(world: "World", generator: Random) -> bool:
     """Drivers take some cars."""
     sites = [site for site in world.sites if site.plugged]
@@ -229,6 +235,7 @@ def drain(world: "World", generator: Random) -> bool:
 
 
 FAULTS: dict[str, Fault] = {
+    "broken transfer": broken_transfer,
     "cancellation": cancellation,
     "clogging": clogging,
     "cordon": cordon,
