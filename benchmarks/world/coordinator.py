@@ -4,20 +4,19 @@ What the runtime, its links and its services do without deciding anything is her
 facts over in turns, keep payloads by serial, put a lot's first order first. `fuse` ends it in the middle of that.
 """
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import inf
 from random import Random
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.world.checks import Checks, hold
 from benchmarks.world.clock import Clock, Process, Timer
-from benchmarks.world.disk import Disk
+from benchmarks.world.disk import Disk, now
 from benchmarks.world.network import End
 from benchmarks.world.tenants import Submission
 from benchmarks.world.trace import Trace
@@ -41,12 +40,15 @@ from coordinator.core.events import (
     JobSpec,
     JobsSaved,
     JobsSubmitted,
+    LeaseEnd,
     LotId,
     LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
     NodesDrained,
+    Progressed,
+    Report,
     Rows,
     Token,
 )
@@ -58,7 +60,7 @@ from coordinator.perform import perform
 from coordinator.refusal import Refusal, Refused
 from coordinator.roster import Roster
 from coordinator.staging import Staging
-from coordinator.store import Operation, accepted_payloads
+from coordinator.store import Corrupt, Full, Intake, Operation, accepted_payloads
 from coordinator.store import Submission as Stored
 from coordinator.wire import Terms, facts, joined, payloads, response
 from node import messages as node
@@ -66,7 +68,6 @@ from protos import link_pb2
 
 _TURN_S = 0.002
 _FIRST_REQUEST = 1 << 62
-_T = TypeVar("_T")
 
 
 class Crashed(Exception):
@@ -94,7 +95,9 @@ class Coordinator:
         disk: Disk,
         checks: Checks,
         trace: Trace,
+        open_requests: int,
     ) -> None:
+        """It takes so many requests at a time."""
         self.process = Process()
         lost, unheard = disk.boot(self.process)
         trace.reach("a crash before what was handed in is recorded", lost > 0)
@@ -103,6 +106,7 @@ class Coordinator:
         self.roster = Roster()
         self.fuse: int | None = None  # so many saves, sends and answers until it burns
         self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
+        self._open_requests = open_requests
         self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s)
         self._job_numbers = count(disk.newest_job + 1)
         self._request_numbers = count(_FIRST_REQUEST + (disk.epoch << 40))
@@ -115,6 +119,7 @@ class Coordinator:
         self._staging = Staging(disk.epoch, self.scheduler.leases)
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
+        self._claims: dict[str, list[tuple[Submission, Intake]]] = {}  # keys of those, and who else names them
         self._requests: dict[JobId, Submission] = {}
         self._needed: dict[int, int] = {}  # operations to be durable before an acknowledgement, by its id()
         self._acknowledged: dict[LotId, int] = {}
@@ -123,29 +128,60 @@ class Coordinator:
 
     # Tenants
 
-    def submit(self, submission: Submission) -> None:
-        """A tenant hands in a job or a request, perhaps not for the first time."""
-        tenant, model, items = submission.tenant, submission.model, len(submission.items)
+    def submit(self, submission: Submission) -> bool:
+        """A tenant hands in a job or a request, perhaps not for the first time; False: there is no room for it."""
         inputs = [item.payload for item in submission.items]
-        mean = sum(map(len, inputs)) // items
-        deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
         if submission.interactive:
-            job = JobId(next(self._request_numbers))
-            spec = JobSpec(job, tenant, "world", model, items, mean, True, deadline_s, float(items))
-            self._requests[job] = submission
-            submission.job = job
-        else:
-            known = _now(self._disk.find(tenant, submission.key))
-            if known is not None:
-                self._trace.reach("a job found by its key")
+            return self._ask(submission, inputs)
+        try:
+            intake = self._disk.intake(JobId(next(self._job_numbers)), submission.model)
+            half = len(inputs) // 2
+            for part in (inputs[:half], inputs[half:]):
+                self._disk.take_in(intake, Items.of(part))
+        except Full:
+            self._trace.count("full disk")
+            if submission.key not in self._claims:
+                self._checks.refused(submission, self.scheduler)
+            return False
+        submission.refused = False
+        self._claim(submission, intake)
+        return True
+
+    def _ask(self, submission: Submission, inputs: Sequence[bytes]) -> bool:
+        if len(self._requests) >= self._open_requests:
+            self._trace.count("overload")
+            return False
+        job, items = JobId(next(self._request_numbers)), len(inputs)
+        deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
+        mean = sum(map(len, inputs)) // items
+        self._requests[job] = submission
+        self._trace.reach("a request is taken that was refused before", submission.refused)
+        submission.job = job
+        spec = JobSpec(
+            job, submission.tenant, "world", submission.model, items, mean, True, deadline_s, float(items)
+        )
+        self.post(JobsSubmitted((spec,)))
+        return True
+
+    def _claim(self, submission: Submission, intake: Intake) -> None:
+        """Find the job that its key names, or take it in; whoever else claims the key waits for the record."""
+        tenant, key = submission.tenant, submission.key
+        others = self._claims.get(key)
+        if others is not None:
+            self._trace.count("concurrent claim")
+            others.append((submission, intake))
+            return
+        known = now(self._disk.find(tenant, key))
+        if known is not None:
+            self._trace.reach("a job found by its key")
+            self._checks.claimed(submission, known.spec.job, known.digest == intake.digest)
+            if known.digest == intake.digest:
                 submission.job, submission.outcome = known.spec.job, known.outcome
-                return
-            job = JobId(next(self._job_numbers))
-            intake = self._disk.intake(job, model)
-            _now(intake.add(Items.of(inputs)))
-            value = float(items)
-            spec = JobSpec(job, tenant, "world", model, items, mean, False, deadline_s, value, submission.key)
-            self._submissions[job] = (submission, Stored(spec, intake))
+            return
+        self._claims[key] = []
+        items, mean = intake.items, intake.bytes // intake.items
+        spec = JobSpec(intake.job, tenant, "world", submission.model, items, mean, False, inf, float(items), key)
+        self._submissions[spec.job] = (submission, Stored(spec, intake))
         self.post(JobsSubmitted((spec,)))
 
     def cancel(self, job: JobId) -> None:
@@ -222,7 +258,10 @@ class Coordinator:
         if lease is None:
             raise Refused(Refusal.NOT_FOUND, f"lease {token} is not live")
         self._trace.reach("inputs are fetched beside the stream")
-        return self._inputs(lease.job, [(lease.item(item), 1) for item in items])
+        try:
+            return self._inputs(lease.job, [(lease.item(item), 1) for item in items])
+        except Corrupt as corrupt:
+            raise Refused(Refusal.DAMAGED, str(corrupt)) from None
 
     def put(self, token: node.Token, item: int, payload: bytes) -> None:
         """A result comes ahead of its report; refused when its lease is not live."""
@@ -308,8 +347,13 @@ class Coordinator:
         match order:
             case Grant():
                 self._checks.granted(order)
-                inputs = self._inputs(order.job, order.ranges)
                 self._trace.reach("a suspect runs alone", order.solo)
+                try:
+                    inputs = self._inputs(order.job, order.ranges)
+                except Corrupt:
+                    if line is not None:
+                        self._clock.after(self._generator.random() * 0.01, self.process, partial(self._void, order))
+                    return
             case Acknowledge():
                 hold(
                     self._disk.durable >= self._needed.pop(id(order)),
@@ -331,6 +375,17 @@ class Coordinator:
             message = response([(order, inputs)], self.roster.index, self._terms)
             line.end.write(message.SerializeToString(deterministic=True))
 
+    def _void(self, grant: Grant) -> None:
+        """End a lease that no lot heard of: items whose inputs are damaged fail, the others wait for another."""
+        self._trace.reach("a grant is void whose inputs are damaged")
+        items = [item for first, count in grant.ranges for item in range(first, first + count)]
+        errors = tuple(
+            (offset, "bad_input", "it is damaged")
+            for offset, item in enumerate(items)
+            if (grant.job, item) in self._disk.damaged
+        )
+        self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=errors, ended=LeaseEnd.REFUSED),)))
+
     def answer(self, record: Record) -> None:
         """Tell whoever waits."""
         self._burn()
@@ -346,8 +401,14 @@ class Coordinator:
             return
         self._checks.told(record)
         if isinstance(record, JobRecord):
-            self._submissions.pop(job)[0].job = job
+            submission = self._submissions.pop(job)[0]
+            submission.job = job
             self.post(JobsSaved((job,)))
+            for other, intake in self._claims.pop(submission.key):
+                self._trace.reach("a claim of a key waits for the first")
+                self._claim(other, intake)
+        elif isinstance(record, ResultsRecord):
+            self._trace.reach("work goes on while the disk is full", self._disk.room == 0)
         elif isinstance(record, EndRecord):
             self.post(JobsClosed((job,)))
             self._checks.submission(job).outcome = record.outcome
@@ -380,15 +441,5 @@ class Coordinator:
     def _inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
         request = self._requests.get(job)
         if request is None:
-            return _now(self._disk.inputs(job, ranges))
+            return now(self._disk.inputs(job, ranges))
         return [request.items[item].payload for first, count in ranges for item in range(first, first + count)]
-
-
-def _now(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine gives that waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: _T = end.value
-        return value
-    raise AssertionError("it waits")

@@ -202,6 +202,30 @@ def disk_failure(world: "World", generator: Random) -> bool:
     return True
 
 
+def full_disk(world: "World", generator: Random) -> bool:
+    """There is room for no or a few more parts of submissions, for a while; counted when one is refused."""
+    world.disk.room = generator.randrange(4)
+    world.clock.after(_duration_s(generator), world.disk.process, world.disk.make_room)
+    return False
+
+
+def damage(world: "World", generator: Random) -> bool:
+    """An input on the disk is not what was written any more."""
+    accepted = [at for at in world.tenants.waiting.values() if at.job is not None and not at.interactive]
+    if accepted:
+        submission = generator.choice(accepted)
+        assert submission.job is not None
+        world.disk.damaged.add((submission.job, generator.randrange(len(submission.items))))
+    return bool(accepted)
+
+
+def concurrent_claim(world: "World", generator: Random) -> bool:
+    """A tenant hands a job in twice at once; counted when the second finds the key claimed."""
+    if len(world.tenants.waiting) < 80:
+        world.tenants.hand_in_twice()
+    return False
+
+
 def flood(world: "World", generator: Random) -> bool:
     """Many tenants come at once."""
     if len(world.tenants.waiting) > 60:
@@ -238,12 +262,15 @@ FAULTS: dict[str, Fault] = {
     "broken transfer": broken_transfer,
     "cancellation": cancellation,
     "clogging": clogging,
+    "concurrent claim": concurrent_claim,
     "cordon": cordon,
     "crash": crash,
+    "damage": damage,
     "disk failure": disk_failure,
     "drain": drain,
     "duplication": duplication,
     "flood": flood,
+    "full disk": full_disk,
     "fuse": fuse,
     "kill": kill,
     "loss": loss,
@@ -262,10 +289,17 @@ FAULTS: dict[str, Fault] = {
     "zombie": zombie,
 }
 
-WEIGHTS = {"flood": 4, "fuse": 3, "overtaking": 12, "unplugging": 2}
+WEIGHTS = {"broken transfer": 3, "concurrent claim": 3, "flood": 4, "fuse": 3, "overtaking": 12, "unplugging": 3}
 """How much more often than the others these are tried: they strike less often than they are tried."""
 
 COUNTED = tuple(
-    sorted({*FAULTS.keys() - {"fuse", "overtaking"}, "crash between save, send and answer", "reordering"})
+    sorted(
+        {
+            *FAULTS.keys() - {"fuse", "overtaking"},
+            "crash between save, send and answer",
+            "overload",
+            "reordering",
+        }
+    )
 )
 """Kinds as they are counted: when they strike, not when they are prepared."""

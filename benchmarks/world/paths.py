@@ -3,10 +3,13 @@
 PATHS = (
     "a crash before what was handed in is recorded",
     "a crash before what is recorded is told",
+    "a claim of a key waits for the first",
+    "a grant is void whose inputs are damaged",
     "a job found by its key",
     "a lease is taken over by a coordinator that did not grant it",
     "a lot drops leases that are others' by now",
     "a message sent again is ignored",
+    "a request is taken that was refused before",
     "a result is put ahead of its report",
     "a result is struck that was put to a coordinator before",
     "a silent lot is cut off",
@@ -36,4 +39,5 @@ PATHS = (
     "result refused: duplicate",
     "result refused: stale_token",
     "two tenants wait for the same and share it",
+    "work goes on while the disk is full",
 )

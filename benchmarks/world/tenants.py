@@ -1,7 +1,7 @@
 """Tenants: what they hand in, what they were told, and that they ask again when the coordinator does not answer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -27,6 +27,7 @@ class Submission:
     outcome: Outcome | None = None
     cancelled: bool = False
     abandoned: bool = False  # a request whose coordinator is gone
+    refused: bool = False  # the last time it was handed in
     asking: bool = True  # its tenant is about to hand it in
 
     @property
@@ -43,8 +44,8 @@ class Submission:
 class Desk(Protocol):
     """Where submissions go: a coordinator."""
 
-    def submit(self, submission: Submission) -> None:
-        """Take this in; its `job` is set when it is accepted."""
+    def submit(self, submission: Submission) -> bool:
+        """Take this in, False: there is no room for it now; its `job` is set when it is accepted."""
 
     def cancel(self, job: JobId) -> None:
         """Nobody wants this job any more."""
@@ -83,6 +84,19 @@ class Tenants:
         self.waiting[number] = submission
         self._submit(submission)
         return submission
+
+    def hand_in_twice(self) -> bool:
+        """A tenant does not wait for the answer and asks again, now and then for something else under the same key;
+        False when nobody listens."""
+        desk = self._desk()
+        if desk is None:
+            return False
+        first = self.hand_in(self._generator.randint(1, 5))
+        again = first
+        if self._generator.random() < 0.3:
+            again = replace(first, items=items.draw(self._generator, first.number, len(first.items) + 1, False))
+        desk.submit(again)
+        return True
 
     def cancel_one(self) -> bool:
         """One of those who wait wants its job no more; False when nobody waits."""
@@ -123,10 +137,12 @@ class Tenants:
         desk = self._desk()
         if submission.job is not None or submission.abandoned:
             return
-        if desk is not None:
-            submission.asking = False
-            desk.submit(submission)
-        else:
+        submission.asking = False
+        if desk is None:
+            self._later(submission)
+        elif not desk.submit(submission):
+            submission.refused = True
+            submission.abandoned = submission.interactive and self._generator.random() < 0.5
             self._later(submission)
 
     def _later(self, submission: Submission) -> None:

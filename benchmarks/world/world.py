@@ -14,6 +14,7 @@ from benchmarks.world.network import Network
 from benchmarks.world.site import Coordinators, Site
 from benchmarks.world.tenants import Submission, Tenants
 from benchmarks.world.trace import Trace
+from coordinator.core.events import JobId
 from coordinator.core.settings import SchedulingSettings
 from node.messages import ModelOffer
 
@@ -33,6 +34,7 @@ class Plan:
     cars: int  # at each site
     kinds: tuple[str, ...]  # of faults
     fault_rate: float  # faults an event
+    open_requests: int  # taken at a time
     settings: SchedulingSettings
 
     @classmethod
@@ -56,8 +58,8 @@ class Plan:
         sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
         if generator.random() < 0.02:
             sites, cars = 8, 10
-        rate = exp(generator.uniform(log(1 / 60), log(1 / 5)))
-        return cls(seed, sites, cars, kinds, rate, settings)
+        rate = exp(generator.uniform(log(1 / 40), log(1 / 4)))
+        return cls(seed, sites, cars, kinds, rate, generator.choice((5, 1000)), settings)
 
 
 class World:
@@ -73,8 +75,9 @@ class World:
         self._began_s = self.clock.now_s
         self._process = Process()
         by_key: dict[str, Submission] = {}
-        self.checks = Checks(by_key)
-        self.disk = Disk(self.clock, self.generator, self.checks.recorded)
+        damaged: set[tuple[JobId, int]] = set()
+        self.checks = Checks(by_key, damaged)
+        self.disk = Disk(self.clock, self.generator, self.checks.recorded, damaged)
         self._boot()
         network = Network(self.clock, self.generator, self.trace)
         items_per_s = self.generator.choice((20.0, 200.0))
@@ -147,7 +150,7 @@ class World:
     def peace(self) -> None:
         """No more faults: what is broken is mended, and within reasonable time everything has ended."""
         self.tenants.quiet = True
-        self.disk.commit_s, self.disk.fails = 0.005, False
+        self.disk.commit_s, self.disk.fails, self.disk.room = 0.005, False, None
         if self.coordinators.now is not None:
             self.coordinators.now.fuse = None
             self.coordinators.now.uncordon()
@@ -167,7 +170,13 @@ class World:
 
     def _boot(self) -> None:
         self.coordinators.now = Coordinator(
-            self.clock, self.generator, self.plan.settings, self.disk, self.checks, self.trace
+            self.clock,
+            self.generator,
+            self.plan.settings,
+            self.disk,
+            self.checks,
+            self.trace,
+            self.plan.open_requests,
         )
 
     def _everybody_is_here(self) -> bool:

@@ -374,6 +374,8 @@ class Scheduler:
         if not self.fleet.present[row]:
             return
         for lease in list(self.held.get(row, {}).values()):
+            if lease.token not in self.leases:
+                continue  # the one before was the last that its job waited for
             if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
                 lost_s = min(now_s - lease.reported_s, lease.expected_s)
                 self._ledger.meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))

@@ -495,6 +495,22 @@ def test_a_death_during_a_solo_item_blames_nothing_else() -> None:
     assert not town.scheduler.jobs[other].troubles
 
 
+def test_a_job_whose_last_items_fail_by_one_death_ends() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(2)
+    grants = town.grants()
+    for incarnation in range(2, 4 + SETTINGS.item_deaths):
+        for grant in grants:
+            town.report(grant.token, running=(1 << len(items_of(grant))) - 1)
+        town.kill()
+        town._sequences.clear()
+        grants = town.park(cars=1, incarnation=incarnation)
+        assert not grants or all(grant.solo for grant in grants)
+    assert town.scheduler.jobs[job].failed == 2
+    assert town.scheduler.jobs[job].ended is Outcome.DONE
+
+
 def test_an_interactive_request_past_its_deadline_ends_and_frees_the_car() -> None:
     town = Town()
     town.park(cars=1)
