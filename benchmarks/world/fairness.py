@@ -110,9 +110,10 @@ def _waiting(
     waiting: dict[tuple[str, _Queue], set[JobId]] = defaultdict(set)
     steady: set[tuple[str, _Queue]] = set()
     for job in jobs:
-        if job.placeable:
-            at = (job.spec.tenant, (job.spec.model, job.spec.interactive))
-            waiting[at].add(job.spec.job)
+        if job.ended is None and job.placeable:
+            spec = job.spec
+            at = (spec.tenant, (spec.model, spec.interactive))
+            waiting[at].add(spec.job)
             if not job.waiting:
                 steady.add(at)
     return {at: frozenset(numbers) for at, numbers in waiting.items()}, steady

@@ -221,16 +221,16 @@ def damage(world: "World", generator: Random) -> bool:
 
 def concurrent_claim(world: "World", generator: Random) -> bool:
     """A tenant hands a job in twice at once; counted when the second finds the key claimed."""
-    if len(world.tenants.waiting) < 80:
+    if len(world.tenants.waiting) < 60:
         world.tenants.hand_in_twice()
     return False
 
 
 def flood(world: "World", generator: Random) -> bool:
     """Many tenants come at once."""
-    if len(world.tenants.waiting) > 60:
+    if len(world.tenants.waiting) > 50:
         return False
-    for _ in range(10):
+    for _ in range(8):
         world.tenants.hand_in(generator.randint(1, 20), interactive=generator.random() < 0.7)
     return True
 
@@ -289,7 +289,21 @@ FAULTS: dict[str, Fault] = {
     "zombie": zombie,
 }
 
-WEIGHTS = {"broken transfer": 3, "concurrent claim": 3, "flood": 4, "fuse": 3, "overtaking": 12, "unplugging": 3}
+WEIGHTS = {
+    "broken transfer": 3,
+    "clogging": 2,
+    "concurrent claim": 4,
+    "crash": 2,
+    "drain": 2,
+    "flood": 8,
+    "fuse": 4,
+    "kill": 2,
+    "loss": 2,
+    "overtaking": 18,
+    "plugging": 3,
+    "reset": 2,
+    "unplugging": 6,
+}
 """How much more often than the others these are tried: they strike less often than they are tried."""
 
 COUNTED = tuple(

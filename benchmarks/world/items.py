@@ -54,7 +54,7 @@ def draw(generator: Random, submission: int, count: int, poisoned: bool) -> list
         for _ in range(generator.randint(1, 3)):
             natures[generator.randrange(count)] = generator.choice([*Nature][1:])
     items = [Item(submission, index, nature) for index, nature in enumerate(natures)]
-    if generator.random() < 0.1:
+    if generator.random() < 0.2:
         for _ in range(generator.randint(1, 3)):
             at, which = generator.randrange(count), generator.choice((1, 2, 3))
             items[at] = replace(items[at], large_input=bool(which & 1), large_result=bool(which & 2))

@@ -58,7 +58,7 @@ class Plan:
         sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
         if generator.random() < 0.02:
             sites, cars = 8, 10
-        rate = exp(generator.uniform(log(1 / 40), log(1 / 4)))
+        rate = exp(generator.uniform(log(1 / 30), log(1 / 4)))
         return cls(seed, sites, cars, kinds, rate, generator.choice((5, 1000)), settings)
 
 
