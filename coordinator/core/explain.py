@@ -155,7 +155,8 @@ def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> O
     if full:
         return Obstacle.HANDS_FULL
     window_s = float(fleet.until_s[row]) - now_s
-    if slice_items(settings, job, fleet.speed(row, spec.model), window_s, fleet.capable(spec.model)) < 1:
+    speed = fleet.speed(row, spec.model, spec.item_work)
+    if slice_items(settings, job, speed, window_s, fleet.capable(spec.model), now_s) < 1:
         return Obstacle.WINDOW_TOO_SHORT
     again = job.waiting.values() if not job.open.count else ()
     if again and choice and all(trouble.last_lot == lot for trouble in again):

@@ -14,6 +14,9 @@ from coordinator.core.settings import SchedulingSettings
 Capability = tuple[tuple[str, int, bool, int], ...]
 """What a lot can run, coarsely: (model, log of its speed, resident, batch) by name. Lots alike share one."""
 
+KindId = int
+"""Nodes of one kind run the same models about as fast, whatever is resident; its place in `Fleet.kinds`."""
+
 Bucket = dict[int, None]
 """Rows, last in first out; a dict, so that any of them can leave."""
 
@@ -33,6 +36,8 @@ class Lot:
     rows: Rows
     speeds: dict[str, ModelSpeed] = field(default_factory=dict)
     capability: int = 0
+    resident: frozenset[str] = frozenset()  # models that need not be loaded
+    heavy: frozenset[str] = frozenset()  # models that it would take long to load
     connected: bool = True
     lost_s: float | None = None  # when its link broke
     disconnecting: bool = False  # its link was told to break
@@ -89,6 +94,9 @@ class Fleet:
         self._capability_ids: dict[Capability, int] = {(): 0}
         self._serving: list[int] = [0]  # rows that take work, by capability
         self._by_model: dict[str, list[int]] = {}  # capabilities that run it, the fastest first
+        self.kinds: list[dict[str, float]] = [{}]  # items a second of each model, of a whole lot of this kind
+        self._kind_ids: dict[tuple[tuple[str, int], ...], KindId] = {(): 0}
+        self._kind_of: list[KindId] = [0]  # by capability
         self._free: tuple[list[dict[int, Bucket]], ...] = ([{}], [{}])  # [interactive][capability][key]: rows
 
     def join(self, lot: LotId, incarnation: int, rows: Rows, profiles: Iterable[str], now_s: float) -> None:
@@ -103,6 +111,10 @@ class Fleet:
         """Enter what a lot can run, and how fast."""
         lot = self.lots[lot_id]
         lot.speeds = speeds
+        lot.resident = frozenset(model for model, speed in speeds.items() if speed.load_s == 0)
+        lot.heavy = frozenset(
+            model for model, speed in speeds.items() if speed.load_s >= self._settings.load_matters_s
+        )
         capability = self._capability_id(speeds)
         if capability != lot.capability:
             lot.capability = capability
@@ -123,21 +135,57 @@ class Fleet:
             and self.share[row] > 0
             and not self.cordoned[row]
             and not self.draining[row]
-            and self.lots[LotId(int(self.lot[row]))].connected
+            and self.lot_of(row).connected
         )
+
+    def lot_of(self, row: int) -> Lot:
+        """The lot of a vehicle."""
+        return self.lots[LotId(int(self.lot[row]))]
 
     def profile_of(self, row: int) -> str:
         """The label of a vehicle's hardware profile."""
         return self.profiles[int(self.profile[row])]
 
-    def speed(self, row: int, model: str) -> ModelSpeed:
-        """How this vehicle alone runs a model that its lot offers."""
-        speed = self.lots[LotId(int(self.lot[row]))].speeds[model]
-        return ModelSpeed(speed.items_per_s * float(self.share[row]), speed.load_s, speed.batch_items)
+    def speed(self, row: int, model: str, item_work: float = 1.0) -> ModelSpeed:
+        """How this vehicle alone runs a model that its lot offers, with items of so much work."""
+        speed = self.lot_of(row).speeds[model]
+        return ModelSpeed(speed.items_per_s * float(self.share[row]) / item_work, speed.load_s, speed.batch_items)
+
+    def kind(self, row: int) -> KindId:
+        """The kind of a vehicle, here or not."""
+        return self._kind_of[self.lot_of(row).capability]
+
+    def kinds_of_all(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """The kind of every row, and whether it takes new work now."""
+        kinds = np.zeros(int(self.lot[: self.size].max(initial=0)) + 1, np.intp)
+        for number, lot in self.lots.items():
+            kinds[number] = self._kind_of[lot.capability]
+        return kinds[self.lot[: self.size]], self._capability[: self.size] != _NOWHERE
+
+    def resident(self) -> dict[tuple[KindId, str], int]:
+        """Vehicles that take new work, by kind and by each model that is resident in their lots."""
+        counts: dict[tuple[KindId, str], int] = {}
+        for number, capability in enumerate(self._capabilities):
+            if self._serving[number]:
+                for model, _, resident, _ in capability:
+                    if resident:
+                        key = self._kind_of[number], model
+                        counts[key] = counts.get(key, 0) + self._serving[number]
+        return counts
+
+    @property
+    def serving(self) -> int:
+        """Vehicles that take new work."""
+        return sum(self._serving)
 
     def capable(self, model: str) -> int:
         """Vehicles that take new work and run this model."""
         return sum(self._serving[capability] for capability in self._by_model.get(model, ()))
+
+    def has_free(self, model: str, interactive: bool) -> bool:
+        """Whether a vehicle that runs this model may be lent more."""
+        free = self._free[interactive]
+        return any(free[capability] for capability in self._by_model.get(model, ()))
 
     def has_choice(self, model: str) -> bool:
         """Whether more than one lot has a vehicle that takes new work and runs this model."""
@@ -147,19 +195,19 @@ class Fleet:
         return next(lots, None) is not None and next(lots, None) is not None
 
     def candidates(self, model: str, interactive: bool) -> Iterator[int]:
-        """Free rows for a model: fewest leases first, then the longest windows, then the fastest lots.
+        """Free rows for a model: fewest leases first, then where it is resident, the fastest lots, long windows.
 
         The caller may change rows only after it has stopped iterating.
         """
         free = self._free[interactive]
         keyed = [  # a key is the smaller the fewer leases are held, and then the longer the window is
-            (key, rank, capability)
+            (-(-key // _WINDOW_CLASSES), rank, key, capability)
             for rank, capability in enumerate(self._by_model.get(model, ()))
             for key in free[capability]
         ]
         if len(keyed) > 1:
             keyed.sort()
-        for key, _, capability in keyed:
+        for _, _, key, capability in keyed:
             yield from reversed(free[capability][key])
 
     def refresh(self, row: int, now_s: float) -> None:
@@ -167,7 +215,7 @@ class Fleet:
         self._take_out(row)
         if not self.serves(row):
             return
-        capability = self.lots[LotId(int(self.lot[row]))].capability
+        capability = self.lot_of(row).capability
         window = _window_class(float(self.until_s[row]) - now_s)
         batch, interactive = int(self.batch_leases[row]), int(self.interactive_leases[row])
         if batch < self._settings.slices_in_hand:
@@ -318,6 +366,7 @@ class Fleet:
         self._capabilities.append(capability)
         self._capability_ids[capability] = number
         self._serving.append(0)
+        self._kind_of.append(self._kind_id(speeds, capability))
         for free in self._free:
             free.append({})
         for model, speed, resident, _ in capability:
@@ -326,6 +375,13 @@ class Fleet:
             ranked.sort(key=lambda at: self._rank(at, model))
             del speed, resident
         return number
+
+    def _kind_id(self, speeds: dict[str, ModelSpeed], capability: Capability) -> KindId:
+        kind = tuple((model, speed) for model, speed, _, _ in capability)
+        if kind not in self._kind_ids:
+            self._kind_ids[kind] = len(self.kinds)
+            self.kinds.append({model: speed.items_per_s for model, speed in speeds.items()})
+        return self._kind_ids[kind]
 
     def _rank(self, capability: int, model: str) -> tuple[bool, int]:
         speed, resident = next(

@@ -204,7 +204,9 @@ class Forecast:
 
         Rows that were never plugged in: 0.
         """
-        return self.stays(rows, horizon_s, now_s)
+        back = 0.29 * (1.0 - np.exp(-horizon_s / (6 * 3600.0)))
+        stays = self.stays(rows, horizon_s, now_s)
+        return stays + (1.0 - stays) * back
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""

@@ -43,7 +43,7 @@ def _items_are_in_one_place(state: State) -> None:
         if job.ended is not None:
             assert not job.leases, f"job {number}: ended with leases"
         elif job.placeable:
-            assert job.queued, f"job {number}: has items to place and stands in no queue"
+            assert job.entry, f"job {number}: has items to place and stands in no queue"
 
 
 def _leases_agree(state: State) -> None:

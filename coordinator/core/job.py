@@ -1,11 +1,22 @@
 """A job: which of its items are open, lent, finished or failed, and what became of those that went wrong."""
 
 from dataclasses import dataclass
+from enum import IntEnum
+from math import inf
 
 from coordinator.core.effects import Outcome
 from coordinator.core.events import JobSpec, LotId, Token
 from coordinator.core.lease import Lease
 from coordinator.core.ranges import Range, Ranges
+
+
+class Band(IntEnum):
+    """How the plan sees a job: the first band goes before the second."""
+
+    PLANNED = 0  # it will make its deadline; and every interactive job
+    OPEN = 1  # it has no deadline
+    SPARE = 2  # the plan has no room for it: it gets what is left over
+    LATE = 3  # its deadline has passed
 
 
 @dataclass(slots=True)
@@ -24,19 +35,22 @@ class Job:
     """One job. Every item is in exactly one place: open, waiting (open, with a history), lent, done or failed."""
 
     __slots__ = (
+        "band",
         "done",
         "ended",
+        "entry",
         "failed",
         "leases",
         "lent",
         "open",
-        "queued",
+        "promised",
         "ready",
         "sequence",
         "spec",
         "started_s",
         "submitted_s",
         "troubles",
+        "urgency",
         "waiting",
     )
 
@@ -46,7 +60,7 @@ class Job:
         self.submitted_s = submitted_s
         self.started_s: float | None = None  # its first lease
         self.ready = ready  # its submission is saved, or need not be
-        self.queued = False  # stands in the scheduler's queue
+        self.entry = 0  # number of its entry in the scheduler's queue; 0: it stands in none
         self.open = Ranges.whole(spec.items)
         self.waiting: dict[int, Trouble] = {}  # items to try again, in order of return
         self.troubles: dict[int, Trouble] = {}  # of all items that have a history
@@ -55,11 +69,19 @@ class Job:
         self.failed = 0
         self.leases: dict[Token, Lease] = {}
         self.ended: Outcome | None = None
+        self.promised = False  # the plan has let it in
+        self.band = Band.PLANNED if spec.interactive or spec.deadline_s < inf else Band.OPEN
+        self.urgency = -self.density if self.band is Band.OPEN else spec.deadline_s  # the smaller, the sooner
 
     @property
     def placeable(self) -> int:
         """Items that could be lent now."""
         return self.open.count + len(self.waiting) if self.ready and self.ended is None else 0
+
+    @property
+    def density(self) -> float:
+        """Its value for the work that is not settled, a model's item of it: what is almost done is worth most."""
+        return self.spec.value / (max(self.spec.items - self.settled, 1) * self.spec.item_work)
 
     @property
     def settled(self) -> int:

@@ -1,13 +1,14 @@
 """Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
 
-from math import ceil
+from math import ceil, inf
 from operator import itemgetter
 
 from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
-from coordinator.core.queues import Queue, Queues, rank
+from coordinator.core.queues import Entry, Queue, Queues, rank
+from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
 
@@ -17,6 +18,9 @@ MOST_ITEMS = 4096
 _MOST_CANDIDATES = 256
 """Nodes looked at for one slice: a request must not cost more in a larger fleet."""
 
+_MOST_PASSED = 8
+"""Jobs of a queue that are looked at when the first finds no node that is fit for it."""
+
 
 class Placement:
     """Lends what is queued to what is free, until one of them runs out."""
@@ -25,6 +29,7 @@ class Placement:
         self._state = state
         self._queues = queues
         self._ledger = ledger
+        self.residency = Residency(state, queues)
 
     def place(self, now_s: float, effects: Effects) -> None:
         """Lend all that some free node is fit for, the most urgent first."""
@@ -44,18 +49,19 @@ class Placement:
 
     def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
-        passed: list[Job] = []
+        fleet, tally = self._state.fleet, self._state.tally
+        passed: list[Entry] = []
         placed = False
-        capable = self._state.fleet.capable(queue.model)
-        while not placed and (job := queue.head()) is not None:
-            placed = self._place_job(job, capable, now_s, effects)
-            if not placed:
-                if not job.waiting:
-                    break  # no free node at all: the next job would find none either
+        if fleet.has_free(queue.model, queue.interactive):
+            capable = fleet.capable(queue.model)
+            while len(passed) < _MOST_PASSED and (job := queue.head()) is not None:
+                placed = self._place_job(job, capable, now_s, effects)
+                if placed:
+                    break
                 passed.append(queue.drop(job))
-        for job in passed:
-            queue.put(job)
-        self._state.tally.decisions["placed" if placed else "no_node"] += 1
+            for entry in passed:
+                queue.push(entry)
+        tally.decisions["placed" if placed else "no_node"] += 1
         return placed
 
     def _place_job(self, job: Job, capable: int, now_s: float, effects: Effects) -> bool:
@@ -63,17 +69,22 @@ class Placement:
         for tried, row in enumerate(fleet.candidates(spec.model, spec.interactive)):
             if tried == _MOST_CANDIDATES:
                 break
-            speed = fleet.speed(row, spec.model)
+            speed = fleet.speed(row, spec.model, spec.item_work)
             window_s = float(fleet.until_s[row]) - now_s
-            count = slice_items(self._state.settings, job, speed, window_s, capable)
+            count = slice_items(self._state.settings, job, speed, window_s, capable, now_s)
             if count < 1:
                 self._state.tally.decisions["window_too_short"] += 1
+                continue
+            if not spec.interactive and not self.residency.allows(row, spec.model):
+                self._state.tally.decisions["other_model"] += 1
                 continue
             choosy = bool(job.waiting) and fleet.has_choice(spec.model)
             ranges, solo = job.carve(count, LotId(int(fleet.lot[row])), choosy)
             if not ranges:
                 continue
             lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)
+            if speed.load_s and not spec.interactive:
+                self.residency.load(row, spec.model)
             effects.send.append(
                 Grant(
                     lease.lot,
@@ -91,16 +102,26 @@ class Placement:
         return False
 
 
-def slice_items(settings: SchedulingSettings, job: Job, speed: ModelSpeed, window_s: float, capable: int) -> int:
-    """Items to lend to a node of this speed with this much window left, one of `capable`; 0 when none would fit."""
+def slice_items(
+    settings: SchedulingSettings, job: Job, speed: ModelSpeed, window_s: float, capable: int, now_s: float
+) -> int:
+    """Items to lend to a node of this speed with this much window left, one of `capable`; 0 when none would fit.
+
+    A slice of a job that can still make its deadline ends well before it: what a car takes away is done elsewhere.
+    """
     spec = job.spec
     room_s = window_s * settings.window_margin - speed.load_s
+    target_s = max(settings.slice_target_s, capable / settings.slices_per_s)
+    due_s = spec.deadline_s - now_s
+    if not spec.interactive and 0 < due_s < inf:
+        room_s = min(room_s, due_s - speed.load_s)
+        target_s = min(target_s, due_s * settings.slice_of_deadline)
     fit = min(room_s * speed.items_per_s, MOST_ITEMS)
     if fit < 1:
         return 0
     in_hand = 1 if spec.interactive else settings.slices_in_hand
     fair = ceil(job.placeable / (in_hand * max(capable, 1)))
     least = ceil(settings.slice_least_s * speed.items_per_s)
-    target = max(1, int(settings.slice_target_s * speed.items_per_s), speed.batch_items)
+    target = max(1, int(target_s * speed.items_per_s), speed.batch_items)
     by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
     return int(min(fit, target, by_size, max(fair, least)))

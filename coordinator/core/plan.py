@@ -1,10 +1,42 @@
-"""The plan: what of the accepted work the fleet will get done, and by when."""
+"""The plan: which deadlines the fleet will meet, if it works off the earliest first, and what it loads for that.
 
+A fluid plan, of work against capacity. It knows of a job the work that is left, the kinds of node that finish an
+item of it in time, its deadline and its value. Jobs come in by their value for the work that is left; one comes in
+if for no deadline the work due by then is more than the capacity that is forecast until then, on no set of kinds
+that it is confined to. Who does not come in gets what is left over, and is asked about again when the plan is made
+anew. Tenants are planned apart, each with its fair share: value compares only within a tenant.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
+from heapq import nsmallest
+from math import erf, inf, sqrt
 
-from coordinator.core.events import JobSpec, LotId
+import numpy as np
+
+from coordinator.core.arrivals import Arrivals
+from coordinator.core.events import JobId, JobSpec
+from coordinator.core.fleet import KindId
+from coordinator.core.job import Band, Job
+from coordinator.core.queues import Queues
 from coordinator.core.state import State
+from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
+
+_GRID_S = np.concatenate((np.geomspace(1.0, LONGEST_S, 400), LONGEST_S * np.geomspace(1.1, 1000.0, 40)))
+"""Deadlines, seconds from the making of the plan: a job's is taken for the last of these before it."""
+
+_DOUBT = 0.1
+"""Standard deviation of the capacity until a deadline, against what was forecast (assumed)."""
+
+_MOST_JOBS = 4096
+"""Jobs in one plan: about 10 us each."""
+
+_CHANGE = 0.1
+"""By which part the number of nodes at work changes before the forecast is asked ahead of time."""
+
+_LENT_LEFT = 0.5
+"""Part of what is lent that is taken for not done yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +47,243 @@ class Quote:
     on_time: float  # chance that it is done by its deadline; 1 when it has none
 
 
-def quote(state: State, spec: JobSpec, now_s: float) -> Quote:
-    """What a job that is submitted now may expect."""
-    fleet = state.fleet
-    rate = sum(
-        fleet.speed(row, spec.model).items_per_s
-        for row in range(fleet.size)
-        if fleet.serves(row) and spec.model in fleet.lots[LotId(int(fleet.lot[row]))].speeds
-    )
-    ahead = sum((job.placeable + job.lent) * job.spec.item_work for job in state.jobs.values())
-    finish_s = now_s + (ahead + spec.items * spec.item_work) / rate if rate else inf
-    return Quote(finish_s, float(finish_s <= spec.deadline_s))
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a job wants of the plan."""
+
+    kinds: int  # bits of those of which a node finishes an item of it in time
+    model: str
+    work_s: float
+    due_s: float  # from now
+    density: float
+    reserve: float  # work a second that may come and be worth more
+    item_s: float  # one item, where it is fastest
+
+
+class _Room:
+    """What one tenant may still have done by each deadline of the grid, by sets of kinds."""
+
+    def __init__(self, supply: Supply, share: float, now_s: float) -> None:
+        self._supply = supply
+        self._share = share
+        self.now_s = now_s
+        self._capacity: dict[int, Floats] = {}  # [G]
+        self._free: dict[int, Floats] = {}  # [G]
+        self._taken: list[_Claim] = []
+
+    def fits(self, claim: _Claim) -> bool:
+        """Whether it comes in beside what is in, and beside what is expected."""
+        return claim.kinds != 0 and self.slack_s(claim) >= 0
+
+    def slack_s(self, claim: _Claim) -> float:
+        """Work that could be due besides, when this claim is in; below 0 it does not come in."""
+        self._know(claim.kinds)
+        at = _place(claim.due_s)
+        slack_s = inf
+        for kinds, free in self._free.items():
+            if kinds & claim.kinds == claim.kinds:
+                later = free[at:] - claim.reserve * _GRID_S[at:] if claim.reserve else free[at:]
+                slack_s = min(slack_s, float(later.min()))
+        return slack_s - claim.work_s
+
+    def take(self, claim: _Claim) -> None:
+        """This claim is in."""
+        self._know(claim.kinds)
+        self._taken.append(claim)
+        for kinds, free in self._free.items():
+            self._charge(kinds, free, claim)
+
+    def capacity_s(self, claim: _Claim) -> float:
+        """All that can be done by its deadline by the kinds that it is confined to."""
+        self._know(claim.kinds)
+        return float(self._capacity[claim.kinds][_place(claim.due_s)])
+
+    def finish_s(self, claim: _Claim) -> float:
+        """When it is done if the earliest deadlines go first, seconds from now; infinity: not within the grid."""
+        self._know(claim.kinds)
+        at = _place(claim.due_s)
+        finish_s = claim.item_s
+        for kinds, free in self._free.items():
+            if kinds & claim.kinds == claim.kinds:
+                capacity = self._capacity[kinds]
+                due_s = float(capacity[at] - free[at]) + claim.work_s
+                finish_s = max(finish_s, float(np.interp(due_s, capacity, _GRID_S, right=inf)))
+        return finish_s
+
+    def _know(self, kinds: int) -> None:
+        if kinds in self._free:
+            return
+        self._capacity[kinds] = self._share * self._supply.work(kinds, self.now_s, self.now_s + _GRID_S)
+        free = self._free[kinds] = self._capacity[kinds].copy()
+        for claim in self._taken:
+            self._charge(kinds, free, claim)
+
+    def _charge(self, kinds: int, free: Floats, claim: _Claim) -> None:
+        if kinds & claim.kinds == claim.kinds:
+            free[_place(claim.due_s) :] -= claim.work_s
+
+
+class Plan:
+    """What was planned last, and for which fleet."""
+
+    def __init__(self, state: State, queues: Queues) -> None:
+        self._state = state
+        self._queues = queues
+        self._supply = Supply(-inf, {}, {})
+        self._nodes = 0  # that took work then
+        self._arrivals = Arrivals()
+        self._rooms: dict[str, _Room] = {}  # by tenant, since the plan was made last
+        self._timed: dict[JobId, Job] = {}  # batch jobs with a deadline that may not have ended
+        self._made_s = -inf
+        self._stale = False
+        self.quotas: dict[tuple[KindId, str], float] = {}
+        """Nodes of a kind that should have a model resident."""
+
+    def next_s(self) -> float | None:
+        """When the plan is to be made anew; None when nothing needs one."""
+        return self._made_s + self._state.settings.plan_every_s if self._stale else None
+
+    def admit(self, job: Job, now_s: float) -> None:
+        """A batch job may run from now on: it comes into the plan if there is room beside the others."""
+        self._stale = True
+        if job.spec.deadline_s == inf:
+            return
+        self._timed[job.spec.job] = job
+        self._foresee(now_s)
+        claim = self._claim(job, now_s)
+        room = self._rooms.get(job.spec.tenant)
+        if room is not None and room.fits(claim):
+            room.take(claim)
+            self._put_in(job, claim)
+        else:
+            self._leave_out(job, claim)
+        if claim.work_s < inf:
+            self._arrivals.note(job.spec.tenant, job.density, claim.work_s, now_s)
+
+    def make(self, now_s: float) -> bool:
+        """Make the plan anew if it is time to, and whether it was: every job with a deadline gets its band."""
+        if not self._stale or now_s < self._made_s + self._state.settings.plan_every_s:
+            return False
+        self._made_s = now_s
+        self._foresee(now_s)
+        jobs = self._soonest()
+        waiting = self._queues.waiting()
+        self._stale = bool(jobs or waiting)
+        self._rooms = self._new_rooms(jobs, now_s)
+        planned: defaultdict[tuple[int, str], float] = defaultdict(float)
+        for job in sorted(jobs, key=lambda job: -job.density):
+            claim = self._claim(job, now_s)
+            room = self._rooms[job.spec.tenant]
+            if room.fits(claim):
+                room.take(claim)
+                self._put_in(job, claim)
+                planned[claim.kinds, claim.model] += claim.work_s / claim.due_s
+            else:
+                self._leave_out(job, claim)
+        others = {(self._supply.able(model, 0.0, inf), model): 1.0 for model in waiting}
+        self.quotas = _quotas(self._supply, planned, others)
+        return True
+
+    def quote(self, spec: JobSpec, now_s: float) -> Quote:
+        """What a batch job may expect that is submitted now. Changes nothing that is planned."""
+        self._foresee(now_s)
+        new = Job(spec, 0, now_s, ready=True)
+        claim = self._claim(new, now_s)
+        if not claim.kinds:
+            return Quote(inf, float(spec.deadline_s == inf))
+        jobs = self._soonest()
+        room = self._new_rooms([*jobs, new], now_s)[spec.tenant]
+        for job in sorted(jobs, key=lambda job: -job.density):
+            ahead = spec.deadline_s == inf or job.density >= new.density
+            if ahead and job.spec.tenant == spec.tenant and room.fits(other := self._claim(job, now_s)):
+                room.take(other)
+        finish_s = now_s + room.finish_s(claim)
+        if spec.deadline_s == inf:
+            return Quote(finish_s, 1.0)
+        doubt_s = _DOUBT * room.capacity_s(claim)
+        return Quote(finish_s, 0.5 * (1.0 + erf(room.slack_s(claim) / max(doubt_s, 1e-9) / sqrt(2.0))))
+
+    def _soonest(self) -> list[Job]:
+        """Jobs with a deadline that have not ended: those due first, when they are very many."""
+        self._timed = {number: job for number, job in self._timed.items() if job.ended is None}
+        return nsmallest(_MOST_JOBS, self._timed.values(), key=lambda job: job.spec.deadline_s)
+
+    def _put_in(self, job: Job, claim: _Claim) -> None:
+        job.promised = True
+        self._queues.rerank(job, Band.PLANNED, job.spec.deadline_s - claim.item_s)
+
+    def _leave_out(self, job: Job, claim: _Claim) -> None:
+        job.promised = False
+        if claim.due_s <= 0:
+            self._queues.rerank(job, Band.LATE, -job.density)
+        elif claim.item_s < inf:  # else nobody knows
+            self._queues.rerank(job, Band.SPARE, -job.density)
+
+    def _foresee(self, now_s: float) -> None:
+        nodes = self._state.fleet.serving
+        changed = abs(nodes - self._nodes) > _CHANGE * self._nodes
+        if changed or now_s >= self._supply.made_s + self._state.settings.foresee_every_s:
+            self._supply, self._nodes = foresee(self._state, now_s), nodes
+
+    def _claim(self, job: Job, now_s: float) -> _Claim:
+        spec, supply = job.spec, self._supply
+        due_s = spec.deadline_s - now_s
+        best = supply.best.get(spec.model, 0.0)
+        item_s = spec.item_work / best if best else inf
+        items = spec.items - job.settled - (1.0 - _LENT_LEFT) * job.lent
+        kinds = supply.able(spec.model, spec.item_work, due_s) if due_s > 0 else 0
+        reserve = 0.0
+        if not job.promised:
+            reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, job.density)
+        return _Claim(kinds, spec.model, items * item_s, due_s, job.density, reserve, item_s)
+
+    def _new_rooms(self, jobs: Iterable[Job], now_s: float) -> dict[str, _Room]:
+        """Room for each tenant: by weight, and what others do not want."""
+        margin = self._state.settings.plan_margin
+        wanted: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind
+        for job in jobs:
+            claim = self._claim(job, now_s)
+            wanted[job.spec.tenant] += claim.work_s / max(claim.due_s, 1.0) if claim.work_s < inf else 0.0
+        tenants = set(wanted)
+        wanted.update(dict.fromkeys(self._queues.open_tenants(), inf))
+        capacity = sum(kind.strength * kind.nodes for kind in self._supply.kinds.values())
+        shares = _max_min(wanted, {tenant: self._state.shares.weight(tenant) for tenant in wanted}, capacity)
+        return {tenant: _Room(self._supply, margin * shares[tenant], now_s) for tenant in tenants}
+
+
+def _place(due_s: float) -> int:
+    return max(0, int(np.searchsorted(_GRID_S, due_s, "right")) - 1)
+
+
+def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: float) -> dict[str, float]:
+    """Parts of a capacity, max-min fair by weight; what nobody wants is offered to everybody."""
+    left, shares = capacity, dict.fromkeys(wanted, 0.0)
+    hungry = sorted(wanted, key=lambda tenant: wanted[tenant] / weights[tenant])
+    total = sum(weights.values())
+    for tenant in hungry:
+        shares[tenant] = min(wanted[tenant], left * weights[tenant] / total)
+        left -= shares[tenant]
+        total -= weights[tenant]
+    return {tenant: (share + left) / capacity if capacity else 0.0 for tenant, share in shares.items()}
+
+
+def _quotas(
+    supply: Supply, planned: dict[tuple[int, str], float], others: dict[tuple[int, str], float]
+) -> dict[tuple[KindId, str], float]:
+    """Nodes of each kind for each model: what the plan needs, the most confined first; the rest in proportion."""
+    left = {kind: found.strength * found.nodes for kind, found in supply.kinds.items()}
+    given: defaultdict[tuple[KindId, str], float] = defaultdict(float)
+    for (kinds, model), rate in sorted(planned.items(), key=lambda entry: entry[0][0].bit_count()):
+        able = [kind for kind in left if kinds >> kind & 1]
+        room = sum(left[kind] for kind in able)
+        part = min(1.0, rate / room) if room > 0 else 0.0
+        for kind in able:
+            given[kind, model] += part * left[kind]
+            left[kind] -= part * left[kind]
+    more = planned or others
+    for kind, room in left.items():
+        wants = [(model, amount) for (kinds, model), amount in more.items() if kinds >> kind & 1]
+        total = sum(amount for _, amount in wants)
+        for model, amount in wants:
+            given[kind, model] += room * amount / total
+    return {(kind, model): work / supply.kinds[kind].strength for (kind, model), work in given.items()}

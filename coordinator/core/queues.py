@@ -1,15 +1,15 @@
 """Jobs with items to place, by model, class and tenant: the tenant that was lent least is served first, and of its
-jobs the one with the earliest deadline."""
+jobs the one that the plan puts first."""
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from coordinator.core.job import Job
+from coordinator.core.job import Band, Job
 from coordinator.core.shares import Shares
 
-_Entry = tuple[float, int, Job]  # deadline, order of submission, job
-Rank = tuple[bool, float, float, int]
-"""Sort key: interactive first, then what its tenant was lent, then by deadline, then by submission."""
+Entry = tuple[int, float, int, int, Job]  # band, urgency, order of submission, number of the entry, job
+Rank = tuple[bool, float, int, float, int]
+"""Sort key: interactive first, then what its tenant was lent, then by the plan, then by submission."""
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Queue:
     model: str
     interactive: bool
     shares: Shares
-    entries: dict[str, list[_Entry]] = field(default_factory=dict)  # by tenant
+    entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
     blocked_at: int = -1  # the fleet's version when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
@@ -28,7 +28,7 @@ class Queue:
         for tenant in tuple(self.entries):
             if not self.waits(tenant):
                 continue
-            job = self.entries[tenant][0][2]
+            job = self.entries[tenant][0][4]
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
                 best = ranked, job
@@ -37,20 +37,30 @@ class Queue:
     def waits(self, tenant: str) -> bool:
         """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
         entries = self.entries.get(tenant, [])
-        while entries and not entries[0][2].placeable:
-            heappop(entries)[2].queued = False
+        while entries and not _stands(entries[0]):
+            _forget(heappop(entries))
         if not entries:
             self.entries.pop(tenant, None)
         return bool(entries)
 
-    def drop(self, job: Job) -> Job:
-        """Take out a job that `head` gave; the caller puts it back later."""
-        heappop(self.entries[job.spec.tenant])
-        return job
+    def drop(self, job: Job) -> Entry:
+        """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
+        return heappop(self.entries[job.spec.tenant])
 
-    def put(self, job: Job) -> None:
-        """Queue a job, or one again that was dropped."""
-        heappush(self.entries.setdefault(job.spec.tenant, []), (job.spec.deadline_s, job.sequence, job))
+    def push(self, entry: Entry) -> None:
+        """Let a job stand where its entry says."""
+        heappush(self.entries.setdefault(entry[4].spec.tenant, []), entry)
+
+
+def _stands(entry: Entry) -> bool:
+    *_, number, job = entry
+    return number == job.entry and job.placeable > 0
+
+
+def _forget(entry: Entry) -> None:
+    *_, number, job = entry
+    if number == job.entry:
+        job.entry = 0
 
 
 class Queues:
@@ -59,10 +69,11 @@ class Queues:
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._queues: dict[tuple[str, bool], Queue] = {}
+        self._entries = 0
 
     def put(self, job: Job) -> None:
         """Queue a job that has items to place, unless it is queued."""
-        if job.queued or not job.placeable:
+        if job.entry or not job.placeable:
             return
         spec = job.spec
         key = (spec.model, spec.interactive)
@@ -71,16 +82,47 @@ class Queues:
             queue = self._queues[key] = Queue(spec.model, spec.interactive, self._shares)
         if not queue.waits(spec.tenant):
             self._shares.wake(spec.tenant, spec.interactive, filter(queue.waits, tuple(queue.entries)))
-        queue.put(job)
-        queue.blocked_at = -1
-        job.queued = True
+        self._enter(queue, job)
+
+    def rerank(self, job: Job, band: Band, urgency: float) -> None:
+        """The plan puts a job elsewhere; where it stood is forgotten when it comes up there."""
+        if (job.band, job.urgency) == (band, urgency):
+            return
+        job.band, job.urgency = band, urgency
+        if job.entry:
+            self._enter(self._queues[job.spec.model, job.spec.interactive], job)
 
     def ready(self, version: int) -> list[Queue]:
         """Queues that may find a node: not empty, and something changed since they last did not."""
         return [queue for queue in self._queues.values() if queue.entries and queue.blocked_at != version]
 
+    def open_tenants(self) -> set[str]:
+        """Tenants with a batch job in a queue that has no deadline."""
+        return {
+            tenant
+            for queue in self._queues.values()
+            if not queue.interactive
+            for tenant, entries in queue.entries.items()
+            if any(band == Band.OPEN for band, *_ in entries)
+        }
+
+    def waiting(self) -> set[str]:
+        """Models that a batch job with something to place waits for."""
+        return {queue.model for queue in self._queues.values() if not queue.interactive and queue.head()}
+
+    def waits(self, model: str) -> bool:
+        """Whether a batch job with something to place waits for a model."""
+        queue = self._queues.get((model, False))
+        return queue is not None and queue.head() is not None
+
+    def _enter(self, queue: Queue, job: Job) -> None:
+        self._entries += 1
+        job.entry = self._entries
+        queue.push((job.band, job.urgency, job.sequence, job.entry, job))
+        queue.blocked_at = -1
+
 
 def rank(job: Job, shares: Shares) -> Rank:
     """Where a job stands among others that wait."""
     spec = job.spec
-    return (not spec.interactive, shares.lent(spec.tenant), spec.deadline_s, job.sequence)
+    return (not spec.interactive, shares.lent(spec.tenant), job.band, job.urgency, job.sequence)

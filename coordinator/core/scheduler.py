@@ -49,11 +49,11 @@ from coordinator.core.events import (
 )
 from coordinator.core.explain import JobExplanation, NodeExplanation
 from coordinator.core.forecast import Survival
-from coordinator.core.job import Job
+from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease, ranges_of
 from coordinator.core.ledger import Ledger
 from coordinator.core.placement import Placement
-from coordinator.core.plan import Quote, quote
+from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import Queues
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
@@ -80,6 +80,7 @@ class Scheduler:
         self.held, self.tally = state.held, state.tally
         self._queues = Queues(state.shares)
         self._ledger = Ledger(state, self._queues)
+        self._plan = Plan(state, self._queues)
         self._placement = Placement(state, self._queues, self._ledger)
         self._sequence = 0
         self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
@@ -93,6 +94,8 @@ class Scheduler:
         for event in events:
             self._apply(event, now_s, effects)
         self._expire(now_s, effects)
+        if self._plan.make(now_s):
+            self._placement.residency.plan(self._plan.quotas)
         self._placement.place(now_s, effects)
         return effects
 
@@ -104,6 +107,9 @@ class Scheduler:
             times.append(expiry_s)
         if self._deadlines:
             times.append(self._deadlines[0][0])
+        plan_s = self._plan.next_s()
+        if plan_s is not None:
+            times.append(plan_s)
         if self.fleet.lots:
             times.append(self._silence_check_s + _SILENCE_CHECK_S)
         return min(times, default=None)
@@ -114,7 +120,7 @@ class Scheduler:
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:
         """What a batch job may expect if it is submitted now. Changes nothing."""
-        return quote(self.state, spec, now_s)
+        return self._plan.quote(spec, now_s)
 
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
@@ -145,7 +151,7 @@ class Scheduler:
         for record in records:
             scheduler._replay(record, now_s)
         for job in scheduler.jobs.values():
-            scheduler._queues.put(job)
+            scheduler._admit(job, now_s)
         return scheduler
 
     # Facts
@@ -160,7 +166,7 @@ class Scheduler:
             case JobsSaved():
                 for job_id in event.jobs:
                     self.jobs[job_id].ready = True
-                    self._queues.put(self.jobs[job_id])
+                    self._admit(self.jobs[job_id], now_s)
             case JobsClosed():
                 for job_id in event.jobs:
                     del self.jobs[job_id]
@@ -208,6 +214,12 @@ class Scheduler:
             effects.save.append(JobRecord(spec))
         if deadline_s < inf:
             heappush(self._deadlines, (deadline_s, spec.job))
+
+    def _admit(self, job: Job, now_s: float) -> None:
+        """A batch job may run from now on."""
+        if job.ended is None:
+            self._plan.admit(job, now_s)
+            self._queues.put(job)
 
     def _progressed(self, event: Progressed, now_s: float, effects: Effects) -> None:
         if event.sequence:
@@ -403,6 +415,7 @@ class Scheduler:
         if job is None or job.ended is not None:
             return
         self.tally.deadlines_missed[job.spec.label] += 1
+        self._queues.rerank(job, Band.LATE, -job.density)
         if job.spec.interactive:
             self._end_job(job, Outcome.EXPIRED, "expired", now_s, effects)
 

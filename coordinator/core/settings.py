@@ -9,6 +9,10 @@ class SchedulingSettings:
 
     slice_target_s: float = 1.0
     """Work in one slice. A loss costs only the micro-batch in flight, so this balances tail against sorting."""
+    slices_per_s: float = 2000.0
+    """Slices of a model that the whole fleet may end in a second: in a large fleet they are longer."""
+    slice_of_deadline: float = 0.1
+    """Part of the time to its deadline that a slice of a job may take."""
     slice_least_s: float = 0.05
     """Slices shrink towards a job's end, but not below this: a report costs about 1 ms."""
     slice_bytes: int = 2 << 20
@@ -33,5 +37,17 @@ class SchedulingSettings:
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
     """How long an interactive request without a deadline may take."""
+    plan_every_s: float = 5.0
+    """How often the plan is made anew, while there is work. A job is asked about when it comes, too."""
+    foresee_every_s: float = 30.0
+    """How often the forecast is asked what the fleet will be able to do."""
+    plan_margin: float = 0.97
+    """Part of the forecast capacity that the plan gives away: models load, items are lost."""
+    reserve: float = 0.5
+    """Part of the work expected of higher value that the plan keeps room for."""
+    load_matters_s: float = 10.0
+    """A model that loads faster is loaded wherever there is room; others go by quotas (assumed)."""
+    yields: bool = True
+    """Whether a job that would miss its deadline takes nodes from less urgent ones, at the boundary of an item."""
     weights: tuple[tuple[str, float], ...] = ()
     """Tenants with their share of the fleet's time against each other; one that is not named weighs 1."""

@@ -16,6 +16,10 @@ class Shares:
         self._lent: dict[str, float] = {}
         self._served = {False: 0.0, True: 0.0}  # the account that was served last, before it was, by class
 
+    def weight(self, tenant: str) -> float:
+        """What it weighs against others."""
+        return self._weights.get(tenant, 1.0)
+
     def lent(self, tenant: str) -> float:
         """The account: the smaller, the sooner it is served."""
         return self._lent.get(tenant, 0.0)
@@ -31,8 +35,8 @@ class Shares:
     def charge(self, tenant: str, interactive: bool, seconds: float) -> None:
         """It was lent a node for so long."""
         self._served[interactive] = self.lent(tenant)
-        self._lent[tenant] = self.lent(tenant) + seconds / self._weights.get(tenant, 1.0)
+        self._lent[tenant] = self.lent(tenant) + seconds / self.weight(tenant)
 
     def refund(self, tenant: str, seconds: float) -> None:
         """So much of what it was lent came to nothing."""
-        self._lent[tenant] = self.lent(tenant) - seconds / self._weights.get(tenant, 1.0)
+        self._lent[tenant] = self.lent(tenant) - seconds / self.weight(tenant)
