@@ -119,13 +119,9 @@ def facts(
         until_s = np.array([offer.window_s for offer in request.offers], np.float64) + now_s
         share = np.array([offer.share for offer in request.offers], np.float64)
         yield NodesOffered(nodes, until_s, share.clip(0.0, 1.0))
-    if request.reports or request.sequence:
+    if request.reports or request.sequence or request.departures:
         reports = tuple(_report(row, first_serial + at) for at, row in enumerate(request.reports))
-        yield Progressed(lot, request.sequence, reports)
-    if request.departures:
-        nodes = _rows(rows, [departure.node for departure in request.departures])
-        causes = [_CAUSES.get(departure.cause, Cause.UNPLUGGED) for departure in request.departures]
-        yield NodesLeft(nodes, np.array(causes, np.uint8))
+        yield Progressed(lot, request.sequence, reports, _left(request, rows) if request.departures else None)
     if request.HasField("heartbeat"):
         yield Beats(rows[_present(request.heartbeat.present, len(rows))])
 
@@ -212,6 +208,12 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
         row.loading_s,
         row.energy_modelled_j,
     )
+
+
+def _left(request: link_pb2.ConnectRequest, rows: Rows) -> NodesLeft:
+    nodes = _rows(rows, [departure.node for departure in request.departures])
+    causes = [_CAUSES.get(departure.cause, Cause.UNPLUGGED) for departure in request.departures]
+    return NodesLeft(nodes, np.array(causes, np.uint8))
 
 
 def _put_before(row: link_pb2.LeaseReport, staged: Callable[[Token, int], bytes | None]) -> Sequence[bytes]:

@@ -180,8 +180,7 @@ class Scheduler:
             case NodesOffered():
                 self._offered(event, now_s)
             case NodesLeft():
-                for row, cause in zip(event.node.tolist(), event.cause.tolist(), strict=True):
-                    self._leave(row, Cause(cause), now_s, effects)
+                self._left(event, now_s, effects)
             case SpeedsMeasured():
                 if event.lot in self.fleet.lots:
                     self.fleet.measure(event.lot, event.speeds, now_s)
@@ -237,6 +236,8 @@ class Scheduler:
                 self.tally.results_rejected["stale_token"] += late
             if report.ended is None:
                 effects.send.append(Revoke(event.lot, report.token, "unknown"))
+        if event.left is not None:
+            self._left(event.left, now_s, effects)
 
     def _report(self, lease: Lease, report: Report, now_s: float, effects: Effects) -> None:
         job = self.jobs[lease.job]
@@ -377,6 +378,10 @@ class Scheduler:
             lease.failed |= 1
             job.lent -= 1
             self._fail_item(job, item, effects)
+
+    def _left(self, event: NodesLeft, now_s: float, effects: Effects) -> None:
+        for row, cause in zip(event.node.tolist(), event.cause.tolist(), strict=True):
+            self._leave(row, Cause(cause), now_s, effects)
 
     def _leave_lot(self, lot_id: LotId, cause: Cause, now_s: float, effects: Effects) -> None:
         for row in self.fleet.lots[lot_id].rows.tolist():

@@ -24,6 +24,7 @@ from coordinator.core.effects import (
 )
 from coordinator.core.events import (
     Beats,
+    Cause,
     HeldLease,
     JobsCancelled,
     JobsClosed,
@@ -34,7 +35,9 @@ from coordinator.core.events import (
     LotLost,
     NodesCordoned,
     NodesDrained,
+    NodesLeft,
     NodesOffered,
+    Progressed,
     Rows,
     Token,
 )
@@ -493,6 +496,21 @@ def test_a_death_during_a_solo_item_blames_nothing_else() -> None:
     town.report(solo.token, running=1)
     town.kill()
     assert not town.scheduler.jobs[other].troubles
+
+
+def test_a_departure_that_is_told_again_does_not_take_a_car_that_is_back() -> None:
+    town = Town()
+    town.park(1)
+    town.submit(1000)
+    left = NodesLeft(rows(0), np.array([Cause.UNPLUGGED], np.uint8))
+    town.step(Progressed(LotId(0), 1, (), left))
+    assert not town.scheduler.fleet.capable(MODEL)
+    town.step(NodesOffered(rows(0), np.array([town.now_s + 3600.0]), np.ones(1)))
+    held = {grant.token for grant in town.grants()}
+    effects = town.step(Progressed(LotId(0), 1, (), left))
+    assert effects.acknowledge == [Acknowledge(LotId(0), 1)]
+    assert held
+    assert set(town.scheduler.leases) == held
 
 
 def test_a_job_whose_last_items_fail_by_one_death_ends() -> None:
