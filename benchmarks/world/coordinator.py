@@ -105,6 +105,7 @@ class Coordinator:
         self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s)
         self.roster = Roster()
         self.fuse: int | None = None  # so many saves, sends and answers until it burns
+        self.ends_after_put = False  # soon after the next large result is put
         self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
         self._open_requests = open_requests
         self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s)
@@ -267,6 +268,12 @@ class Coordinator:
         """A result comes ahead of its report; refused when its lease is not live."""
         self._staging.put(Token(token.epoch, token.attempt), item, payload)
         self._trace.reach("a result is put ahead of its report")
+        if self.ends_after_put:
+            self._clock.after(self._generator.random() * 0.2, self.process, self._end_after_put)
+
+    def _end_after_put(self) -> None:
+        self._trace.count("crash")
+        raise Crashed
 
     def _leave(self, line: _Line, goodbye: bool) -> None:
         if self._lines.get(line.lot) is line:

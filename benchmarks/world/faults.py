@@ -167,8 +167,12 @@ def wedge(world: "World", generator: Random) -> bool:
 
 
 def crash(world: "World", generator: Random) -> bool:
-    """The coordinator's process ends between two events."""
-    if world.coordinators.now is None:
+    """The coordinator's process ends between two events, now or while a large result waits for its report."""
+    coordinator = world.coordinators.now
+    if coordinator is None:
+        return False
+    if generator.random() < 0.3 and not coordinator.ends_after_put:
+        coordinator.ends_after_put = True
         return False
     world.crash()
     return True

@@ -152,7 +152,7 @@ class World:
         self.tenants.quiet = True
         self.disk.commit_s, self.disk.fails, self.disk.room = 0.005, False, None
         if self.coordinators.now is not None:
-            self.coordinators.now.fuse = None
+            self.coordinators.now.fuse, self.coordinators.now.ends_after_put = None, False
             self.coordinators.now.uncordon()
         for _ in range(_PEACE_EVENTS // _LOOK_EVENTS):
             for site in self.sites:
