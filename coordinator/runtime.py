@@ -140,7 +140,7 @@ class Runtime:
         self._ended: set[JobId] = set()  # recorded as ended; the core is told next
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
-        self.staging = Staging(self.epoch, scheduler.leases)
+        self.staging = Staging(scheduler.leases)
         self._loop = asyncio.get_running_loop()
 
     # Tenants

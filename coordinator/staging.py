@@ -9,9 +9,9 @@ from coordinator.refusal import Refusal, Refused
 class Staging:
     """What this boot of the coordinator was brought; a restart forgets it."""
 
-    def __init__(self, epoch: int, leases: Container[Token]) -> None:
+    def __init__(self, leases: Container[Token]) -> None:
         """`leases` are those that are live now."""
-        self._epoch, self._leases = epoch, leases
+        self._leases = leases
         self._results: dict[Token, dict[int, bytes]] = {}
 
     def put(self, token: Token, item: int, payload: bytes) -> None:
@@ -23,6 +23,5 @@ class Staging:
         self._results.setdefault(token, {})[item] = payload
 
     def take(self, token: Token, item: int) -> bytes | None:
-        """A result that its report leaves empty: what was put, or nothing; None: a coordinator before had it."""
-        payload = self._results.get(token, {}).pop(item, None)
-        return b"" if payload is None and token.epoch == self._epoch else payload
+        """A result that its report leaves empty; None: it is not here any more."""
+        return self._results.get(token, {}).pop(item, None)

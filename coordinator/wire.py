@@ -103,7 +103,7 @@ def payloads(
 ) -> list[Sequence[bytes]]:
     """The results of each report of a message, with those that were put ahead of it in their places.
 
-    One that was put to a coordinator that has ended is struck from its report: its item runs again.
+    One that is not here any more (its coordinator or its lease ended since) is struck: its item runs again.
     """
     return [row.results if all(row.results) else _put_before(row, staged) for row in request.reports]
 

@@ -117,7 +117,7 @@ class Coordinator:
         self._timer: tuple[float, Timer] | None = None
         self._ends: list[End] = []  # that lots opened and nobody closed
         self._lines: dict[LotId, _Line] = {}
-        self._staging = Staging(disk.epoch, self.scheduler.leases)
+        self._staging = Staging(self.scheduler.leases)
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
         self._claims: dict[str, list[tuple[Submission, Intake]]] = {}  # keys of those, and who else names them

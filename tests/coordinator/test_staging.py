@@ -20,14 +20,14 @@ def request(token: Token, done: int, *results: bytes) -> link_pb2.ConnectRequest
 
 
 def test_a_result_that_was_put_takes_its_place_in_the_report() -> None:
-    staging = Staging(2, {NEW})
+    staging = Staging({NEW})
     staging.put(NEW, 9, b"large")
     assert payloads(request(NEW, 0b10_0000_0101, b"a", b"b", b""), staging.take) == [[b"a", b"b", b"large"]]
 
 
 @pytest.mark.parametrize("results", [(b"",), (b"a", b"", b"c")])
 def test_a_result_that_was_put_before_a_restart_is_not_taken_for_an_empty_one(results: tuple[bytes, ...]) -> None:
-    staging = Staging(2, {OLD})
+    staging = Staging({OLD})
     made = request(OLD, (1 << len(results)) - 1, *results)
     assert payloads(made, staging.take) == [[result for result in results if result]]
     (progressed,) = facts(made, LotId(0), np.zeros(1, np.int32), 1, 0.0)
@@ -35,13 +35,15 @@ def test_a_result_that_was_put_before_a_restart_is_not_taken_for_an_empty_one(re
     assert progressed.reports[0].done == sum(1 << at for at, result in enumerate(results) if result)
 
 
-def test_an_empty_result_of_this_boot_is_empty() -> None:
-    assert payloads(request(NEW, 1, b""), Staging(2, {NEW}).take) == [[b""]]
+def test_an_empty_result_that_was_put_is_empty() -> None:
+    staging = Staging({NEW})
+    staging.put(NEW, 0, b"")
+    assert payloads(request(NEW, 1, b""), staging.take) == [[b""]]
 
 
 def test_results_of_a_lease_that_is_not_live_are_refused_and_forgotten() -> None:
     leases = {NEW}
-    staging = Staging(2, leases)
+    staging = Staging(leases)
     staging.put(NEW, 0, b"large")
     leases.clear()
     with pytest.raises(Refused, match="not live") as refused:
@@ -49,4 +51,4 @@ def test_results_of_a_lease_that_is_not_live_are_refused_and_forgotten() -> None
     assert refused.value.refusal is Refusal.NOT_FOUND
     leases.add(OLD)
     staging.put(OLD, 0, b"other")
-    assert staging.take(NEW, 0) == b""
+    assert staging.take(NEW, 0) is None
