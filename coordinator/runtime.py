@@ -18,7 +18,6 @@ from typing import NoReturn, TypeVar, assert_never
 from coordinator import words
 from coordinator.config import LimitSettings, StoreSettings
 from coordinator.core import invariants, views
-from coordinator.core.bits import positions
 from coordinator.core.effects import (
     Acknowledge,
     Disconnect,
@@ -61,6 +60,7 @@ from coordinator.metrics import Metrics
 from coordinator.perform import perform
 from coordinator.refusal import Refusal, Refused
 from coordinator.roster import Roster
+from coordinator.staging import Staging
 from coordinator.store import (
     Corrupt,
     Full,
@@ -141,7 +141,7 @@ class Runtime:
         self._ended: set[JobId] = set()  # recorded as ended; the core is told next
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
-        self._staged: dict[Token, dict[int, bytes]] = {}  # results that were put ahead of their report
+        self.staging = Staging(scheduler.leases)
         self._loop = asyncio.get_running_loop()
 
     # Tenants
@@ -377,23 +377,6 @@ class Runtime:
             self._payloads[self._serial] = payloads
             self._serial += 1
         return first
-
-    def stage(self, token: Token, item: int, payload: bytes) -> None:
-        """Keep a large result that was put ahead of its report; refused when the lease is not live."""
-        if token not in self._scheduler.leases:
-            raise Refused(Refusal.NOT_FOUND, f"lease {token.epoch}.{token.attempt} is not live; drop its results")
-        for stale in self._staged.keys() - self._scheduler.leases.keys():
-            del self._staged[stale]
-        self._staged.setdefault(token, {})[item] = payload
-
-    def unstage(self, token: Token, done: int, results: Sequence[bytes]) -> Sequence[bytes]:
-        """The payloads of a report, with those that were put ahead of it in their places."""
-        staged = self._staged.get(token)
-        if not staged or len(results) != done.bit_count():  # the report will be refused
-            return results
-        return [
-            payload or staged.pop(offset, b"") for offset, payload in zip(positions(done), results, strict=True)
-        ]
 
     async def inputs(self, token: Token, items: Sequence[int]) -> list[bytes]:
         """Inputs of a live lease by their offsets in it; refused when it is not live."""

@@ -1,6 +1,6 @@
 """Protobuf to facts, orders to protobuf. Decides nothing; the one place where durations become instants."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import assert_never
@@ -8,6 +8,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.core.bits import positions
 from coordinator.core.effects import Acknowledge, Disconnect, Drain, Drop, Grant, Order, Revoke
 from coordinator.core.events import (
     Beats,
@@ -122,6 +123,16 @@ class Terms:
     carbon_price_per_kg: float = 0.0  # of CO2, in the unit of the jobs' values
 
 
+def payloads(
+    request: link_pb2.ConnectRequest, staged: Callable[[Token, int], bytes | None]
+) -> list[Sequence[bytes]]:
+    """The results of each report of a message, with those that were put ahead of it in their places.
+
+    One that is not here any more (its coordinator or its lease ended since) is struck: its item runs again.
+    """
+    return [row.results if all(row.results) else _put_before(row, staged) for row in request.reports]
+
+
 def facts(
     request: link_pb2.ConnectRequest, of: LotJoined, first_serial: int, now_s: float, terms: Terms
 ) -> Iterator[Event]:
@@ -132,13 +143,9 @@ def facts(
         yield SpeedsMeasured(lot, {model.model: _speed(model) for model in request.models})
     if request.offers:
         yield _offered(request.offers, of, now_s, terms)
-    if request.reports or request.sequence:
+    if request.reports or request.sequence or request.departures:
         reports = tuple(_report(row, first_serial + at) for at, row in enumerate(request.reports))
-        yield Progressed(lot, request.sequence, reports)
-    if request.departures:
-        nodes = _rows(rows, [departure.node for departure in request.departures])
-        causes = [_CAUSES.get(departure.cause, Cause.UNPLUGGED) for departure in request.departures]
-        yield NodesLeft(nodes, np.array(causes, np.uint8))
+        yield Progressed(lot, request.sequence, reports, _left(request, rows) if request.departures else None)
     if request.HasField("heartbeat"):
         yield Beats(rows[_present(request.heartbeat.present, len(rows))])
 
@@ -254,6 +261,27 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
         row.loading_s,
         row.energy_modelled_j,
     )
+
+
+def _left(request: link_pb2.ConnectRequest, rows: Rows) -> NodesLeft:
+    nodes = _rows(rows, [departure.node for departure in request.departures])
+    causes = [_CAUSES.get(departure.cause, Cause.UNPLUGGED) for departure in request.departures]
+    return NodesLeft(nodes, np.array(causes, np.uint8))
+
+
+def _put_before(row: link_pb2.LeaseReport, staged: Callable[[Token, int], bytes | None]) -> Sequence[bytes]:
+    done, of = int.from_bytes(row.done, "little"), token(row.token)
+    if done.bit_count() != len(row.results):
+        return row.results  # `facts` refuses it
+    kept: dict[int, bytes] = {}
+    for item, result in zip(positions(done), row.results, strict=True):
+        payload = result or staged(of, item)
+        if payload is not None:
+            kept[item] = payload
+    if len(kept) < len(row.results):
+        row.done = sum(1 << item for item in kept).to_bytes(len(row.done), "little")
+        del row.results[len(kept) :]
+    return list(kept.values())
 
 
 def _speed(model: link_pb2.ModelOffer) -> ModelSpeed:

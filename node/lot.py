@@ -217,12 +217,12 @@ class Lot:
         if worked.errors:
             lease.fail(worked.errors)
         items, results = worked.items, worked.results
-        if any(len(result) > STREAM_PAYLOAD_BYTES for result in results):
-            rows = list(zip(items, results, strict=True))
-            large = [(item, result) for item, result in rows if len(result) > STREAM_PAYLOAD_BYTES]
-            lease.putting += len(large)
-            effects.put.extend(Put(lease.token, item, result) for item, result in large)
-            rows = [(item, result) for item, result in rows if len(result) <= STREAM_PAYLOAD_BYTES]
+        if not all(0 < len(result) <= STREAM_PAYLOAD_BYTES for result in results):
+            rows = list(zip(items, results, strict=True))  # an empty one in a report stands for one that was put
+            apart = [(item, result) for item, result in rows if not 0 < len(result) <= STREAM_PAYLOAD_BYTES]
+            lease.putting += len(apart)
+            effects.put.extend(Put(lease.token, item, result) for item, result in apart)
+            rows = [(item, result) for item, result in rows if 0 < len(result) <= STREAM_PAYLOAD_BYTES]
             items, results = [item for item, _ in rows], [result for _, result in rows]
         self._finish(lease, items, results)
         if worked.last and not lease.putting and not lease.complete:

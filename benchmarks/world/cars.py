@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.world.accelerator import Accelerator
 from benchmarks.world.clock import Clock, Process, Timer
 from benchmarks.world.network import End
+from benchmarks.world.transfers import Calls, Transfers
 from node import wire
 from node.events import Announced, Event, PluggedIn, ShutDown, Unplugged, Welcomed, WindowsEstimated
 from node.link import Link
@@ -31,6 +32,7 @@ class LotProcess:
         cars: int,
         models: Sequence[ModelOffer],
         connect: Callable[[Process], End | None],
+        calls: Calls,
         over: Callable[[], None],
     ) -> None:
         """`connect` opens a stream, None: nobody listens; `over` is called when the process ends by itself."""
@@ -40,6 +42,7 @@ class LotProcess:
         self.lot = Lot(name, generator.getrandbits(64) or 1, vehicles, models, ways)
         self.link = Link(generator)
         self.accelerator = Accelerator(clock, self.process, generator, self, 1.0 / models[0].items_per_s)
+        self._transfers = Transfers(calls, self.process, self.tell)
         self.end: End | None = None
         self._clock, self._generator = clock, generator
         self._connect, self._over = connect, over
@@ -80,15 +83,18 @@ class LotProcess:
     def tell(self, *events: Event) -> None:
         """Tell the lot, do what it wants."""
         effects = self.lot.handle(events, self._clock.now_s)
-        assert not effects.fetch, "the world's inputs are small"
-        assert not effects.put, "the world's results are small"
         if effects.stop:
+            self._transfers.stop(effects.stop)
             self.accelerator.stop(effects.stop)
             self._release(lambda token: token in effects.stop)
         if effects.wind_down:
             self.accelerator.wind_down(effects.wind_down)
         for granted in effects.start:
             self.accelerator.submit(granted)
+        for granted in effects.fetch:
+            self._transfers.fetch(granted)
+        for put in effects.put:
+            self._transfers.put(put)
         if self.lot.pending:
             self._news()
 

@@ -1,9 +1,10 @@
 """What must hold whatever happens, seen from outside: by tenants, on the disk, and over restarts."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import assert_never
 
+from benchmarks.world.fairness import Fairness
 from benchmarks.world.items import Item, Nature
 from benchmarks.world.tenants import Submission
 from coordinator.core.effects import (
@@ -41,8 +42,9 @@ class Violated(AssertionError):
 class Checks:
     """Compares what is told, recorded and kept in mind."""
 
-    def __init__(self, submissions: dict[str, Submission]) -> None:
-        """`submissions` by key."""
+    def __init__(self, submissions: dict[str, Submission], damaged: Container[tuple[JobId, int]]) -> None:
+        """`submissions` by key; `damaged` are items whose inputs are."""
+        self._damaged = damaged
         self._submissions = submissions
         self._jobs: dict[JobId, Submission] = {}  # recorded
         self._settled: dict[JobId, set[int]] = {}  # recorded
@@ -51,6 +53,7 @@ class Checks:
         self._alone: Counter[tuple[JobId, int]] = Counter()  # solo grants of an item
         self._journal: dict[JobId, list[Record]] = {}  # what the core has saved, durable or not
         self._steps = 0
+        self.fairness = Fairness(())  # of the coordinator that runs now
 
     # On the disk
 
@@ -60,6 +63,7 @@ class Checks:
             case JobRecord(spec):
                 hold(spec.job not in self._jobs, "a job is recorded once")
                 submission = self._submissions[spec.key]
+                hold(not submission.refused, f"{spec.key} was refused and is recorded")
                 hold(submission not in self._jobs.values(), f"{spec.key} names one job")
                 self._jobs[spec.job], self._settled[spec.job] = submission, set()
             case ResultsRecord(job) as record:
@@ -98,6 +102,20 @@ class Checks:
                 assert_never(record)
         hold(known, f"told before it is recorded: {record}")
 
+    def refused(self, submission: Submission, scheduler: Scheduler) -> None:
+        """There is no room for this submission: nothing of it is kept."""
+        submission.refused = True
+        kept = any(job.spec.key == submission.key for job in scheduler.jobs.values() if job.spec.key)
+        hold(not kept or submission in self._jobs.values(), f"{submission.key} is refused and kept")
+
+    def claimed(self, submission: Submission, job: JobId, alike: bool) -> None:
+        """A key names this job already; what is handed in under it is alike or not."""
+        first = self._jobs[job]
+        hold(first.key == submission.key, f"{submission.key} finds a job of {first.key}")
+        hold(
+            alike == (first.items == submission.items), f"{submission.key}: content is not told from other content"
+        )
+
     def granted(self, grant: Grant) -> None:
         """A lot is lent this."""
         hold(grant.token not in self._tokens, f"token {grant.token} names one lease for ever")
@@ -131,6 +149,8 @@ class Checks:
         # A process that dies, or that is away for too long, may cost a sound item that it ran alone.
         allowed = {"node_died"} if self._alone[job, item.index] >= 2 else set[str]()
         allowed |= _CODES[item.nature]
+        if (job, item.index) in self._damaged:
+            allowed.add("bad_input")
         hold(code in allowed, f"job {job}: {item} failed with {code!r}")
 
     def _check_end(self, job: JobId, outcome: Outcome, submission: Submission, settled: int) -> None:
@@ -146,7 +166,7 @@ class Checks:
 
     def booted(self, scheduler: Scheduler, live: Iterable[Record]) -> None:
         """A coordinator starts with this."""
-        self._journal = {}
+        self._journal, self.fairness = {}, Fairness(scheduler.settings.weights)
         for record in live:
             self._note(record)
         scheduler.validate()
@@ -159,6 +179,8 @@ class Checks:
     def stepped(self, scheduler: Scheduler, effects: Effects, now_s: float) -> None:
         """The core has taken a step."""
         self._steps += 1
+        unfair = self.fairness.stepped(scheduler, effects)
+        hold(not unfair, unfair)
         touched = dict.fromkeys(map(self._note, effects.save))
         if scheduler.fleet.size <= _SAMPLED_FROM or self._steps % _SAMPLE == 0:
             scheduler.validate()

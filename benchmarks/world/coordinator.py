@@ -4,20 +4,19 @@ What the runtime, its links and its services do without deciding anything is her
 facts over in turns, keep payloads by serial, put a lot's first order first. `fuse` ends it in the middle of that.
 """
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import inf
 from random import Random
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.world.checks import Checks, hold
 from benchmarks.world.clock import Clock, Process, Timer
-from benchmarks.world.disk import Disk
+from benchmarks.world.disk import Disk, now
 from benchmarks.world.network import End
 from benchmarks.world.tenants import Submission
 from benchmarks.world.trace import Trace
@@ -43,28 +42,35 @@ from coordinator.core.events import (
     JobSpec,
     JobsSaved,
     JobsSubmitted,
+    LeaseEnd,
     LotId,
     LotJoined,
     LotLeft,
     LotLost,
     NodesCordoned,
     NodesDrained,
+    Progressed,
+    Report,
+    Token,
 )
 from coordinator.core.forecast import Forecast
+from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from coordinator.items import Items
 from coordinator.perform import perform
+from coordinator.refusal import Refusal, Refused
 from coordinator.roster import Roster
-from coordinator.store import Operation, accepted_payloads
+from coordinator.staging import Staging
+from coordinator.store import Corrupt, Full, Intake, Operation, accepted_payloads
 from coordinator.store import Submission as Stored
-from coordinator.wire import Terms, facts, joined, response
+from coordinator.wire import Terms, facts, joined, payloads, response
+from node import messages as node
 from protos import link_pb2
 
 _TURN_S = 0.002
 _COHORTS = cohorts.load()
 _FIRST_REQUEST = 1 << 62
-_T = TypeVar("_T")
 
 
 class Crashed(Exception):
@@ -91,7 +97,9 @@ class Coordinator:
         disk: Disk,
         checks: Checks,
         trace: Trace,
+        open_requests: int,
     ) -> None:
+        """It takes so many requests at a time."""
         self.process = Process()
         lost, unheard = disk.boot(self.process)
         trace.reach("a crash before what was handed in is recorded", lost > 0)
@@ -100,7 +108,9 @@ class Coordinator:
         self.scheduler = Scheduler.restore(settings, disk.epoch, disk.live(), clock.now_s, forecast)
         self.roster = Roster()
         self.fuse: int | None = None  # so many saves, sends and answers until it burns
+        self.ends_after_put = False  # soon after the next large result is put
         self._clock, self._generator, self._disk, self._checks, self._trace = clock, generator, disk, checks, trace
+        self._open_requests = open_requests
         self._terms = Terms(disk.epoch, settings.heartbeat_s, settings.silent_after_s, forecast.cohorts)
         self._job_numbers = count(disk.newest_job + 1)
         self._request_numbers = count(_FIRST_REQUEST + (disk.epoch << 40))
@@ -110,8 +120,10 @@ class Coordinator:
         self._timer: tuple[float, Timer] | None = None
         self._ends: list[End] = []  # that lots opened and nobody closed
         self._lines: dict[LotId, _Line] = {}
+        self._staging = Staging(self.scheduler.leases)
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self._submissions: dict[JobId, tuple[Submission, Stored]] = {}  # not yet recorded
+        self._claims: dict[str, list[tuple[Submission, Intake]]] = {}  # keys of those, and who else names them
         self._requests: dict[JobId, Submission] = {}
         self._needed: dict[int, int] = {}  # operations to be durable before an acknowledgement, by its id()
         self._acknowledged: dict[LotId, int] = {}
@@ -120,31 +132,60 @@ class Coordinator:
 
     # Tenants
 
-    def submit(self, submission: Submission) -> None:
-        """A tenant hands in a job or a request, perhaps not for the first time."""
-        items = len(submission.items)
+    def submit(self, submission: Submission) -> bool:
+        """A tenant hands in a job or a request, perhaps not for the first time; False: there is no room for it."""
         inputs = [item.payload for item in submission.items]
-        mean = sum(map(len, inputs)) // items
-        deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
         if submission.interactive:
-            job = JobId(next(self._request_numbers))
-            spec = JobSpec(job, "local", "world", submission.model, items, mean, True, deadline_s, float(items))
-            self._requests[job] = submission
-            submission.job = job
-        else:
-            known = _now(self._disk.find("local", submission.key))
-            if known is not None:
-                self._trace.reach("a job found by its key")
+            return self._ask(submission, inputs)
+        try:
+            intake = self._disk.intake(JobId(next(self._job_numbers)), submission.model)
+            half = len(inputs) // 2
+            for part in (inputs[:half], inputs[half:]):
+                self._disk.take_in(intake, Items.of(part))
+        except Full:
+            self._trace.count("full disk")
+            if submission.key not in self._claims:
+                self._checks.refused(submission, self.scheduler)
+            return False
+        submission.refused = False
+        self._claim(submission, intake)
+        return True
+
+    def _ask(self, submission: Submission, inputs: Sequence[bytes]) -> bool:
+        if len(self._requests) >= self._open_requests:
+            self._trace.count("overload")
+            return False
+        job, items = JobId(next(self._request_numbers)), len(inputs)
+        deadline_s = inf if submission.timeout_s is None else self._clock.now_s + submission.timeout_s
+        mean = sum(map(len, inputs)) // items
+        self._requests[job] = submission
+        self._trace.reach("a request is taken that was refused before", submission.refused)
+        submission.job = job
+        spec = JobSpec(
+            job, submission.tenant, "world", submission.model, items, mean, True, deadline_s, float(items)
+        )
+        self.post(JobsSubmitted((spec,)))
+        return True
+
+    def _claim(self, submission: Submission, intake: Intake) -> None:
+        """Find the job that its key names, or take it in; whoever else claims the key waits for the record."""
+        tenant, key = submission.tenant, submission.key
+        others = self._claims.get(key)
+        if others is not None:
+            self._trace.count("concurrent claim")
+            others.append((submission, intake))
+            return
+        known = now(self._disk.find(tenant, key))
+        if known is not None:
+            self._trace.reach("a job found by its key")
+            self._checks.claimed(submission, known.spec.job, known.digest == intake.digest)
+            if known.digest == intake.digest:
                 submission.job, submission.outcome = known.spec.job, known.outcome
-                return
-            job = JobId(next(self._job_numbers))
-            intake = self._disk.intake(job, submission.model)
-            _now(intake.add(Items.of(inputs)))
-            value = float(items)
-            spec = JobSpec(
-                job, "local", "world", submission.model, items, mean, False, deadline_s, value, submission.key
-            )
-            self._submissions[job] = (submission, Stored(spec, intake))
+            return
+        self._claims[key] = []
+        items, mean = intake.items, intake.bytes // intake.items
+        spec = JobSpec(intake.job, tenant, "world", submission.model, items, mean, False, inf, float(items), key)
+        self._submissions[spec.job] = (submission, Stored(spec, intake))
         self.post(JobsSubmitted((spec,)))
 
     def cancel(self, job: JobId) -> None:
@@ -210,14 +251,40 @@ class Coordinator:
         request = link_pb2.ConnectRequest.FromString(message)
         if self._lines.get(line.joined.lot) is not line:
             self._trace.count("reordering")
-        first = self._serial
-        for row in request.reports:
-            self._payloads[self._serial] = list(row.results)
+        first, named = self._serial, sum(len(row.results) for row in request.reports)
+        for results in payloads(request, self._staging.take):
+            self._payloads[self._serial] = list(results)
             self._serial += 1
+        kept = sum(len(row.results) for row in request.reports)
+        self._trace.reach("a result is struck that was put to a coordinator before", named - kept)
         self.post(*facts(request, line.joined, first, self._clock.now_s, self._terms))
         if request.HasField("goodbye"):
             line.end.close()
             self._leave(line, True)
+
+    # Large payloads
+
+    def fetch(self, token: node.Token, items: Sequence[int]) -> Sequence[bytes]:
+        """Inputs of a live lease by their offsets in it; refused when it is not live."""
+        lease = self.scheduler.leases.get(Token(token.epoch, token.attempt))
+        if lease is None:
+            raise Refused(Refusal.NOT_FOUND, f"lease {token} is not live")
+        self._trace.reach("inputs are fetched beside the stream")
+        try:
+            return self._inputs(lease.job, [(lease.item(item), 1) for item in items])
+        except Corrupt as corrupt:
+            raise Refused(Refusal.DAMAGED, str(corrupt)) from None
+
+    def put(self, token: node.Token, item: int, payload: bytes) -> None:
+        """A result comes ahead of its report; refused when its lease is not live."""
+        self._staging.put(Token(token.epoch, token.attempt), item, payload)
+        self._trace.reach("a result is put ahead of its report")
+        if self.ends_after_put:
+            self._clock.after(self._generator.random() * 0.2, self.process, self._end_after_put)
+
+    def _end_after_put(self) -> None:
+        self._trace.count("crash")
+        raise Crashed
 
     def _leave(self, line: _Line, goodbye: bool) -> None:
         if self._lines.get(line.joined.lot) is line:
@@ -298,8 +365,13 @@ class Coordinator:
         match order:
             case Grant():
                 self._checks.granted(order)
-                inputs = self._inputs(order)
                 self._trace.reach("a suspect runs alone", order.solo)
+                try:
+                    inputs = self._inputs(order.job, order.ranges)
+                except Corrupt:
+                    if line is not None:
+                        self._clock.after(self._generator.random() * 0.01, self.process, partial(self._void, order))
+                    return
             case Acknowledge():
                 hold(
                     self._disk.durable >= self._needed.pop(id(order)),
@@ -321,6 +393,17 @@ class Coordinator:
             message = response([(order, inputs)], self.roster.index, self._terms)
             line.end.write(message.SerializeToString(deterministic=True))
 
+    def _void(self, grant: Grant) -> None:
+        """End a lease that no lot heard of: items whose inputs are damaged fail, the others wait for another."""
+        self._trace.reach("a grant is void whose inputs are damaged")
+        items = [item for first, count in grant.ranges for item in range(first, first + count)]
+        errors = tuple(
+            (offset, "bad_input", "it is damaged")
+            for offset, item in enumerate(items)
+            if (grant.job, item) in self._disk.damaged
+        )
+        self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=errors, ended=LeaseEnd.REFUSED),)))
+
     def answer(self, record: Record) -> None:
         """Tell whoever waits."""
         self._burn()
@@ -336,8 +419,14 @@ class Coordinator:
             return
         self._checks.told(record)
         if isinstance(record, JobRecord):
-            self._submissions.pop(job)[0].job = job
+            submission = self._submissions.pop(job)[0]
+            submission.job = job
             self.post(JobsSaved((job,)))
+            for other, intake in self._claims.pop(submission.key):
+                self._trace.reach("a claim of a key waits for the first")
+                self._claim(other, intake)
+        elif isinstance(record, ResultsRecord):
+            self._trace.reach("work goes on while the disk is full", self._disk.room == 0)
         elif isinstance(record, EndRecord):
             self.post(JobsClosed((job,)))
             self._checks.submission(job).outcome = record.outcome
@@ -367,20 +456,8 @@ class Coordinator:
                 self._trace.reach("a message sent again is ignored")
             self._acknowledged[lot] = sequence
 
-    def _inputs(self, grant: Grant) -> Sequence[bytes]:
-        request = self._requests.get(grant.job)
+    def _inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
+        request = self._requests.get(job)
         if request is None:
-            return _now(self._disk.inputs(grant.job, grant.ranges))
-        return [
-            request.items[item].payload for first, count in grant.ranges for item in range(first, first + count)
-        ]
-
-
-def _now(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine gives that waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: _T = end.value
-        return value
-    raise AssertionError("it waits")
+            return now(self._disk.inputs(job, ranges))
+        return [request.items[item].payload for first, count in ranges for item in range(first, first + count)]

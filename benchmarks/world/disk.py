@@ -2,15 +2,20 @@
 later still. It outlives the coordinator, which may end in between; what was not yet durable is then gone."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any, TypeVar
 
 from benchmarks.world.clock import Clock, Process
 from coordinator.core.effects import JobRecord, Record
 from coordinator.core.events import JobId
-from coordinator.store import Committed, Operation
+from coordinator.core.ranges import Range
+from coordinator.items import Items
+from coordinator.store import Committed, Corrupt, Full, Intake, Operation
 from coordinator.store.memory import MemoryStore
+
+_T = TypeVar("_T")
 
 
 class DiskFailed(Exception):
@@ -20,14 +25,23 @@ class DiskFailed(Exception):
 class Disk(MemoryStore):
     """What is durable is what `MemoryStore` holds. One coordinator after the other has it."""
 
-    def __init__(self, clock: Clock, generator: Random, recorded: Callable[[Operation], None]) -> None:
-        """`recorded` is told of every operation, just before it is durable."""
+    def __init__(
+        self,
+        clock: Clock,
+        generator: Random,
+        recorded: Callable[[Operation], None],
+        damaged: set[tuple[JobId, int]],
+    ) -> None:
+        """`recorded` is told of every operation just before it is durable; `damaged` are items whose inputs are."""
         super().__init__()
         self.epoch = 0
         self.commit_s = 0.005  # how long a commit takes, at the most
         self.fails = False  # the next commit does
+        self.room: int | None = None  # parts of submissions that still fit; None: any number
+        self.damaged = damaged
         self.handed_in = 0  # operations, by all coordinators
         self.durable = 0
+        self.process = Process()  # it never ends
         self._clock, self._generator, self._recorded = clock, generator, recorded
         self._unanswered: deque[tuple[Sequence[Operation], Committed]] = deque()
         self._written_s = 0.0
@@ -55,6 +69,28 @@ class Disk(MemoryStore):
         self._written_s = max(self._written_s, self._clock.now_s + self._generator.random() * self.commit_s)
         self._clock.at(self._written_s, self._owner, lambda: self._write(operations))
 
+    def intake(self, job: JobId, model: str) -> Intake:
+        """Begin to take a job's inputs in. Raises Full."""
+        self._take_room()
+        return super().intake(job, model)
+
+    def take_in(self, intake: Intake, items: Items) -> None:
+        """Take the next items of a submission. Raises Full."""
+        self._take_room()
+        now(intake.add(items))
+
+    async def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
+        """Inputs of these items, in order. Raises Corrupt."""
+        for first, count in ranges:
+            for item in range(first, first + count):
+                if (job, item) in self.damaged:
+                    raise Corrupt(f"the input of item {item} is damaged")
+        return await super().inputs(job, ranges)
+
+    def make_room(self) -> None:
+        """Somebody deletes something."""
+        self.room = None
+
     def live(self) -> Iterator[Record]:
         """What was recorded of jobs that have not ended."""
         for record in super().live():
@@ -67,6 +103,12 @@ class Disk(MemoryStore):
     def items(self, job: JobId) -> list[bytes | None]:
         """What is durable of each item of a job: None: nothing yet; of a failed one empty."""
         return self._jobs[job].results if job in self._jobs else []
+
+    def _take_room(self) -> None:
+        if self.room == 0:
+            raise Full("there is no room")
+        if self.room is not None:
+            self.room -= 1
 
     def _write(self, operations: Sequence[Operation]) -> None:
         self._failed = self._failed or self.fails
@@ -81,3 +123,13 @@ class Disk(MemoryStore):
         """They are told in the order of handing in."""
         _, committed = self._unanswered.popleft()
         committed(DiskFailed("it is broken") if self._failed else None)
+
+
+def now(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """What a coroutine gives that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        value: _T = end.value
+        return value
+    raise AssertionError("it waits")

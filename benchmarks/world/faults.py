@@ -102,6 +102,12 @@ def clogging(world: "World", generator: Random) -> bool:
     return end is not None
 
 
+def broken_transfer(world: "World", generator: Random) -> bool:
+    """Some calls for large payloads break, before or after they are served; counted as they do."""
+    _site(world, generator).calls.breaks += generator.randint(1, 4)
+    return False
+
+
 def unplugging(world: "World", generator: Random) -> bool:
     """Drivers take some cars."""
     sites = [site for site in world.sites if site.plugged]
@@ -161,8 +167,12 @@ def wedge(world: "World", generator: Random) -> bool:
 
 
 def crash(world: "World", generator: Random) -> bool:
-    """The coordinator's process ends between two events."""
-    if world.coordinators.now is None:
+    """The coordinator's process ends between two events, now or while a large result waits for its report."""
+    coordinator = world.coordinators.now
+    if coordinator is None:
+        return False
+    if generator.random() < 0.3 and not coordinator.ends_after_put:
+        coordinator.ends_after_put = True
         return False
     world.crash()
     return True
@@ -196,11 +206,35 @@ def disk_failure(world: "World", generator: Random) -> bool:
     return True
 
 
+def full_disk(world: "World", generator: Random) -> bool:
+    """There is room for no or a few more parts of submissions, for a while; counted when one is refused."""
+    world.disk.room = generator.randrange(4)
+    world.clock.after(_duration_s(generator), world.disk.process, world.disk.make_room)
+    return False
+
+
+def damage(world: "World", generator: Random) -> bool:
+    """An input on the disk is not what was written any more."""
+    accepted = [at for at in world.tenants.waiting.values() if at.job is not None and not at.interactive]
+    if accepted:
+        submission = generator.choice(accepted)
+        assert submission.job is not None
+        world.disk.damaged.add((submission.job, generator.randrange(len(submission.items))))
+    return bool(accepted)
+
+
+def concurrent_claim(world: "World", generator: Random) -> bool:
+    """A tenant hands a job in twice at once; counted when the second finds the key claimed."""
+    if len(world.tenants.waiting) < 60:
+        world.tenants.hand_in_twice()
+    return False
+
+
 def flood(world: "World", generator: Random) -> bool:
     """Many tenants come at once."""
-    if len(world.tenants.waiting) > 60:
+    if len(world.tenants.waiting) > 50:
         return False
-    for _ in range(10):
+    for _ in range(8):
         world.tenants.hand_in(generator.randint(1, 20), interactive=generator.random() < 0.7)
     return True
 
@@ -235,14 +269,18 @@ def yielding(world: "World", generator: Random) -> bool:
 
 
 FAULTS: dict[str, Fault] = {
+    "broken transfer": broken_transfer,
     "cancellation": cancellation,
     "clogging": clogging,
+    "concurrent claim": concurrent_claim,
     "cordon": cordon,
     "crash": crash,
+    "damage": damage,
     "disk failure": disk_failure,
     "drain": drain,
     "duplication": duplication,
     "flood": flood,
+    "full disk": full_disk,
     "fuse": fuse,
     "kill": kill,
     "loss": loss,
@@ -262,10 +300,31 @@ FAULTS: dict[str, Fault] = {
     "zombie": zombie,
 }
 
-WEIGHTS = {"flood": 4, "fuse": 3, "overtaking": 12, "unplugging": 2}
+WEIGHTS = {
+    "broken transfer": 3,
+    "clogging": 2,
+    "concurrent claim": 4,
+    "crash": 2,
+    "drain": 2,
+    "flood": 8,
+    "fuse": 4,
+    "kill": 2,
+    "loss": 2,
+    "overtaking": 18,
+    "plugging": 3,
+    "reset": 2,
+    "unplugging": 6,
+}
 """How much more often than the others these are tried: they strike less often than they are tried."""
 
 COUNTED = tuple(
-    sorted({*FAULTS.keys() - {"fuse", "overtaking"}, "crash between save, send and answer", "reordering"})
+    sorted(
+        {
+            *FAULTS.keys() - {"fuse", "overtaking"},
+            "crash between save, send and answer",
+            "overload",
+            "reordering",
+        }
+    )
 )
 """Kinds as they are counted: when they strike, not when they are prepared."""

@@ -7,6 +7,7 @@ from benchmarks.world.clock import Clock, Process
 from benchmarks.world.coordinator import Coordinator
 from benchmarks.world.network import End, Network, Route
 from benchmarks.world.trace import Trace
+from benchmarks.world.transfers import Calls
 from node.messages import ModelOffer
 
 
@@ -38,6 +39,7 @@ class Site:
         self._clock, self._generator, self._network, self._trace = clock, generator, network, trace
         self._coordinators = coordinators
         self.name, self._models = name, models
+        self.calls = Calls(clock, generator, trace, self.route, lambda: coordinators.now)
         self._start()
         self._estimate()
 
@@ -56,6 +58,7 @@ class Site:
     def mend(self) -> None:
         """All is well here: nothing is slow or cut off, and all cars are parked."""
         self.route.heal()
+        self.calls.breaks = 0
         self.plugged.update(range(self.cars))
         if self.lot is not None:
             self.lot.accelerator.slowness = 1.0
@@ -72,6 +75,7 @@ class Site:
                 self.cars,
                 self._models,
                 self._connect,
+                self.calls,
                 self._over,
             )
             if self.plugged:

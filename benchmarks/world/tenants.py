@@ -1,7 +1,7 @@
 """Tenants: what they hand in, what they were told, and that they ask again when the coordinator does not answer."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -17,6 +17,7 @@ class Submission:
     """One job or request of a tenant, and what is known to the tenant of it."""
 
     number: int
+    tenant: str
     model: str
     items: list[Item]
     interactive: bool
@@ -26,6 +27,7 @@ class Submission:
     outcome: Outcome | None = None
     cancelled: bool = False
     abandoned: bool = False  # a request whose coordinator is gone
+    refused: bool = False  # the last time it was handed in
     asking: bool = True  # its tenant is about to hand it in
 
     @property
@@ -42,8 +44,8 @@ class Submission:
 class Desk(Protocol):
     """Where submissions go: a coordinator."""
 
-    def submit(self, submission: Submission) -> None:
-        """Take this in; its `job` is set when it is accepted."""
+    def submit(self, submission: Submission) -> bool:
+        """Take this in, False: there is no room for it now; its `job` is set when it is accepted."""
 
     def cancel(self, job: JobId) -> None:
         """Nobody wants this job any more."""
@@ -56,6 +58,7 @@ class Tenants:
         self,
         clock: Clock,
         generator: Random,
+        names: Sequence[str],
         models: list[str],
         desk: Callable[[], Desk | None],
         by_key: dict[str, Submission],
@@ -66,8 +69,8 @@ class Tenants:
         self.quiet = False  # nothing new comes
         self.by_key = by_key
         self.waiting: dict[int, Submission] = {}  # those that are not over
-        self._clock, self._generator, self._models, self._desk = clock, generator, models, desk
-        self._every_s = every_s
+        self._clock, self._generator, self._names, self._models = clock, generator, names, models
+        self._desk, self._every_s = desk, every_s
         self._clock.after(0.0, self.process, self._arrive)
 
     def hand_in(self, count: int, *, interactive: bool = False, poisoned: bool = False) -> Submission:
@@ -75,12 +78,25 @@ class Tenants:
         number = len(self.by_key)
         drawn = items.draw(self._generator, number, count, poisoned)
         timeout_s = self._generator.choice((1.0, 5.0, None)) if interactive else None
-        model = self._generator.choice(self._models)
-        submission = Submission(number, model, drawn, interactive, timeout_s)
+        tenant, model = self._generator.choice(self._names), self._generator.choice(self._models)
+        submission = Submission(number, tenant, model, drawn, interactive, timeout_s)
         self.by_key[submission.key] = submission
         self.waiting[number] = submission
         self._submit(submission)
         return submission
+
+    def hand_in_twice(self) -> bool:
+        """A tenant does not wait for the answer and asks again, now and then for something else under the same key;
+        False when nobody listens."""
+        desk = self._desk()
+        if desk is None:
+            return False
+        first = self.hand_in(self._generator.randint(1, 5))
+        again = first
+        if self._generator.random() < 0.3:
+            again = replace(first, items=items.draw(self._generator, first.number, len(first.items) + 1, False))
+        desk.submit(again)
+        return True
 
     def cancel_one(self) -> bool:
         """One of those who wait wants its job no more; False when nobody waits."""
@@ -121,10 +137,12 @@ class Tenants:
         desk = self._desk()
         if submission.job is not None or submission.abandoned:
             return
-        if desk is not None:
-            submission.asking = False
-            desk.submit(submission)
-        else:
+        submission.asking = False
+        if desk is None:
+            self._later(submission)
+        elif not desk.submit(submission):
+            submission.refused = True
+            submission.abandoned = submission.interactive and self._generator.random() < 0.5
             self._later(submission)
 
     def _later(self, submission: Submission) -> None:

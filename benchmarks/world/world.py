@@ -14,10 +14,12 @@ from benchmarks.world.network import Network
 from benchmarks.world.site import Coordinators, Site
 from benchmarks.world.tenants import Submission, Tenants
 from benchmarks.world.trace import Trace
+from coordinator.core.events import JobId
 from coordinator.core.settings import SchedulingSettings
 from node.messages import ModelOffer
 
 _MODELS = ("embed", "classify")
+_TENANTS = ("ada", "ben", "cleo")
 STORM_EVENTS = 8_000
 _PEACE_EVENTS = 60_000  # within these everything must have ended
 _LOOK_EVENTS = 50
@@ -32,6 +34,7 @@ class Plan:
     cars: int  # at each site
     kinds: tuple[str, ...]  # of faults
     fault_rate: float  # faults an event
+    open_requests: int  # taken at a time
     settings: SchedulingSettings
 
     @classmethod
@@ -50,12 +53,13 @@ class Plan:
             item_attempts=generator.choice((2, 3)),
             silent_after_s=2.4 * heartbeat_s,
             interactive_timeout_s=generator.choice((5.0, 60.0)),
+            weights=tuple((name, generator.choice((0.5, 1.0, 3.0))) for name in _TENANTS[1:]),
         )
         sites, cars = generator.randint(1, 5), generator.choice((1, 1, 2, 4))
         if generator.random() < 0.02:
             sites, cars = 8, 10
-        rate = exp(generator.uniform(log(1 / 60), log(1 / 5)))
-        return cls(seed, sites, cars, kinds, rate, settings)
+        rate = exp(generator.uniform(log(1 / 30), log(1 / 4)))
+        return cls(seed, sites, cars, kinds, rate, generator.choice((5, 1000)), settings)
 
 
 class World:
@@ -71,8 +75,9 @@ class World:
         self._began_s = self.clock.now_s
         self._process = Process()
         by_key: dict[str, Submission] = {}
-        self.checks = Checks(by_key)
-        self.disk = Disk(self.clock, self.generator, self.checks.recorded)
+        damaged: set[tuple[JobId, int]] = set()
+        self.checks = Checks(by_key, damaged)
+        self.disk = Disk(self.clock, self.generator, self.checks.recorded, damaged)
         self._boot()
         network = Network(self.clock, self.generator, self.trace)
         items_per_s = self.generator.choice((20.0, 200.0))
@@ -92,7 +97,7 @@ class World:
         ]
         every_s = self.generator.choice((0.1, 1.0))
         self.tenants = Tenants(
-            self.clock, self.generator, list(_MODELS), lambda: self.coordinators.now, by_key, every_s
+            self.clock, self.generator, _TENANTS, list(_MODELS), lambda: self.coordinators.now, by_key, every_s
         )
 
     @property
@@ -145,9 +150,9 @@ class World:
     def peace(self) -> None:
         """No more faults: what is broken is mended, and within reasonable time everything has ended."""
         self.tenants.quiet = True
-        self.disk.commit_s, self.disk.fails = 0.005, False
+        self.disk.commit_s, self.disk.fails, self.disk.room = 0.005, False, None
         if self.coordinators.now is not None:
-            self.coordinators.now.fuse = None
+            self.coordinators.now.fuse, self.coordinators.now.ends_after_put = None, False
             self.coordinators.now.uncordon()
         for _ in range(_PEACE_EVENTS // _LOOK_EVENTS):
             for site in self.sites:
@@ -165,7 +170,13 @@ class World:
 
     def _boot(self) -> None:
         self.coordinators.now = Coordinator(
-            self.clock, self.generator, self.plan.settings, self.disk, self.checks, self.trace
+            self.clock,
+            self.generator,
+            self.plan.settings,
+            self.disk,
+            self.checks,
+            self.trace,
+            self.plan.open_requests,
         )
 
     def _everybody_is_here(self) -> bool:
@@ -183,6 +194,7 @@ class World:
     def _account(self, coordinator: Coordinator) -> None:
         """Note which ways of recovering this coordinator went."""
         tally, reach = coordinator.scheduler.tally, self.trace.reach
+        reach("two tenants wait for the same and share it", self.checks.fairness.stretches)
         for (end, _), leases in tally.leases.items():
             reach(f"lease ended: {end}", leases)
         for (cause, _), nodes in tally.departures.items():

@@ -222,11 +222,16 @@ class JobsCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A lot reports on its leases. Its message is acknowledged once what it brought is recorded."""
+    """A lot reports on its leases. Its message is acknowledged once what it brought is recorded.
+
+    One that comes again is known by its sequence, and nothing of it counts: not its departures either, since those
+    who left may be back by now.
+    """
 
     lot: LotId
     sequence: int  # of the message; 0: needs no acknowledgement
     reports: tuple[Report, ...]
+    left: NodesLeft | None = None  # after the reports
 
 
 Event = (

@@ -242,16 +242,17 @@ class Fleet:
             for row in rows.tolist():
                 self.refresh(row, now_s)
             return
-        rows = np.unique(rows)
-        connected = np.zeros(int(self.lot[rows].max()) + 1, np.bool_)
+        rows = _distinct(rows)
+        lots = self.lot[rows]
+        connected = np.zeros(int(lots.max()) + 1, np.bool_)
         capabilities = np.zeros(len(connected), np.int32)
-        for number in np.unique(self.lot[rows]).tolist():
+        for number in _distinct(lots).tolist():
             lot = self.lots.get(LotId(number))
             if lot is not None:
                 connected[number], capabilities[number] = lot.connected, lot.capability
         serves = self.present[rows] & (self.share[rows] > 0) & ~self.cordoned[rows] & ~self.draining[rows]
-        serves &= connected[self.lot[rows]]
-        capability = np.where(serves, capabilities[self.lot[rows]], _NOWHERE).astype(np.int32)
+        serves &= connected[lots]
+        capability = np.where(serves, capabilities[lots], _NOWHERE).astype(np.int32)
         window = _window_classes(self.until_s[rows] - now_s)
         for kind, (column, held, most) in enumerate(
             (
@@ -262,32 +263,41 @@ class Fleet:
             free = serves & (held < most)
             keys = np.where(free, held.astype(np.int32) * _WINDOW_CLASSES - window, _NO_KEY).astype(np.int32)
             moved = (keys != column[rows]) | (capability != self._capability[rows])
-            self._take_out_of(self._free[kind], rows[moved], column)
-            self._put_into(self._free[kind], rows[moved], capability[moved], keys[moved])
-            column[rows] = keys
-        for before, now in ((self._capability[rows], -1), (capability, 1)):
-            numbers, counts = np.unique(before[before != _NOWHERE], return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                self._serving[number] += now * count
+            movers = rows[moved]
+            before = column[movers]
+            column[movers] = _NO_KEY
+            self._take_out_of(self._free[kind], movers, before, column)
+            self._put_into(self._free[kind], movers, capability[moved], keys[moved])
+            column[movers] = keys[moved]
+        for there, change in ((self._capability[rows], -1), (capability, 1)):
+            for number, count in enumerate(np.bincount(there[there != _NOWHERE]).tolist()):
+                self._serving[number] += change * count
         self._capability[rows] = capability
         self.version += 1
         self.freed = [freed + 1 for freed in self.freed]
 
-    def _take_out_of(self, free: list[dict[int, Bucket]], rows: Rows, column: NDArray[np.int32]) -> None:
-        for capability, key, some in _groups(rows, self._capability[rows], column[rows]):
-            bucket = free[capability][key]
+    def _take_out_of(
+        self, free: list[dict[int, Bucket]], rows: Rows, keys: NDArray[np.int32], column: NDArray[np.int32]
+    ) -> None:
+        """Take rows out of the buckets of these keys; `column` has them nowhere already."""
+        for capability, key, some in _groups(rows, self._capability[rows], keys):
+            buckets = free[capability]
+            bucket = buckets[key]
             if len(some) == len(bucket):
-                del free[capability][key]
-                continue
-            for row in some:
-                del bucket[row]
+                del buckets[key]
+            elif 2 * len(some) > len(bucket):  # made anew in less time
+                stand = np.fromiter(bucket, np.int32, len(bucket))
+                buckets[key] = dict.fromkeys(stand[column[stand] == key].tolist())
+            else:
+                for row in some.tolist():
+                    del bucket[row]
 
     @staticmethod
     def _put_into(
         free: list[dict[int, Bucket]], rows: Rows, capabilities: NDArray[np.int32], keys: NDArray[np.int32]
     ) -> None:
         for capability, key, some in _groups(rows, capabilities, keys):
-            free[capability].setdefault(key, {}).update(dict.fromkeys(some))
+            free[capability].setdefault(key, {}).update(dict.fromkeys(some.tolist()))
 
     def silent(self, now_s: float) -> Rows:
         """Rows here on an open link that have not been heard of for too long."""
@@ -398,9 +408,16 @@ def _window_classes(remaining_s: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.asarray(classes, np.int32)
 
 
+def _distinct(numbers: Rows) -> Rows:
+    """Each of these once, in order. They are small, so that marks are faster than `numpy.unique`."""
+    marks = np.zeros(int(numbers.max(initial=-1)) + 1, np.bool_)
+    marks[numbers] = True
+    return np.flatnonzero(marks).astype(np.int32)
+
+
 def _groups(
     rows: Rows, capabilities: NDArray[np.int32], keys: NDArray[np.int32]
-) -> Iterator[tuple[int, int, list[int]]]:
+) -> Iterator[tuple[int, int, Rows]]:
     """Rows that stand in a bucket, by capability and key."""
     placed = keys != _NO_KEY
     rows, capabilities, keys = rows[placed], capabilities[placed], keys[placed]
@@ -415,4 +432,4 @@ def _groups(
     rows, codes = rows[order], codes[order]
     for first, last in pairwise((0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(rows))):
         capability, key = divmod(int(codes[first]), span)
-        yield capability, key + low, rows[first:last].tolist()
+        yield capability, key + low, rows[first:last]

@@ -32,7 +32,7 @@ class Ledger:
         expected_s = speed.load_s + items / speed.items_per_s
         if job.started_s is None:
             job.started_s = now_s
-        self._state.shares.charge(job.spec.tenant, expected_s)
+        self._state.shares.charge(job.spec.tenant, job.spec.interactive, expected_s)
         return self._enter(token, lot, row, job, ranges, items, solo, expected_s, now_s)
 
     def adopt(self, lot: LotId, held: HeldLease, now_s: float) -> bool:

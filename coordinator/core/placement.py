@@ -6,7 +6,7 @@ from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
-from coordinator.core.queues import Queue, Queues, rank
+from coordinator.core.queues import Entry, Queue, Queues, rank
 from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
@@ -51,7 +51,7 @@ class Placement:
     def _place_next(self, queue: Queue, now_s: float, effects: Effects) -> bool:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
         fleet, tally = self._state.fleet, self._state.tally
-        passed: list[Job] = []
+        passed: list[Entry] = []
         placed = False
         if fleet.has_free(queue.model, queue.interactive):
             capable = fleet.capable(queue.model)
@@ -60,8 +60,8 @@ class Placement:
                 if placed:
                     break
                 passed.append(queue.drop(job))
-            for job in passed:
-                self._queues.put(job)
+            for entry in passed:
+                queue.push(entry)
         tally.decisions["placed" if placed else "no_node"] += 1
         return placed
 

@@ -9,7 +9,7 @@ from itertools import islice
 from coordinator.core.job import Band, Job
 from coordinator.core.shares import Shares
 
-_Entry = tuple[int, float, int, int, Job]  # band, urgency, order of submission, number of the entry, job
+Entry = tuple[int, float, int, int, Job]  # band, urgency, order of submission, number of the entry, job
 Rank = tuple[bool, float, int, float, int]
 """Sort key: interactive first, then what its tenant was lent, then by the plan, then by submission."""
 
@@ -21,38 +21,45 @@ class Queue:
     model: str
     interactive: bool
     shares: Shares
-    entries: dict[str, list[_Entry]] = field(default_factory=dict)  # by tenant
+    entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
     blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
         """The most urgent job with something to place; forgets those that have nothing left."""
         best: tuple[Rank, Job] | None = None
         for tenant in tuple(self.entries):
-            entries = self.entries[tenant]
-            while entries and not _stands(entries[0]):
-                _forget(heappop(entries))
-            if not entries:
-                del self.entries[tenant]
+            if not self.waits(tenant):
                 continue
-            job = entries[0][4]
+            job = self.entries[tenant][0][4]
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
                 best = ranked, job
         return None if best is None else best[1]
 
-    def drop(self, job: Job) -> Job:
-        """Take out a job that `head` gave; the caller puts it back later."""
-        heappop(self.entries[job.spec.tenant])
-        job.entry = 0
-        return job
+    def waits(self, tenant: str) -> bool:
+        """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
+        entries = self.entries.get(tenant, [])
+        while entries and not _stands(entries[0]):
+            _forget(heappop(entries))
+        if not entries:
+            self.entries.pop(tenant, None)
+        return bool(entries)
+
+    def drop(self, job: Job) -> Entry:
+        """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
+        return heappop(self.entries[job.spec.tenant])
+
+    def push(self, entry: Entry) -> None:
+        """Let a job stand where its entry says."""
+        heappush(self.entries.setdefault(entry[4].spec.tenant, []), entry)
 
 
-def _stands(entry: _Entry) -> bool:
+def _stands(entry: Entry) -> bool:
     *_, number, job = entry
     return number == job.entry and job.placeable > 0
 
 
-def _forget(entry: _Entry) -> None:
+def _forget(entry: Entry) -> None:
     *_, number, job = entry
     if number == job.entry:
         job.entry = 0
@@ -75,12 +82,9 @@ class Queues:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(spec.model, spec.interactive, self._shares)
-        self._shares.wake(spec.tenant)
-        self._entries += 1
-        job.entry = self._entries
-        entry = (job.band, job.urgency, job.sequence, job.entry, job)
-        heappush(queue.entries.setdefault(spec.tenant, []), entry)
-        queue.blocked_at = -1
+        if not queue.waits(spec.tenant):
+            self._shares.wake(spec.tenant, spec.interactive, filter(queue.waits, tuple(queue.entries)))
+        self._enter(queue, job)
 
     def rerank(self, job: Job, band: Band, urgency: float) -> None:
         """The plan puts a job elsewhere; where it stood is forgotten when it comes up there."""
@@ -88,8 +92,7 @@ class Queues:
             return
         job.band, job.urgency = band, urgency
         if job.entry:
-            job.entry = 0
-            self.put(job)
+            self._enter(self._queues[job.spec.model, job.spec.interactive], job)
 
     def ready(self, freed: list[int]) -> list[Queue]:
         """Queues that may find a node: not empty, and something changed since they last did not."""
@@ -126,6 +129,12 @@ class Queues:
             if not queue.interactive:
                 for entries in queue.entries.values():
                     yield from (entry[4] for entry in islice(entries, most) if _stands(entry))
+
+    def _enter(self, queue: Queue, job: Job) -> None:
+        self._entries += 1
+        job.entry = self._entries
+        queue.push((job.band, job.urgency, job.sequence, job.entry, job))
+        queue.blocked_at = -1
 
 
 def rank(job: Job, shares: Shares) -> Rank:

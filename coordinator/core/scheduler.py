@@ -184,8 +184,7 @@ class Scheduler:
             case NodesOffered():
                 self._offered(event, now_s)
             case NodesLeft():
-                for row, cause in zip(event.node.tolist(), event.cause.tolist(), strict=True):
-                    self._leave(row, Cause(cause), now_s, effects)
+                self._left(event, now_s, effects)
             case SpeedsMeasured():
                 if event.lot in self.fleet.lots:
                     self.fleet.measure(event.lot, event.speeds, now_s)
@@ -241,6 +240,8 @@ class Scheduler:
                 self.tally.results_rejected["stale_token"] += late
             if report.ended is None:
                 effects.send.append(Revoke(event.lot, report.token, "unknown"))
+        if event.left is not None:
+            self._left(event.left, now_s, effects)
 
     def _report(self, lease: Lease, report: Report, now_s: float, effects: Effects) -> None:
         job = self.jobs[lease.job]
@@ -384,6 +385,10 @@ class Scheduler:
             job.lent -= 1
             self._fail_item(job, item, effects)
 
+    def _left(self, event: NodesLeft, now_s: float, effects: Effects) -> None:
+        for row, cause in zip(event.node.tolist(), event.cause.tolist(), strict=True):
+            self._leave(row, Cause(cause), now_s, effects)
+
     def _leave_lot(self, lot_id: LotId, cause: Cause, now_s: float, effects: Effects) -> None:
         for row in self.fleet.lots[lot_id].rows.tolist():
             self._leave(row, cause, now_s, effects)
@@ -392,6 +397,8 @@ class Scheduler:
         if not self.fleet.present[row]:
             return
         for lease in list(self.held.get(row, {}).values()):
+            if lease.token not in self.leases:
+                continue  # the one before was the last that its job waited for
             if cause in (Cause.DIED, Cause.SILENT) and (lease.running or lease.interactive):
                 lost_s = min(now_s - lease.reported_s, lease.expected_s)
                 self._ledger.meter(lease, 0.0, lost_s, 0.0, lost_s * float(self.fleet.power_w[row]))
@@ -442,10 +449,10 @@ class Scheduler:
             self._end_job(job, Outcome.DONE, "cancelled", now_s, effects)
 
     def _end_job(self, job: Job, outcome: Outcome, cause: str, now_s: float, effects: Effects) -> None:
+        job.ended = outcome  # what comes back is not to be placed again
         for lease in list(job.leases.values()):
             effects.send.append(Revoke(lease.lot, lease.token, cause))
             self._ledger.end(lease, LeaseEnd.REVOKED, now_s)
-        job.ended = outcome
         label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
         self.tally.jobs_finished[label, job.spec.model] += 1
         effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome))

@@ -14,7 +14,7 @@ class Shares:
         """Tenants that are not named weigh 1."""
         self._weights = dict(weights)
         self._lent: dict[str, float] = {}
-        self._served = 0.0  # the account of the tenant that was served last, before it was
+        self._served = {False: 0.0, True: 0.0}  # the account that was served last, before it was, by class
 
     def weight(self, tenant: str) -> float:
         """What it weighs against others."""
@@ -24,14 +24,18 @@ class Shares:
         """The account: the smaller, the sooner it is served."""
         return self._lent.get(tenant, 0.0)
 
-    def wake(self, tenant: str) -> None:
-        """It has work to place: from now on it is served as those are that always had."""
-        self._lent[tenant] = max(self.lent(tenant), self._served)
+    def wake(self, tenant: str, interactive: bool, waiting: Iterable[str]) -> None:
+        """It begins to wait for what these wait for: from now on it is served as they are.
 
-    def charge(self, tenant: str, seconds: float) -> None:
+        Interactive work goes first whatever its tenant was lent, so that says nothing of where the others stand.
+        """
+        begin = min(map(self.lent, waiting), default=self._served[interactive])
+        self._lent[tenant] = max(self.lent(tenant), begin)
+
+    def charge(self, tenant: str, interactive: bool, seconds: float) -> None:
         """It was lent a node for so long."""
-        self._served = self.lent(tenant)
-        self._lent[tenant] = self._served + seconds / self.weight(tenant)
+        self._served[interactive] = self.lent(tenant)
+        self._lent[tenant] = self.lent(tenant) + seconds / self.weight(tenant)
 
     def refund(self, tenant: str, seconds: float) -> None:
         """So much of what it was lent came to nothing."""

@@ -13,7 +13,7 @@ from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import Context, Edge, refuse
-from coordinator.wire import Terms, facts, joined, offered_models, response, token
+from coordinator.wire import Terms, facts, joined, offered_models, payloads, response
 from protos import link_pb2, link_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
@@ -111,11 +111,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         runtime = self._runtime
         for model in offered_models(request):
             runtime.offer(model)
-        results = [
-            runtime.unstage(token(row.token), int.from_bytes(row.done, "little"), row.results)
-            for row in request.reports
-        ]
-        serial = runtime.keep(results)
+        serial = runtime.keep(payloads(request, runtime.staging.take))
         runtime.post(*facts(request, link.joined, serial, monotonic(), self._terms))
 
     async def _write(self, link: Link, context: Context) -> None:

@@ -59,7 +59,7 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
             if chunk.last:
                 if sha256(part).digest() != chunk.sha256:
                     raise refuse(f"the result of item {chunk.item} does not match its sha256; put it again")
-                self._runtime.stage(*of, bytes(parts.pop(of)))
+                self._runtime.staging.put(*of, bytes(parts.pop(of)))
         if parts:
             raise refuse("a result was not complete when the call ended; put it again")
         return link_pb2.PutResultsResponse()

@@ -10,7 +10,7 @@ from benchmarks.world.paths import PATHS
 from tests.benchmarks.running import run as run_benchmark
 
 STORM = 4_000
-SEEDS = range(10)
+LEAST_SEEDS, MOST_SEEDS = 10, 40  # the rarest way of recovering is gone in one world of six
 
 
 def test_the_same_seed_gives_the_same_world_in_every_process() -> None:
@@ -30,13 +30,16 @@ def test_the_same_seed_gives_the_same_world_in_every_process() -> None:
 def test_no_world_breaks_a_promise_and_every_recovery_is_reached() -> None:
     faults: Counter[str] = Counter()
     reached: Counter[str] = Counter()
-    for seed in SEEDS:
+    never: list[str] = []
+    for seed in range(MOST_SEEDS):
         told = run(seed, STORM)
         assert not told.violation, f"world {seed} with a storm of {STORM} events, {told.violation}"
         faults += told.faults
         reached += told.reached
-    assert not [kind for kind in COUNTED if not faults[kind]], "these faults never struck"
-    assert not [path for path in PATHS if not reached[path]], "these ways of recovering were never gone"
+        never = [kind for kind in COUNTED if not faults[kind]] + [path for path in PATHS if not reached[path]]
+        if seed >= LEAST_SEEDS - 1 and not never:
+            break
+    assert not never, "these faults never struck, and these ways of recovering were never gone"
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:

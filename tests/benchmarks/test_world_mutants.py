@@ -64,6 +64,11 @@ MUTANTS = {
         "        token = Token(self._state.epoch, self._attempt)\n",
         "        token = Token(1, self._attempt)\n",
     ),
+    "fairness ignored": Mutant(
+        "coordinator/core/shares.py",
+        "        return self._lent.get(tenant, 0.0)\n",
+        "        return 0.0\n",
+    ),
     "retry cap on departures": Mutant(
         "coordinator/core/scheduler.py",
         "        if report.ended is not None or not lease.undone:\n",

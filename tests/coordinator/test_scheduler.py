@@ -24,6 +24,7 @@ from coordinator.core.effects import (
 )
 from coordinator.core.events import (
     Beats,
+    Cause,
     HeldLease,
     JobsCancelled,
     JobsClosed,
@@ -34,7 +35,9 @@ from coordinator.core.events import (
     LotLost,
     NodesCordoned,
     NodesDrained,
+    NodesLeft,
     NodesOffered,
+    Progressed,
     Rows,
     Token,
 )
@@ -495,6 +498,37 @@ def test_a_death_during_a_solo_item_blames_nothing_else() -> None:
     assert not town.scheduler.jobs[other].troubles
 
 
+def test_a_departure_that_is_told_again_does_not_take_a_car_that_is_back() -> None:
+    town = Town()
+    town.park(1)
+    town.submit(1000)
+    left = NodesLeft(rows(0), np.array([Cause.UNPLUGGED], np.uint8))
+    town.step(Progressed(LotId(0), 1, (), left))
+    assert not town.scheduler.fleet.capable(MODEL)
+    town.step(NodesOffered(rows(0), np.array([town.now_s + 3600.0]), np.ones(1)))
+    held = {grant.token for grant in town.grants()}
+    effects = town.step(Progressed(LotId(0), 1, (), left))
+    assert effects.acknowledge == [Acknowledge(LotId(0), 1)]
+    assert held
+    assert set(town.scheduler.leases) == held
+
+
+def test_a_job_whose_last_items_fail_by_one_death_ends() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(2)
+    grants = town.grants()
+    for incarnation in range(2, 4 + SETTINGS.item_deaths):
+        for grant in grants:
+            town.report(grant.token, running=(1 << len(items_of(grant))) - 1)
+        town.kill()
+        town._sequences.clear()
+        grants = town.park(cars=1, incarnation=incarnation)
+        assert not grants or all(grant.solo for grant in grants)
+    assert town.scheduler.jobs[job].failed == 2
+    assert town.scheduler.jobs[job].ended is Outcome.DONE
+
+
 def test_an_interactive_request_past_its_deadline_ends_and_frees_the_car() -> None:
     town = Town()
     town.park(cars=1)
@@ -662,6 +696,20 @@ def test_a_tenant_saves_nothing_up_while_it_has_no_work() -> None:
     town.submit(20_000, tenant="late")
     lent = lent_items(town, grants, 100)
     assert lent["late"] == pytest.approx(lent["busy"], rel=0.1)
+
+
+def test_a_tenant_that_waits_keeps_its_turn_when_it_hands_in_more() -> None:
+    town = Town()
+    for tenant in ("one", "other"):
+        town.submit(40_000, tenant=tenant)
+    grants = town.park(4)
+    for _ in range(20):
+        town.submit(100, interactive=True, tenant="chat")
+        for grant in town.grants():
+            town.finish(grant)
+    town.submit(10, tenant="one")
+    lent = lent_items(town, grants, 100)
+    assert lent["one"] == pytest.approx(lent["other"], rel=0.1)
 
 
 def test_a_tenant_does_not_pay_for_what_its_cars_took_away() -> None:
