@@ -1,0 +1,142 @@
+"""The cars of a simulated week: when each is plugged in, how fast it is, and what is known of its habits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import forecast as recorded
+from benchmarks.policy.mix import CARS, DAY_S, END_S, FAST_SHARE, FAST_SPEED, HOUR_S, UNSEEN_SHARE
+from benchmarks.policy.mix import WORKPLACE_SHARE, Suite
+from coordinator import cohorts
+from coordinator.core.forecast import WEEK_H, Cohort, Forecast
+
+_HISTORY = 120  # stays of a car that the forecast is told of: half a year of nights
+_END_H = END_S / HOUR_S
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One time on the charger, in seconds of the week; the first ones may begin before it."""
+
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Car:
+    """One car's week, and the stays before it."""
+
+    number: int
+    speed: float  # HW4-seconds of work in a second
+    cohort: int  # place among the cohorts
+    stays: tuple[Stay, ...]
+    before: tuple[Stay, ...]  # ended before the week began, the oldest first
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fleet:
+    """The cars, and what is known of their cohorts."""
+
+    cars: tuple[Car, ...]
+    cohorts: tuple[Cohort, ...]
+
+    def forecast(self) -> Forecast:
+        """What a coordinator would know of these cars when the week begins."""
+        made = Forecast(self.cohorts)
+        for at in range(_HISTORY):
+            cars = [car for car in self.cars if len(car.before) > at]
+            if not cars:
+                break
+            stays = [car.before[at] for car in cars]
+            begins_h = np.array([stay.begin_s for stay in stays]) / HOUR_S
+            lasts_s = np.array([stay.end_s - stay.begin_s for stay in stays])
+            rows = np.array([car.number for car in cars], np.int32)
+            of = np.array([car.cohort for car in cars], np.intp)
+            made.plugged_in(rows, of, begins_h % WEEK_H, 0.0, pace=lasts_s)  # so that all of them end at 1 s
+            made.left(rows, 1.0)
+        return made
+
+    def work_s(self, until_s: float) -> float:
+        """HW4-seconds that the cars plugged in could do by then."""
+        return sum(
+            car.speed * max(0.0, min(stay.end_s, until_s) - max(stay.begin_s, 0.0))
+            for car in self.cars
+            for stay in car.stays
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Where stays come from: recorded sessions, or the fits that are committed."""
+
+    known: Cohort
+    sessions: recorded.Sessions | None = None
+    split_h: float = 0.0
+    weeks: Sequence[tuple[int, int]] = field(default=())  # (user, week) after the split that lie within its records
+
+    def draw(self, chosen: np.random.Generator) -> tuple[tuple[Stay, ...], tuple[Stay, ...]]:
+        """The stays of a car in its week, and before."""
+        assert self.sessions is not None
+        user, week = self.weeks[int(chosen.integers(len(self.weeks)))]
+        of_user = self.sessions.user == user
+        begin_h = self.sessions.begin_h[of_user] - week * WEEK_H
+        end_h = self.sessions.end_h[of_user] - week * WEEK_H
+        stays = [
+            Stay(begin * HOUR_S, min(end, _END_H) * HOUR_S)
+            for begin, end in zip(begin_h.tolist(), end_h.tolist(), strict=True)
+            if begin < _END_H
+        ]
+        within = tuple(stay for stay in stays if stay.end_s > 0)
+        return within, tuple(stay for stay in stays if stay.end_s <= 0)[-_HISTORY:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sources:
+    """Homes and workplaces."""
+
+    home: Source
+    workplace: Source
+
+    @classmethod
+    def read(cls, sessions: Path | None, workplace: Path | None) -> "Sources":
+        """From files; what has none is drawn from the committed fits."""
+        shipped = {cohort.name: cohort for cohort in cohorts.load()}
+        return cls(
+            Source(shipped["home"]) if sessions is None else _recorded("home", sessions, None),
+            Source(shipped["workplace"])
+            if workplace is None
+            else _recorded("workplace", workplace, recorded.WORKPLACE_ZONE),
+        )
+
+    def fleet(self, suite: Suite, seed: int) -> Fleet:
+        """The cars of a suite."""
+        chosen = np.random.default_rng((seed, 1))
+        at_work = round(CARS * WORKPLACE_SHARE) if suite.workplace else 0
+        fast = set(chosen.permutation(CARS)[: round(CARS * FAST_SHARE)].tolist()) if suite.fast else set()
+        cars = []
+        for number in range(CARS):
+            cohort = int(number >= CARS - at_work)
+            stays, before = (self.workplace if cohort else self.home).draw(chosen)
+            cars.append(Car(number, FAST_SPEED if number in fast else 1.0, cohort, stays, before))
+        return Fleet(tuple(cars), (self.home.known, self.workplace.known))
+
+
+def _recorded(name: str, path: Path, zone: ZoneInfo | None) -> Source:
+    """Sessions, their weeks after the split, and the cohort as the sessions before it teach it, but for some users."""
+    sessions = recorded.read(path, zone)
+    split_h = float(np.quantile(sessions.begin_h, recorded.FIT_SHARE) // 24 * 24)
+    unseen = np.random.default_rng(0).permutation(sessions.users) < UNSEEN_SHARE * sessions.users
+    fitted = Forecast([recorded.flat(name)])
+    recorded.replay(fitted, sessions.of(~unseen), None, split_h)
+    (known,) = fitted.learnt()
+    weeks: list[tuple[int, int]] = []
+    for user in range(sessions.users):
+        of_user: NDArray[np.bool_] = sessions.user == user
+        first_h = max(float(sessions.begin_h[of_user].min()), split_h)
+        last_h = float(sessions.end_h[of_user].max()) - _END_H
+        weeks += [(user, week) for week in range(int(np.ceil(first_h / WEEK_H)), int(last_h // WEEK_H) + 1)]
+    return Source(known, sessions, split_h, tuple(weeks))
