@@ -1,13 +1,14 @@
 """What others do: small policies of their own over the same simulator."""
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from heapq import heappop, heappush
+from random import Random as Dice
 
 from benchmarks.policy.cars import Car, Fleet
 from benchmarks.policy.jobs import Job
-from benchmarks.policy.mix import Suite
+from benchmarks.policy.mix import FAST_SPEED, Suite
 from benchmarks.policy.orders import (
     Departed,
     Fact,
@@ -22,6 +23,8 @@ from benchmarks.policy.orders import (
 
 SLICE_S = 1200.0
 """Work in a slice, as the core has it."""
+TASK_S = 300.0
+"""Work in a task of BOINC's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,7 @@ class Open:
     left: int  # to give out
     out: int = 0  # given out
     cars: int = 0  # at work on it
+    speed: float = 0.0  # of those
 
     @classmethod
     def of(cls, job: Job) -> "Open":
@@ -43,6 +47,11 @@ class Open:
     def left_s(self) -> float:
         """Work to give out."""
         return self.left * self.job.item_s
+
+    @property
+    def undone_s(self) -> float:
+        """Work to give out, or out."""
+        return (self.left + self.out) * self.job.item_s
 
     def take(self, count: int) -> tuple[Range, ...]:
         """Give out the first items."""
@@ -76,6 +85,7 @@ class Running:
     slice: Slice
     of: Open
     until_s: float  # as expected
+    gives_way: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +100,7 @@ class Desk:
     resident: dict[int, str] = field(default_factory=dict)
     running: dict[int, Running] = field(default_factory=dict)
     speed: float = 0.0  # plugged in
+    fast_speed: float = 0.0  # of AI5s
     number: int = 0
 
     def take_in(self, fact: Fact) -> Job | None:
@@ -99,9 +110,9 @@ class Desk:
                 car = self.fleet.cars[number]
                 self.here[number] = self.free[number] = car
                 self.resident[number] = ""
-                self.speed += car.speed
+                self._count(car.speed)
             case Departed(number):
-                self.speed -= self.here.pop(number).speed
+                self._count(-self.here.pop(number).speed)
                 self.free.pop(number, None)
             case Submitted(job):
                 self.jobs[job.number] = Open.of(job)
@@ -117,6 +128,7 @@ class Desk:
         self.number += 1
         made = Slice(self.number, car.number, of.job.number, of.take(items))
         of.cars += 1
+        of.speed += car.speed
         load_s = 0.0 if self.resident[car.number] == of.job.model else self.suite.cold_s
         count = sum(size for _, size in made.ranges)
         self.running[self.number] = Running(made, of, now_s + load_s + count * of.job.item_s / car.speed)
@@ -124,119 +136,262 @@ class Desk:
             self.free.pop(car.number, None)
         return made
 
-    def answering(self) -> Iterator[Car]:
-        """Cars for a request, the best first: those that are free, the fast ones."""
-        yield from sorted(self.free.values(), key=lambda car: -car.speed) or self.here.values()
+    def answer(self, job: Job, now_s: float) -> list[Slice]:
+        """Give a request to a car that is free, or else to the one that has waited longest for one."""
+        of, car = self.jobs[job.number], next(iter(self.free or self.here), None)
+        if car is None:
+            return []
+        self.here[car] = self.here.pop(car)
+        if car in self.free:
+            self.free[car] = self.free.pop(car)
+        return [self.slice(of, self.here[car], 1, now_s)]
+
+    def _count(self, speed: float) -> None:
+        self.speed += speed
+        if abs(speed) > 1:
+            self.fast_speed += speed
 
     def _ended(self, fact: Reported) -> None:
         ended = self.running.pop(fact.slice)
         ended.of.give_back(ended.slice.ranges, fact.done)
         ended.of.cars -= 1
+        ended.of.speed -= self.fleet.cars[fact.car].speed
         if not ended.of.left and not ended.of.out:
             del self.jobs[fact.job]
         if not ended.of.job.interactive and fact.car in self.here:
             self.free[fact.car] = self.here[fact.car]
 
 
-class Deadlines:
-    """Earliest deadline first, with progress by the item, yielding and locality: as strong as it gets without values
-    and forecasts."""
+class Greedy:
+    """Gives a free car some job that is not over; the rule which one is the subclass's."""
 
     def __init__(self, fleet: Fleet, suite: Suite) -> None:
         self._desk = Desk(fleet, suite)
-        self._queue: list[tuple[float, int]] = []  # deadline and number of jobs that have work to give out
+        self._order: dict[int, Open] = {}  # jobs with work to give out, in the order of their coming
+
+    def decide(self, facts: Sequence[Fact], now_s: float) -> Orders:
+        """Serve whoever is next by the rule."""
+        desk = self._desk
+        slices: list[Slice] = []
+        for fact in facts:
+            job = desk.take_in(fact)
+            if job is not None and job.interactive:
+                slices += desk.answer(job, now_s)
+            elif job is not None:
+                self._order[job.number] = desk.jobs[job.number]
+            elif isinstance(fact, Reported) and not fact.whole:
+                self._again(fact)
+        for number in [number for number, of in self._order.items() if of.job.deadline_s <= now_s or not of.left]:
+            del self._order[number]
+        for car in list(desk.free.values()):
+            fit = [of for of in self._order.values() if of.left and (car.speed > 1 or not of.job.fast_only)]
+            if fit:
+                of = self._choose(fit, car, now_s)
+                slices.append(desk.slice(of, car, self._items(of, car), now_s))
+        return Orders(slices)
+
+    def wakeup_s(self) -> float | None:
+        """Facts are enough."""
+        return None
+
+    def _again(self, fact: Reported) -> None:
+        of = self._desk.jobs.get(fact.job)
+        if of is not None and not of.job.interactive:
+            self._order[fact.job] = of
+
+    def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
+        raise NotImplementedError
+
+    def _items(self, of: Open, car: Car) -> int:
+        return _items(of, car)
+
+
+class First(Greedy):
+    """First come, first served."""
+
+    def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
+        return fit[0]
+
+
+class Random(Greedy):
+    """Any job."""
+
+    def __init__(self, fleet: Fleet, suite: Suite) -> None:
+        super().__init__(fleet, suite)
+        self._dice = Dice(0)
+
+    def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
+        return self._dice.choice(fit)
+
+
+class Boinc(Greedy):
+    """As BOINC does: cars ask for tasks, jobs get turns, and the earliest deadline goes first only where one is in
+    danger; nothing gives way, and what of a task was done is lost with its car.
+
+    (D. P. Anderson, "BOINC: A Platform for Volunteer Computing", J. Grid Computing 2020.) A task is an item, or
+    items of five minutes: single ones of five seconds would only burden its server.
+    """
+
+    def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
+        danger = [of for of in fit if of.undone_s > (of.job.deadline_s - now_s) * max(of.speed, car.speed)]
+        if danger:
+            return min(danger, key=lambda of: of.job.deadline_s)
+        return min(fit, key=lambda of: of.speed)
+
+    def _items(self, of: Open, car: Car) -> int:
+        return max(1, int(TASK_S * car.speed / of.job.item_s))
+
+
+_REPLAN_S = 60.0
+_HURRY_S = 3600.0
+"""A job with less time than this does not wait for slices to end (three of them)."""
+
+
+class Deadlines:
+    """Earliest deadline first, with progress by the item, yielding and locality: as strong as it gets
+    without values and forecasts.
+
+    It keeps the jobs that what is plugged in now could do in time, serves the others only when nothing else is to be
+    done, and loads a model where a job of another is late else.
+    """
+
+    def __init__(self, fleet: Fleet, suite: Suite) -> None:
+        self._desk = Desk(fleet, suite)
+        self._waiting: dict[int, Open] = {}  # not taken on
+        self._taken: list[tuple[float, int, Open]] = []  # by deadline
+        self._replan_s = 0.0
 
     def decide(self, facts: Sequence[Fact], now_s: float) -> Orders:
         """Serve the most urgent jobs that can still make it."""
         desk = self._desk
         slices: list[Slice] = []
         yields: list[int] = []
-        fresh: list[Open] = []
         for fact in facts:
             job = desk.take_in(fact)
             if job is not None and job.interactive:
-                car = next(desk.answering(), None)
-                if car is not None:
-                    slices.append(desk.slice(desk.jobs[job.number], car, 1, now_s))
+                slices += desk.answer(job, now_s)
             elif job is not None:
-                fresh.append(desk.jobs[job.number])
-            if isinstance(fact, Reported | Submitted):
-                self._enqueue(fact.job if isinstance(fact, Reported) else fact.job.number)
+                of = self._waiting[job.number] = desk.jobs[job.number]
+                self._take_on(of, now_s)
+                if job.deadline_s - now_s < _HURRY_S:
+                    yields += self._make_way(of, now_s)
+        if now_s >= self._replan_s:
+            self._replan_s = now_s + _REPLAN_S
+            self._replan(now_s)
         for car in sorted(desk.free.values(), key=lambda car: -car.speed):
-            of = self._choose(car, now_s)
-            if of is not None:
-                slices.append(desk.slice(of, car, self._items(of, car), now_s))
-        for of in fresh:
-            yields += self._make_way(of, now_s, yields)
+            of_car = self._choose(car, now_s)
+            if of_car is not None:
+                slices.append(desk.slice(of_car, car, _items(of_car, car), now_s))
         return Orders(slices, yields)
 
     def wakeup_s(self) -> float | None:
-        """Facts are enough."""
-        return None
+        """There may be work that it was wrong about."""
+        return self._replan_s
 
-    def _enqueue(self, number: int) -> None:
-        of = self._desk.jobs.get(number)
-        if of is None or not of.left or of.job.interactive:
-            return
-        entry = of.job.deadline_s, number
-        if entry not in self._queue:
-            insort(self._queue, entry)
+    def _replan(self, now_s: float) -> None:
+        """Choose what to keep: by deadline, and wherever the speed of now is too little, without what was begun least.
 
-    def _choose(self, car: Car, now_s: float) -> Open | None:
-        """The most urgent job that this car runs; one whose model is resident, where the other can wait."""
+        (After J. M. Moore, "An n job, one machine sequencing algorithm", 1968, which leaves out the longest.)
+        """
         desk = self._desk
-        first: Open | None = None
-        for deadline_s, number in tuple(self._queue):
-            of = desk.jobs.get(number)
-            if of is None or not of.left or not self._makes_it(of, now_s):
-                if of is None or not of.left or now_s >= deadline_s:
-                    self._queue.remove((deadline_s, number))
-                continue
-            if of.job.fast_only and car.speed <= 1:
-                continue
-            load_s = 0.0 if desk.resident[car.number] == of.job.model else desk.suite.cold_s
-            if now_s + load_s + of.job.item_s / car.speed > deadline_s:
-                continue
-            if not load_s:
-                return of
-            if first is None:
-                first = of
-                if self._is_at_risk(of, now_s):
-                    return of
-        return first
+        jobs = [of for of in desk.jobs.values() if not of.job.interactive and of.job.deadline_s > now_s]
+        self._taken = []
+        dropped = [of for of in jobs if not self._makes_it(of, now_s)]
+        kept = sorted((of for of in jobs if self._makes_it(of, now_s)), key=lambda of: of.job.deadline_s)
+        begun: list[tuple[float, int, Open]] = []  # a heap: the least done first
+        fast_begun: list[tuple[float, int, Open]] = []
+        demand_s, fast_demand_s = 0.0, 0.0
+        gone: set[int] = set()
+        for of in kept:
+            entry = 1.0 - of.undone_s / of.job.work_s, of.job.number, of
+            within_s = of.job.deadline_s - now_s
+            heappush(begun, entry)
+            demand_s += of.undone_s
+            if of.job.fast_only:
+                heappush(fast_begun, entry)
+                fast_demand_s += of.undone_s
+            while fast_demand_s > within_s * desk.fast_speed or demand_s > within_s * desk.speed:
+                heap = fast_begun if fast_demand_s > within_s * desk.fast_speed else begun
+                _, number, least = heappop(heap)
+                if number not in gone:
+                    gone.add(number)
+                    dropped.append(least)
+                    demand_s -= least.undone_s
+                    fast_demand_s -= least.undone_s * least.job.fast_only
+        self._taken = [(of.job.deadline_s, of.job.number, of) for of in kept if of.job.number not in gone]
+        self._waiting = {of.job.number: of for of in sorted(dropped, key=lambda of: of.job.deadline_s)}
+
+    def _take_on(self, of: Open, now_s: float) -> None:
+        """Promise to do it, until the next look at all of them."""
+        if self._makes_it(of, now_s):
+            insort(self._taken, (of.job.deadline_s, of.job.number, of))
+            del self._waiting[of.job.number]
 
     def _makes_it(self, of: Open, now_s: float) -> bool:
         """Whether the whole fleet, as far as the job has items, could do it in time."""
-        speed = min(self._desk.speed, of.job.items * 8.0)
-        return of.left_s / max(speed, 1e-9) <= of.job.deadline_s - now_s
+        speed = self._desk.fast_speed if of.job.fast_only else self._desk.speed
+        speed = min(speed, of.job.items * FAST_SPEED)
+        return of.undone_s <= speed * (of.job.deadline_s - now_s)
 
-    def _is_at_risk(self, of: Open, now_s: float) -> bool:
-        """Whether it is late at half of the speed that it could have."""
-        speed = min(self._desk.speed, of.left * 1.0) / 4
-        return now_s + 2 * self._desk.suite.cold_s + 2 * of.left_s / max(speed, 1e-9) > of.job.deadline_s
+    def _choose(self, car: Car, now_s: float) -> Open | None:
+        """The most urgent job whose model is resident, or one before it that wants more cars; else any."""
+        resident = self._desk.resident[car.number]
+        patience_s = 4 * self._desk.suite.cold_s
+        elsewhere: Open | None = None
+        for deadline_s, _, of in self._taken:
+            if elsewhere is not None and deadline_s > elsewhere.job.deadline_s + patience_s:
+                break
+            if of.left and self._runs(of, car, now_s):
+                if of.job.model == resident:
+                    return of
+                if elsewhere is None and self._wants_more(of, now_s):
+                    elsewhere = of
+        if elsewhere is not None:
+            return elsewhere
+        others = (*(of for _, _, of in self._taken), *self._waiting.values())
+        return next((of for of in others if self._runs(of, car, now_s) and self._pays(of, resident)), None)
 
-    def _items(self, of: Open, car: Car) -> int:
-        share = ceil(of.left / max(1, len(self._desk.here)))
-        least = ceil(60.0 * car.speed / of.job.item_s)
-        return max(1, min(int(SLICE_S * car.speed / of.job.item_s), max(share, least), of.left))
+    def _runs(self, of: Open, car: Car, now_s: float) -> bool:
+        """Whether the car could do an item of it in time."""
+        if not of.left or (of.job.fast_only and car.speed <= 1):
+            return False
+        load_s = 0.0 if self._desk.resident[car.number] == of.job.model else self._desk.suite.cold_s
+        return now_s + load_s + of.job.item_s / car.speed <= of.job.deadline_s
 
-    def _make_way(self, of: Open, now_s: float, already: Sequence[int]) -> list[int]:
-        """Slices of later deadlines that give way, so that this job is done in half its time."""
-        if not of.left or not self._makes_it(of, now_s):
-            return []
-        wanted = 2 * of.left_s / max(of.job.deadline_s - now_s, 1.0)  # speed
-        later = sorted(
-            (one for one in self._desk.running.values() if one.of.job.deadline_s > of.job.deadline_s),
-            key=lambda one: -one.of.job.deadline_s,
-        )
+    def _pays(self, of: Open, resident: str) -> bool:
+        """Whether the job lasts for longer than it takes to load its model."""
+        return of.job.model == resident or of.left_s > 2 * self._desk.suite.cold_s * max(of.speed, 1.0)
+
+    def _wants_more(self, of: Open, now_s: float) -> bool:
+        """Whether the cars at work on it are too slow to be done in two thirds of its time."""
+        within_s = of.job.deadline_s - now_s - self._desk.suite.cold_s
+        return 1.5 * of.undone_s > of.speed * within_s
+
+    def _make_way(self, of: Open, now_s: float) -> list[int]:
+        """Slices of later deadlines that give way, so that it can be done in time."""
+        desk = self._desk
+        wanted = 1.5 * of.left_s / max(of.job.deadline_s - now_s - desk.suite.cold_s, 60.0)
+        wanted -= sum(car.speed for car in desk.free.values())
+        later = [
+            one
+            for one in desk.running.values()
+            if not one.of.job.interactive and not one.gives_way and one.of.job.deadline_s > of.job.deadline_s
+        ]
         given: list[int] = []
-        for one in later:
+        for one in sorted(
+            later, key=lambda one: (desk.resident[one.slice.car] != of.job.model, -one.of.job.deadline_s)
+        ):
             if wanted <= 0 or len(given) >= of.left:
                 break
-            car = self._desk.here[one.slice.car]
-            if one.of.job.interactive or one.slice.number in already or (of.job.fast_only and car.speed <= 1):
-                continue
-            if one.until_s - now_s > 60.0:
+            car = desk.here[one.slice.car]
+            if one.until_s - now_s > 60.0 and self._runs(of, car, now_s):
+                one.gives_way = True
                 given.append(one.slice.number)
                 wanted -= car.speed
         return given
+
+
+def _items(of: Open, car: Car) -> int:
+    """A slice, smaller towards the end of a job that several cars work on."""
+    work_s = min(SLICE_S * car.speed, of.left_s / (2 * max(1, of.cars)) if of.cars else of.left_s)
+    return max(1, min(of.left, int(max(work_s, 60.0 * car.speed) / of.job.item_s)))

@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import forecast as recorded
-from benchmarks.policy.mix import CARS, DAY_S, END_S, FAST_SHARE, FAST_SPEED, HOUR_S, UNSEEN_SHARE
-from benchmarks.policy.mix import WORKPLACE_SHARE, Suite
+from benchmarks.policy.mix import (
+    CARS,
+    END_S,
+    FAST_SHARE,
+    FAST_SPEED,
+    HOUR_S,
+    UNSEEN_SHARE,
+    WORKPLACE_SHARE,
+    Suite,
+)
 from coordinator import cohorts
 from coordinator.core.forecast import WEEK_H, Cohort, Forecast
 
@@ -126,7 +134,7 @@ class Sources:
 
 
 def _recorded(name: str, path: Path, zone: ZoneInfo | None) -> Source:
-    """Sessions, their weeks after the split, and the cohort as the sessions before it teach it, but for some users."""
+    """Sessions, their weeks after the split, and the cohort as the sessions of most users before it teach it."""
     sessions = recorded.read(path, zone)
     split_h = float(np.quantile(sessions.begin_h, recorded.FIT_SHARE) // 24 * 24)
     unseen = np.random.default_rng(0).permutation(sessions.users) < UNSEEN_SHARE * sessions.users

@@ -1,4 +1,4 @@
-"""How far the core's policy is from the optimum: weeks of real stays, beside other policies and a clairvoyant bound."""
+"""How far the core's policy is from the optimum: weeks of real stays, other policies and a clairvoyant bound."""
 
 import sys
 from argparse import ArgumentTypeError

@@ -1,4 +1,4 @@
-"""Runs of the benchmark: one policy in one cell with one seed; each is kept in a file, so that nothing runs twice."""
+"""Runs: one policy in one cell with one seed, each kept in a file, so that nothing runs twice."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +24,9 @@ OURS, BLIND, ORACLE = "ours", "no-forecast", "oracle"
 _Maker = Callable[[Fleet, Suite], Policy]
 
 POLICIES: dict[str, _Maker] = {
+    "random": baselines.Random,
+    "fifo": baselines.First,
+    "boinc": baselines.Boinc,
     "edf": baselines.Deadlines,
     OURS: lambda fleet, suite: core.Core(fleet, suite, fleet.forecast()),
     BLIND: lambda fleet, suite: core.Core(fleet, suite, None),
@@ -49,7 +52,9 @@ class Run:
     seed: int
 
 
-def run_all(runs: Sequence[Run], files: Files, folder: Path, processes: int) -> Iterable[tuple[Run, dict[str, Any]]]:
+def run_all(
+    runs: Sequence[Run], files: Files, folder: Path, processes: int
+) -> Iterable[tuple[Run, dict[str, Any]]]:
     """Every run with what came of it, as they end."""
     if processes == 1:
         for run in runs:
