@@ -94,6 +94,7 @@ class Desk:
 
     fleet: Fleet
     suite: Suite
+    keeps_items: bool = True  # what a slice had done when it ended early
     jobs: dict[int, Open] = field(default_factory=dict)
     free: dict[int, Car] = field(default_factory=dict)
     here: dict[int, Car] = field(default_factory=dict)
@@ -153,7 +154,7 @@ class Desk:
 
     def _ended(self, fact: Reported) -> None:
         ended = self.running.pop(fact.slice)
-        ended.of.give_back(ended.slice.ranges, fact.done)
+        ended.of.give_back(ended.slice.ranges, fact.done if fact.whole or self.keeps_items else 0)
         ended.of.cars -= 1
         ended.of.speed -= self.fleet.cars[fact.car].speed
         if not ended.of.left and not ended.of.out:
@@ -232,6 +233,10 @@ class Boinc(Greedy):
     items of five minutes: single ones of five seconds would only burden its server.
     """
 
+    def __init__(self, fleet: Fleet, suite: Suite) -> None:
+        super().__init__(fleet, suite)
+        self._desk.keeps_items = False
+
     def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
         danger = [of for of in fit if of.undone_s > (of.job.deadline_s - now_s) * max(of.speed, car.speed)]
         if danger:
@@ -251,8 +256,8 @@ class Deadlines:
     """Earliest deadline first, with progress by the item, yielding and locality: as strong as it gets
     without values and forecasts.
 
-    It keeps the jobs that what is plugged in now could do in time, serves the others only when nothing else is to be
-    done, and loads a model where a job of another is late else.
+    It keeps the jobs that what is plugged in now could do in time, serves the others only when nothing else is to
+    be done, and loads a model where a job of another is late else.
     """
 
     def __init__(self, fleet: Fleet, suite: Suite) -> None:
@@ -289,7 +294,7 @@ class Deadlines:
         return self._replan_s
 
     def _replan(self, now_s: float) -> None:
-        """Choose what to keep: by deadline, and wherever the speed of now is too little, without what was begun least.
+        """Choose what to keep: by deadline, and where the speed of now is too little, without what was begun least.
 
         (After J. M. Moore, "An n job, one machine sequencing algorithm", 1968, which leaves out the longest.)
         """

@@ -1,5 +1,6 @@
 """The cars of a simulated week: when each is plugged in, how fast it is, and what is known of its habits."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,14 @@ from benchmarks.policy.mix import (
     Suite,
 )
 from coordinator import cohorts
-from coordinator.core.forecast import WEEK_H, Cohort, Forecast
+from coordinator.core.forecast import AGES_H, WEEK_H, Cohort, Forecast
+from node import day
 
 _HISTORY = 120  # stays of a car that the forecast is told of: half a year of nights
 _END_H = END_S / HOUR_S
+_WALKED_DAYS = 26 * 7  # before the week, of cars that are drawn from fits
+
+_Pair = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,13 @@ class Source:
 
     known: Cohort
     sessions: recorded.Sessions | None = None
-    split_h: float = 0.0
     weeks: Sequence[tuple[int, int]] = field(default=())  # (user, week) after the split that lie within its records
 
     def draw(self, chosen: np.random.Generator) -> tuple[tuple[Stay, ...], tuple[Stay, ...]]:
         """The stays of a car in its week, and before."""
-        assert self.sessions is not None
+        if self.sessions is None:
+            stays = _walked(self.known, chosen)
+            return tuple(stay for stay in stays if stay.end_s > 0), tuple(stay for stay in stays if stay.end_s <= 0)
         user, week = self.weeks[int(chosen.integers(len(self.weeks)))]
         of_user = self.sessions.user == user
         begin_h = self.sessions.begin_h[of_user] - week * WEEK_H
@@ -133,6 +139,53 @@ class Sources:
         return Fleet(tuple(cars), (self.home.known, self.workplace.known))
 
 
+def _walked(known: Cohort, chosen: np.random.Generator) -> list[Stay]:
+    """The stays of a car that comes and leaves as its cohort does."""
+    chance, arrivals = (_home_arrivals, _work_arrivals)[known.name == "workplace"]()
+    left, watched_h = known.departures + 0.5, known.watched_h + 0.5 * known.watched_h.sum() / known.departures.sum()
+    rates = (left / watched_h).tolist()
+    stays: list[Stay] = []
+    free_h = -_WALKED_DAYS * 24.0
+    for number in range(-_WALKED_DAYS, int(_END_H // 24)):
+        weekend = int(number % 7 >= 5)
+        begin_h = 24.0 * number + float(np.interp(chosen.random(), arrivals[weekend], np.arange(25)))
+        if begin_h < free_h or chosen.random() >= chance[weekend]:
+            continue
+        free_h = min(_left_h(rates, begin_h, float(chosen.exponential())), _END_H)
+        stays.append(Stay(begin_h * HOUR_S, free_h * HOUR_S))
+    return stays
+
+
+def _left_h(rates: list[list[list[float]]], begin_h: float, risk: float) -> float:
+    """When the risk of leaving has added up to so much."""
+    now_h = begin_h
+    while now_h < _END_H:
+        edge_h = np.floor(now_h) + 1.0
+        age = bisect_right(AGES_H, now_h - begin_h)
+        rate = rates[int(now_h % WEEK_H >= 5 * 24)][int(now_h % 24)][age]
+        if risk <= rate * (edge_h - now_h):
+            return now_h + risk / rate
+        risk -= rate * (edge_h - now_h)
+        now_h = edge_h
+    return _END_H
+
+
+def _home_arrivals() -> tuple[_Pair, NDArray[np.float64]]:
+    """Chance that a car which is away comes on a day, by kind of day; share of arrivals before each hour."""
+    plan = day.load("home")
+    assert plan.arrivals is not None
+    return (plan.plugs_in, plan.plugs_in), plan.arrivals
+
+
+def _work_arrivals() -> tuple[_Pair, NDArray[np.float64]]:
+    """The same of workplaces. Hours: about those of ACN-Data's site JPL, with a wave at noon; chances: assumed."""
+    by_hour = np.zeros(24)
+    by_hour[5:9] = 7, 25, 35, 8
+    by_hour[11:14] = 10, 10, 5
+    before = np.concatenate([[0.0], np.cumsum(by_hour) / by_hour.sum()])
+    return (0.6, 0.02), np.stack([before, before])
+
+
 def _recorded(name: str, path: Path, zone: ZoneInfo | None) -> Source:
     """Sessions, their weeks after the split, and the cohort as the sessions of most users before it teach it."""
     sessions = recorded.read(path, zone)
@@ -147,4 +200,4 @@ def _recorded(name: str, path: Path, zone: ZoneInfo | None) -> Source:
         first_h = max(float(sessions.begin_h[of_user].min()), split_h)
         last_h = float(sessions.end_h[of_user].max()) - _END_H
         weeks += [(user, week) for week in range(int(np.ceil(first_h / WEEK_H)), int(last_h // WEEK_H) + 1)]
-    return Source(known, sessions, split_h, tuple(weeks))
+    return Source(known, sessions, tuple(weeks))

@@ -82,7 +82,9 @@ class Core:
         for fact in facts:
             self._tell(fact, now_s, events)
         effects = self.scheduler.handle(events, now_s)
-        slices, yields, stops = [], [], []
+        slices: list[Slice] = []
+        yields: list[int] = []
+        stops: list[int] = []
         for order in effects.send:
             if isinstance(order, Grant):
                 slices.append(Slice(order.token.attempt, order.node, order.job, order.ranges))

@@ -109,7 +109,7 @@ def requests(arrivals_s: Sequence[float], seed: int, first: int) -> list[Job]:
 def arrivals(path: Path | None) -> list[float]:
     """Arrival times of a trace, seconds from its first; without one, evenly random ones (assumed)."""
     if path is None:
-        return np.cumsum(np.random.default_rng(0).exponential(1.0, 3_000)).tolist()
+        return list(np.cumsum(np.random.default_rng(0).exponential(1.0, 3_000)).tolist())
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             times_s = [float(row["arrival_s"]) for row in csv.DictReader(lines)]

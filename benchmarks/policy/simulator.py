@@ -11,6 +11,7 @@ from enum import IntEnum
 from heapq import heappop, heappush
 from itertools import count
 from time import process_time
+from typing import Any
 
 import numpy as np
 
@@ -126,13 +127,13 @@ class Week:
         self._jobs: dict[int, _Progress] = {}
         self._works: dict[int, tuple[_Node, _Work]] = {}
         self._sequence = count()
-        self._events: list[tuple[float, int, int, object]] = []
+        self._events: list[tuple[float, int, int, Any]] = []
         self._facts: list[Fact] = []
         self._wake_s = np.inf
         self._outcome = Outcome()
         for node in self._nodes:
             for stay in node.car.stays:
-                self._at(max(stay.begin_s, 0.0), _Kind.PLUGGED, (node, stay))
+                self._at(max(stay.begin_s, 0.0), _Kind.PLUGGED, (node, stay.begin_s))
                 self._at(stay.end_s, _Kind.DEPARTED, node)
         for job in jobs:
             self._at(job.submit_s, _Kind.SUBMITTED, job)
@@ -143,15 +144,14 @@ class Week:
         while events and events[0][0] <= END_S:
             now_s, kind, _, what = heappop(events)
             if kind == _Kind.ENDED:
-                self._ended(what, now_s)  # type: ignore[arg-type]
+                self._ended(what, now_s)
             elif kind == _Kind.DEPARTED:
-                self._departed(what, now_s)  # type: ignore[arg-type]
+                self._departed(what, now_s)
             elif kind == _Kind.PLUGGED:
-                node, stay = what  # type: ignore[misc]
-                node.here = True
-                self._facts.append(Plugged(node.car.number, now_s - stay.begin_s))
+                node, begin_s = what
+                self._plugged(node, begin_s, now_s)
             elif kind == _Kind.SUBMITTED:
-                self._submitted(what)  # type: ignore[arg-type]
+                self._submitted(what)
             elif now_s < self._wake_s:
                 continue  # it was woken meanwhile
             else:
@@ -161,7 +161,11 @@ class Week:
                 self._decide(now_s)
         return self._close()
 
-    def _at(self, time_s: float, kind: _Kind, what: object) -> None:
+    def _plugged(self, node: _Node, begin_s: float, now_s: float) -> None:
+        node.here = True
+        self._facts.append(Plugged(node.car.number, now_s - begin_s))
+
+    def _at(self, time_s: float, kind: _Kind, what: Any) -> None:
         heappush(self._events, (time_s, kind, next(self._sequence), what))
 
     def _decide(self, now_s: float) -> None:
