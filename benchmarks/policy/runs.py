@@ -17,11 +17,18 @@ from benchmarks.policy.jobs import Job, arrivals, draw, requests
 from benchmarks.policy.mix import CELLS, Cell, Suite
 from benchmarks.policy.orders import Policy
 from benchmarks.policy.simulator import Outcome, Week
+from coordinator.core.settings import SchedulingSettings
 
 BOUND = "bound"
 OURS, BLIND, ORACLE = "ours", "no-forecast", "oracle"
 
 _Maker = Callable[[Fleet, Suite], Policy]
+
+
+def _less(settings: SchedulingSettings) -> _Maker:
+    """The core, set otherwise."""
+    return lambda fleet, suite: core.Core(fleet, suite, fleet.forecast(), settings)
+
 
 POLICIES: dict[str, _Maker] = {
     "random": baselines.Random,
@@ -31,6 +38,7 @@ POLICIES: dict[str, _Maker] = {
     OURS: lambda fleet, suite: core.Core(fleet, suite, fleet.forecast()),
     BLIND: lambda fleet, suite: core.Core(fleet, suite, None),
     ORACLE: lambda fleet, suite: core.Core(fleet, suite, core.Oracle(fleet)),
+    **{name: _less(settings) for name, settings in core.ABLATIONS.items()},
 }
 
 

@@ -66,7 +66,9 @@ class Outcome:
     waits_s: list[float] = field(default_factory=list)  # of those answered
     slices: int = 0
     yields: int = 0
+    stops: int = 0
     facts: int = 0
+    calls: int = 0
     policy_s: float = 0.0  # processor time of the policy
 
 
@@ -172,6 +174,7 @@ class Week:
         facts, self._facts = self._facts, []
         outcome = self._outcome
         outcome.facts += len(facts)
+        outcome.calls += 1
         begun_s = process_time()
         orders = self._policy.decide(facts, now_s)
         wake_s = self._policy.wakeup_s()
@@ -249,6 +252,7 @@ class Week:
 
     def _stop(self, node: _Node, work: _Work, now_s: float) -> None:
         """Its policy has forgotten it: what it did counts for nothing but the account."""
+        self._outcome.stops += 1
         self._finish(node, work, now_s, departs=False, tell=False)
         self._start(node, now_s)
 
