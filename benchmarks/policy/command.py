@@ -130,7 +130,8 @@ def _tell(console: Console, found: dict[Run, dict[str, Any]]) -> None:
             f" in {best['processor_s']:.0f} s; on time {one['on_time']}/{one['jobs']}; {parts}"
             f" late {one['late_s'] / spent_s:.2%} of {spent_s / 3600:,.0f} h; {one['slices']} slices"
             f" {one['yields']} yields {one['stops']} stops;"
-            f" requests {one['answered'] / max(1, one['requests']):.4f} p99 {one['wait_p99_s']:.1f} s; {one['processor_s']:.1f} s,"
+            f" requests {one['answered'] / max(1, one['requests']):.4f} p99 {one['wait_p99_s']:.1f} s;"
+            f" {one['processor_s']:.1f} s,"
             f" {1e6 * one['policy_s'] / max(1, one['calls']):.0f} us a call",
             highlight=False,
             soft_wrap=True,

@@ -92,20 +92,19 @@ class Results:
         return figures
 
     def show(self, console: Console) -> None:
-        """A row for each policy, a column for each cell."""
-        self._show(console, "value on time over the bound", self.score, 3)
+        """Tables of a row for each policy and a column for each cell."""
         for what, digits in (("value", 3), ("items", 3), ("lost", 2), ("spilt", 2), ("late", 1), ("answered", 4)):
-            self._show(
-                console, _PHRASES[what], lambda cell, policy, what=what: self.samples(cell, policy, what), digits
-            )
+            self._show(console, what, digits)
 
-    def _show(self, console: Console, title: str, samples: Any, digits: int) -> None:
-        table = Table(title=f"{title}: mean ± spread over seeds", title_justify="left")
+    def _show(self, console: Console, what: str, digits: int) -> None:
+        unit = ", %" if what in _PER_CENT else ""
+        console.print(f"{_PHRASES[what]}{unit}: mean ± standard deviation over seeds", highlight=False)
+        table = Table()
         table.add_column("policy")
         for cell in self.cells:
             table.add_column(cell, justify="right")
         for policy in self.policies:
-            row = [samples(cell, policy) for cell in self.cells]
+            row = [self.samples(cell, policy, what) for cell in self.cells]
             if any(row):
                 table.add_row(policy, *(_told(values, digits) for values in row))
         console.print(table)
@@ -157,7 +156,7 @@ _PHRASES = {
     "late": "spent on jobs that came late",
     "answered": "requests answered within 60 s",
 }
-_UNITS = {"lost": ", %", "spilt": ", %", "late": ", %"}
+_PER_CENT = ("lost", "spilt", "late")
 
 
 def _score(cell: str) -> str:
