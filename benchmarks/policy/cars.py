@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import floor
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -126,14 +127,14 @@ class Sources:
             else _recorded("workplace", workplace, recorded.WORKPLACE_ZONE),
         )
 
-    def fleet(self, suite: Suite, seed: int) -> Fleet:
+    def fleet(self, suite: Suite, seed: int, count: int = CARS) -> Fleet:
         """The cars of a suite."""
         chosen = np.random.default_rng((seed, 1))
-        at_work = round(CARS * WORKPLACE_SHARE) if suite.workplace else 0
-        fast = set(chosen.permutation(CARS)[: round(CARS * FAST_SHARE)].tolist()) if suite.fast else set()
+        at_work = round(count * WORKPLACE_SHARE) if suite.workplace else 0
+        fast = set(chosen.permutation(count)[: round(count * FAST_SHARE)].tolist()) if suite.fast else set()
         cars = []
-        for number in range(CARS):
-            cohort = int(number >= CARS - at_work)
+        for number in range(count):
+            cohort = int(number >= count - at_work)
             stays, before = (self.workplace if cohort else self.home).draw(chosen)
             cars.append(Car(number, FAST_SPEED if number in fast else 1.0, cohort, stays, before))
         return Fleet(tuple(cars), (self.home.known, self.workplace.known))
@@ -160,7 +161,7 @@ def _left_h(rates: list[list[list[float]]], begin_h: float, risk: float) -> floa
     """When the risk of leaving has added up to so much."""
     now_h = begin_h
     while now_h < _END_H:
-        edge_h = np.floor(now_h) + 1.0
+        edge_h = floor(now_h) + 1.0
         age = bisect_right(AGES_H, now_h - begin_h)
         rate = rates[int(now_h % WEEK_H >= 5 * 24)][int(now_h % 24)][age]
         if risk <= rate * (edge_h - now_h):

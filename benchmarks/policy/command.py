@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentTypeError
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             plotting()
         except ImportError:
             options.error("--plot needs matplotlib, which is not installed; pip install 'carpool[benchmarks]'")
+    if find_spec("scipy") is None:
+        options.error("the bound needs scipy, which is not installed; pip install 'carpool[benchmarks]'")
     files = Files(given.sessions, given.workplace, given.requests)
     policies: tuple[str, ...] = given.policies or tuple(POLICIES)
     runs = _runs(given.cells, policies, SEEDS[: given.seeds], everything=given.policies is not None)

@@ -11,7 +11,7 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-from benchmarks.policy import baselines, bound, core
+from benchmarks.policy import baselines, core
 from benchmarks.policy.cars import Fleet, Sources
 from benchmarks.policy.jobs import Job, arrivals, draw, requests
 from benchmarks.policy.mix import CELLS, Cell, Suite
@@ -84,7 +84,9 @@ def run_one(run: Run, files: Files, folder: Path) -> dict[str, Any]:
     fleet, jobs = _scenario(run, files)
     begun_s = process_time()
     if run.policy == BOUND:
-        result: dict[str, Any] = {"value": bound.bound(jobs, fleet.cars, cell.suite.cold_s)}
+        from benchmarks.policy.bound import bound  # it alone needs scipy
+
+        result: dict[str, Any] = {"value": bound(jobs, fleet.cars, cell.suite.cold_s)}
     else:
         policy = POLICIES[run.policy](fleet, cell.suite)
         asked = requests(_arrivals(files.requests), run.seed, len(jobs) + 1)
