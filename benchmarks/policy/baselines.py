@@ -100,12 +100,13 @@ class Desk:
     here: dict[int, Car] = field(default_factory=dict)
     resident: dict[int, str] = field(default_factory=dict)
     running: dict[int, Running] = field(default_factory=dict)
+    asked: list[Open] = field(default_factory=list)  # requests that no car has
     speed: float = 0.0  # plugged in
     fast_speed: float = 0.0  # of AI5s
     number: int = 0
 
-    def take_in(self, fact: Fact) -> Job | None:
-        """Keep the books; the job that was submitted, if one was."""
+    def take_in(self, fact: Fact) -> Open | None:
+        """Keep the books; the job that was submitted, if one was that is no request."""
         match fact:
             case Plugged(number):
                 car = self.fleet.cars[number]
@@ -116,8 +117,10 @@ class Desk:
                 self._count(-self.here.pop(number).speed)
                 self.free.pop(number, None)
             case Submitted(job):
-                self.jobs[job.number] = Open.of(job)
-                return job
+                of = self.jobs[job.number] = Open.of(job)
+                if not job.interactive:
+                    return of
+                self.asked.append(of)
             case Resident(number, model):
                 self.resident[number] = model
             case Reported():
@@ -137,15 +140,16 @@ class Desk:
             self.free.pop(car.number, None)
         return made
 
-    def answer(self, job: Job, now_s: float) -> list[Slice]:
-        """Give a request to a car that is free, or else to the one that has waited longest for one."""
-        of, car = self.jobs[job.number], next(iter(self.free or self.here), None)
-        if car is None:
-            return []
-        self.here[car] = self.here.pop(car)
-        if car in self.free:
-            self.free[car] = self.free.pop(car)
-        return [self.slice(of, self.here[car], 1, now_s)]
+    def answers(self, now_s: float) -> list[Slice]:
+        """Give each request to a car that is free, or else to the one that has waited longest for one."""
+        given: list[Slice] = []
+        while self.asked and self.here:
+            car = next(iter(self.free or self.here))
+            self.here[car] = self.here.pop(car)
+            if car in self.free:
+                self.free[car] = self.free.pop(car)
+            given.append(self.slice(self.asked.pop(), self.here[car], 1, now_s))
+        return given
 
     def _count(self, speed: float) -> None:
         self.speed += speed
@@ -159,8 +163,10 @@ class Desk:
         ended.of.speed -= self.fleet.cars[fact.car].speed
         if not ended.of.left and not ended.of.out:
             del self.jobs[fact.job]
-        if not ended.of.job.interactive and fact.car in self.here:
+        if not ended.of.job.interactive:
             self.free[fact.car] = self.here[fact.car]
+        elif ended.of.left:
+            self.asked.append(ended.of)
 
 
 class Greedy:
@@ -173,17 +179,15 @@ class Greedy:
     def decide(self, facts: Sequence[Fact], now_s: float) -> Orders:
         """Serve whoever is next by the rule."""
         desk = self._desk
-        slices: list[Slice] = []
         for fact in facts:
-            job = desk.take_in(fact)
-            if job is not None and job.interactive:
-                slices += desk.answer(job, now_s)
-            elif job is not None:
-                self._order[job.number] = desk.jobs[job.number]
+            fresh = desk.take_in(fact)
+            if fresh is not None:
+                self._order[fresh.job.number] = fresh
             elif isinstance(fact, Reported) and not fact.whole:
                 self._again(fact)
         for number in [number for number, of in self._order.items() if of.job.deadline_s <= now_s or not of.left]:
             del self._order[number]
+        slices = desk.answers(now_s)
         for car in list(desk.free.values()):
             fit = [of for of in self._order.values() if of.left and (car.speed > 1 or not of.job.fast_only)]
             if fit:
@@ -211,7 +215,7 @@ class First(Greedy):
     """First come, first served."""
 
     def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
-        return fit[0]
+        return min(fit, key=lambda of: of.job.number)
 
 
 class Random(Greedy):
@@ -269,24 +273,22 @@ class Deadlines:
     def decide(self, facts: Sequence[Fact], now_s: float) -> Orders:
         """Serve the most urgent jobs that can still make it."""
         desk = self._desk
-        slices: list[Slice] = []
         yields: list[int] = []
         for fact in facts:
-            job = desk.take_in(fact)
-            if job is not None and job.interactive:
-                slices += desk.answer(job, now_s)
-            elif job is not None:
-                of = self._waiting[job.number] = desk.jobs[job.number]
-                self._take_on(of, now_s)
-                if job.deadline_s - now_s < _HURRY_S:
-                    yields += self._make_way(of, now_s)
+            fresh = desk.take_in(fact)
+            if fresh is not None:
+                self._waiting[fresh.job.number] = fresh
+                self._take_on(fresh, now_s)
+                if fresh.job.deadline_s - now_s < _HURRY_S:
+                    yields += self._make_way(fresh, now_s)
         if now_s >= self._replan_s:
             self._replan_s = now_s + _REPLAN_S
             self._replan(now_s)
+        slices = desk.answers(now_s)
         for car in sorted(desk.free.values(), key=lambda car: -car.speed):
-            of_car = self._choose(car, now_s)
-            if of_car is not None:
-                slices.append(desk.slice(of_car, car, _items(of_car, car), now_s))
+            of = self._choose(car, now_s)
+            if of is not None:
+                slices.append(desk.slice(of, car, _items(of, car), now_s))
         return Orders(slices, yields)
 
     def wakeup_s(self) -> float | None:
@@ -368,9 +370,9 @@ class Deadlines:
         return of.job.model == resident or of.left_s > 2 * self._desk.suite.cold_s * max(of.speed, 1.0)
 
     def _wants_more(self, of: Open, now_s: float) -> bool:
-        """Whether the cars at work on it are too slow to be done in two thirds of its time."""
+        """Whether the cars at work on it are too slow to be done in its time."""
         within_s = of.job.deadline_s - now_s - self._desk.suite.cold_s
-        return 1.5 * of.undone_s > of.speed * within_s
+        return of.undone_s > of.speed * within_s
 
     def _make_way(self, of: Open, now_s: float) -> list[int]:
         """Slices of later deadlines that give way, so that it can be done in time."""
