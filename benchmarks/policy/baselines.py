@@ -23,7 +23,7 @@ from benchmarks.policy.orders import (
 
 SLICE_S = 1200.0
 """Work in a slice, as the core has it."""
-TASK_S = 300.0
+TASK_S = 600.0
 """Work in a task of BOINC's."""
 
 
@@ -208,7 +208,7 @@ class Greedy:
         raise NotImplementedError
 
     def _items(self, of: Open, car: Car) -> int:
-        return _items(of, car)
+        return max(1, int(SLICE_S * car.speed / of.job.item_s))
 
 
 class First(Greedy):
@@ -234,7 +234,7 @@ class Boinc(Greedy):
     danger; nothing gives way, and what of a task was done is lost with its car.
 
     (D. P. Anderson, "BOINC: A Platform for Volunteer Computing", J. Grid Computing 2020.) A task is an item, or
-    items of five minutes: single ones of five seconds would only burden its server.
+    items of ten minutes: single ones of five seconds would only burden its server.
     """
 
     def __init__(self, fleet: Fleet, suite: Suite) -> None:

@@ -20,6 +20,7 @@ from benchmarks.policy.jobs import Job
 
 BIN_S = 1800.0
 _LONG_ITEM_S = 3600.0
+"""Items of at least so much are counted in each stay, where all are multiples of the shortest."""
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def bound(jobs: Sequence[Job], cars: Sequence[Car], cold_s: float, bin_s: float 
         for at in range(int(begin_s // bin_s), min(bins, ceil(end_s / bin_s))):
             capacity[speed][at] += speed * (min(end_s, (at + 1) * bin_s) - max(begin_s, at * bin_s))
     room = {speed: [program.row(float(limit)) for limit in capacity[speed]] for speed in speeds}
-    whole = least_item_s >= _LONG_ITEM_S
+    whole = least_item_s >= _LONG_ITEM_S and all(job.item_s % least_item_s == 0 for job in jobs)
     of_stay = [
         program.row(floor((end_s - begin_s) * speed / least_item_s) * least_item_s) if whole else -1
         for speed, begin_s, end_s in stays
