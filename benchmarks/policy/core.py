@@ -63,7 +63,6 @@ class Core:
         self.scheduler = Scheduler(settings, _EPOCH, forecast)
         self._fleet, self._suite = fleet, suite
         self._sequence = 0
-        self._held: dict[int, int] = {}  # items of each slice
         self._closed: list[JobId] = []
         joined: list[Event] = []
         for car in fleet.cars:
@@ -88,7 +87,6 @@ class Core:
         for order in effects.send:
             if isinstance(order, Grant):
                 slices.append(Slice(order.token.attempt, order.node, order.job, order.ranges))
-                self._held[order.token.attempt] = sum(size for _, size in order.ranges)
             elif isinstance(order, Revoke):
                 (yields if order.cause == "yield" else stops).append(order.token.attempt)
         self._closed = [record.job for record in effects.save if isinstance(record, EndRecord)]
@@ -120,9 +118,7 @@ class Core:
 
     def _report(self, fact: Reported) -> Progressed:
         self._sequence += 1
-        items = self._held.pop(fact.slice)
         ended = LeaseEnd.FINISHED if fact.whole else LeaseEnd.YIELDED if fact.gave_way else LeaseEnd.UNPLUGGED
-        assert fact.done <= items
         report = Report(
             Token(_EPOCH, fact.slice),
             0,
