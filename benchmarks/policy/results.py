@@ -93,7 +93,7 @@ class Results:
 
     def show(self, console: Console) -> None:
         """Tables of a row for each policy and a column for each cell."""
-        for what, digits in (("value", 3), ("items", 3), ("lost", 2), ("spilt", 2), ("late", 1), ("answered", 4)):
+        for what, digits in (("value", 3), ("items", 3), ("lost", 2), ("spilt", 2), ("late", 1), ("answered", 2)):
             self._show(console, what, digits)
 
     def _show(self, console: Console, what: str, digits: int) -> None:
@@ -146,7 +146,7 @@ _QUANTITIES: dict[str, Callable[[dict[str, Any], dict[str, Any]], float]] = {
     "lost": lambda one, _: 100 * one["account"]["lost_s"] / _spent_s(one),
     "spilt": lambda one, _: 100 * (1 - one["account"]["useful_s"] / _spent_s(one)),
     "late": lambda one, _: 100 * one["late_s"] / _spent_s(one),
-    "answered": lambda one, _: one["answered"] / max(1, one["requests"]),
+    "answered": lambda one, _: 100 * one["answered"] / max(1, one["requests"]),
 }
 _PHRASES = {
     "value": "whole jobs on time over the bound",
@@ -156,7 +156,7 @@ _PHRASES = {
     "late": "spent on jobs that came late",
     "answered": "requests answered within 60 s",
 }
-_PER_CENT = ("lost", "spilt", "late")
+_PER_CENT = ("lost", "spilt", "late", "answered")
 
 
 def _score(cell: str) -> str:
@@ -168,4 +168,4 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _told(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ± {_spread(values):.{digits}f}" if values else ""
+    return f"{mean(values):.{digits}f} ±{_spread(values):.{digits}f}" if values else ""

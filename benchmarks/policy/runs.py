@@ -64,19 +64,19 @@ def run_all(
     runs: Sequence[Run], files: Files, folder: Path, processes: int
 ) -> Iterable[tuple[Run, dict[str, Any]]]:
     """Every run with what came of it, as they end."""
+    kept = [_kept(run, files, folder) for run in runs]  # before the first: the code may be edited meanwhile
     if processes == 1:
-        for run in runs:
-            yield run, run_one(run, files, folder)
+        for run, file in zip(runs, kept, strict=True):
+            yield run, run_one(run, files, file)
         return
     with ProcessPoolExecutor(processes) as pool:
-        pending = {pool.submit(run_one, run, files, folder): run for run in runs}
+        pending = {pool.submit(run_one, run, files, file): run for run, file in zip(runs, kept, strict=True)}
         for done in as_completed(pending):
             yield pending[done], done.result()
 
 
-def run_one(run: Run, files: Files, folder: Path) -> dict[str, Any]:
-    """What came of a run: read, or lived through and kept."""
-    kept = folder / f"{run.cell.replace(':', '-')}-{run.policy}-{run.seed}-{_digest(run.policy, files)}.json"
+def run_one(run: Run, files: Files, kept: Path) -> dict[str, Any]:
+    """What came of a run: read, or lived through and kept in this file."""
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         return found
@@ -92,7 +92,7 @@ def run_one(run: Run, files: Files, folder: Path) -> dict[str, Any]:
         asked = requests(_arrivals(files.requests), run.seed, len(jobs) + 1)
         result = _told(Week(fleet, [*jobs, *asked], cell.suite.cold_s, policy).run())
     result["processor_s"] = process_time() - begun_s
-    folder.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     unfinished = kept.with_suffix(".part")
     unfinished.write_text(json.dumps(result), encoding="utf-8")
     unfinished.replace(kept)
@@ -122,6 +122,10 @@ def _scenario(run: Run, files: Files) -> tuple[Fleet, list[Job]]:
     cell: Cell = CELLS[run.cell]
     fleet = _sources(files.sessions, files.workplace).fleet(cell.suite, run.seed)
     return fleet, draw(cell, fleet, run.seed)
+
+
+def _kept(run: Run, files: Files, folder: Path) -> Path:
+    return folder / f"{run.cell.replace(':', '-')}-{run.policy}-{run.seed}-{_digest(run.policy, files)}.json"
 
 
 @lru_cache(maxsize=64)
