@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         _tell(console, found)
     report = Report(
         "policy",
-        f"weeks of 400 cars on virtual time, {'recorded stays' if files.sessions else 'stays of the committed fits'}",
+        f"weeks of 400 cars on virtual time, {'recorded stays' if files.sessions else 'stays from committed fits'}",
         {
             "sessions": given.sessions and given.sessions.name,
             "workplace": given.workplace and given.workplace.name,
