@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
+from math import inf
 
 from coordinator.core.job import Band, Job
 from coordinator.core.shares import Shares
@@ -112,11 +113,11 @@ class Queues:
             if any(band == Band.OPEN for band, *_ in entries)
         }
 
-    def plans(self, model: str) -> bool:
-        """Whether a batch job of the plan waits for a model."""
+    def soonest_s(self, model: str) -> float:
+        """When the most urgent job of the plan that waits for a model has to be begun; infinity: none does."""
         queue = self._queues.get((model, False))
         job = None if queue is None else queue.head()
-        return job is not None and job.band is Band.PLANNED
+        return inf if job is None or job.band is not Band.PLANNED else job.urgency
 
     @property
     def busy(self) -> bool:

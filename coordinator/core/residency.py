@@ -16,11 +16,14 @@ from coordinator.core.queues import Queues
 from coordinator.core.state import State
 from coordinator.core.supply import Supply
 
-_WORTH = 4.0
+_WORTH = 12.0
 """A model is loaded if that shortens the wait for it by so many times the loading."""
 
-_LACKS = 20.0
-"""A model takes a node that is at work if it lacks so many times the work that is lost by the loading."""
+_LACKS = 0.0
+"""A model takes a node from another if it lacks so many times the work that is lost by the loading ..."""
+
+_SOONER = 6.0
+"""... for a deadline that is earlier than that of the other by so many times the loading."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +80,7 @@ class Residency:
             return True
         if model not in lot.heavy:
             others = lot.heavy - lot.resident
-            return not any(self._presses(row, other, model) and self._queues.plans(other) for other in others)
+            return not any(self._presses(row, other, model) for other in others)
         if all(self._presses(row, model, other) for other in lot.resident):
             return True
         wait_s = self._wait_s(model)
@@ -95,13 +98,13 @@ class Residency:
             self._moved.subtract((kind, other) for other in self._lot(row).resident)
 
     def _presses(self, row: int, model: str, other: str) -> bool:
-        """Whether a model lacks a node that another can spare, by more than it takes to load."""
-        strength = self._strengths.get(self._state.fleet.kind(row), 0.0)
+        """Whether a model lacks nodes, by more than it takes to load, for a deadline that is clearly earlier."""
         load_s = self._lot(row).speeds[model].load_s
-        lacking_s = self._lacking_s(model, self._power_of(model))
-        if lacking_s <= _LACKS * load_s * strength:
+        sooner_s = self._queues.soonest_s(other) - self._queues.soonest_s(model)
+        if not sooner_s > _SOONER * load_s:
             return False
-        return self._lacking_s(other, self._power_of(other) - strength) <= 0.0
+        strength = self._strengths.get(self._state.fleet.kind(row), 0.0)
+        return self._lacking_s(model, self._power_of(model)) > _LACKS * load_s * strength
 
     def _lacking_s(self, model: str, power: float) -> float:
         """Work of a model that so many nodes of the best kind would not do by its deadline."""
