@@ -8,7 +8,9 @@ from enum import Enum
 from coordinator.core.events import JobId, LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.placement import slice_items
+from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import rank
+from coordinator.core.residency import Residency
 from coordinator.core.state import State
 
 
@@ -23,6 +25,8 @@ class Obstacle(Enum):
     DRAINING = "draining"
     HANDS_FULL = "hands_full"  # it holds as many leases as it may
     WINDOW_TOO_SHORT = "window_too_short"  # for loading and one item
+    NOT_WORTH_LOADING = "not_worth_loading"  # the model takes long to load, and is not wanted enough for that
+    KEPT_FREE = "kept_free"  # for a model that it is to load, lest deadlines pass
     FAILED_THERE = "failed_there"  # what waits went wrong on its lot, and there are others
 
 
@@ -37,6 +41,7 @@ class JobExplanation:
     obstacles: Counter[Obstacle]  # nodes by what keeps them
     fit: int  # nodes that nothing keeps
     items_per_s: float  # of all nodes that take work and run its model
+    outlook: Quote | None  # what the plan expects; None for an interactive job, which is in no plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +64,16 @@ class NodeExplanation:
     wanted: tuple[Wanted, ...]  # by model
 
 
-def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | None:
+def explain_job(
+    state: State, plan: Plan, residency: Residency, job_id: JobId, now_s: float
+) -> JobExplanation | None:
     """Why a job that has not ended waits; None when there is none. Looks at every node: about 3 us each."""
     job = state.jobs.get(job_id)
     if job is None:
         return None
     fleet = state.fleet
     choice = fleet.has_choice(job.spec.model)
-    found = Counter(_obstacle(state, job, row, choice, now_s) for row in range(fleet.size))
+    found = Counter(_obstacle(state, residency, job, row, choice, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
     ahead = [
@@ -87,10 +94,11 @@ def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | N
         Counter({obstacle: nodes for obstacle, nodes in found.items() if obstacle is not None}),
         fit,
         rate,
+        None if job.spec.interactive else plan.outlook(job, now_s),
     )
 
 
-def explain_node(state: State, row: int, now_s: float) -> NodeExplanation | None:
+def explain_node(state: State, residency: Residency, row: int, now_s: float) -> NodeExplanation | None:
     """Why a node has the work that it has; None when it has not joined."""
     if row >= state.fleet.size:
         return None
@@ -113,7 +121,7 @@ def explain_node(state: State, row: int, now_s: float) -> NodeExplanation | None
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, job, row, state.fleet.has_choice(model), now_s),
+                _obstacle(state, residency, job, row, state.fleet.has_choice(model), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
@@ -139,7 +147,9 @@ def _idle(state: State, row: int) -> Obstacle | None:
     return None if fleet.share[row] > 0 else Obstacle.WITHDRAWN
 
 
-def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
+def _obstacle(
+    state: State, residency: Residency, job: Job, row: int, choice: bool, now_s: float
+) -> Obstacle | None:
     """What keeps a node from some of a job; `choice`: more than one lot could run it."""
     fleet, settings, spec = state.fleet, state.settings, job.spec
     idle = _idle(state, row)
@@ -158,6 +168,8 @@ def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> O
     speed = fleet.speed(row, spec.model, spec.item_work)
     if slice_items(settings, job, speed, window_s, fleet.capable(spec.model), now_s) < 1:
         return Obstacle.WINDOW_TOO_SHORT
+    if not spec.interactive and not residency.allows(row, spec.model):
+        return Obstacle.NOT_WORTH_LOADING if spec.model in fleet.lots[lot].heavy else Obstacle.KEPT_FREE
     again = job.waiting.values() if not job.open.count else ()
     if again and choice and all(trouble.last_lot == lot for trouble in again):
         return Obstacle.FAILED_THERE

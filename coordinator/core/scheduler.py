@@ -128,11 +128,11 @@ class Scheduler:
 
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
-        return explain.explain_job(self.state, job, now_s)
+        return explain.explain_job(self.state, self._plan, self._placement.residency, job, now_s)
 
     def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
         """Why a node has the work that it has; None when it has not joined."""
-        return explain.explain_node(self.state, row, now_s)
+        return explain.explain_node(self.state, self._placement.residency, row, now_s)
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError with the one that does not hold."""
