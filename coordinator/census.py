@@ -68,7 +68,7 @@ _SHOWN = (
         "carpool_jobs_deadline_at_risk",
         ("class",),
         lambda s: s.deadlines_at_risk,
-        "Pending jobs whose work would end after their deadline at the present rate.",
+        "Pending jobs that will be late: the plan has no room for them, or interactive ones find the rate too low.",
     ),
     _Shown(
         "carpool_jobs_deadline_missed_total",

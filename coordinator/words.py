@@ -56,32 +56,31 @@ def of_job(name: str, why: JobExplanation, settings: SchedulingSettings, now_s: 
     elif left:
         told.append(f"No node that takes work now runs {spec.model}.")
     if why.outlook is not None:
-        told.append(_prospects(job, why.outlook, now_s))
+        told += _prospects(job, why.outlook, now_s)
     elif math.isfinite(spec.deadline_s):
         told.append(f"Its deadline is in {duration(max(0.0, spec.deadline_s - now_s))}.")
     return told
 
 
-def _prospects(job: Job, outlook: Quote, now_s: float) -> str:
-    """What the plan makes of a batch job, in a sentence or two."""
+def _prospects(job: Job, outlook: Quote, now_s: float) -> list[str]:
+    """What the plan makes of a batch job, in a sentence, if it makes anything of it."""
     until_s = job.spec.deadline_s - now_s
     if job.band is Band.LATE or until_s < 0:
-        return f"Its deadline passed {duration(-until_s)} ago; it goes after all others of its tenant."
-    known = math.isfinite(outlook.finish_s)
-    done = (
-        f"The plan has it done in {duration(outlook.finish_s - now_s)}"
-        if known
-        else "Nobody can say when it is done"
-    )
+        return [f"Its deadline passed {duration(-until_s)} ago; it goes after all others of its tenant."]
+    done = "Nobody can say when it is done"
+    if math.isfinite(outlook.finish_s):
+        done = f"The plan has it done in {duration(outlook.finish_s - now_s)}"
+    elif job.band is Band.OPEN:
+        return []
     if job.band is Band.OPEN:
-        return f"{done}; it has no deadline: work of its tenant that will make one goes first."
-    deadline = f"its deadline is in {duration(until_s)}"
-    if job.band is Band.SPARE:
-        return (
-            "The plan has no room for it beside work of more value that is due or expected;"
-            f" it gets what is left over, and {deadline}, {percent(outlook.on_time)} sure."
-        )
-    return f"{done}; {deadline}, {percent(outlook.on_time)} sure."
+        return [f"{done}; it has no deadline: work of its tenant that will make one goes first."]
+    deadline = f"its deadline is in {duration(until_s)}, {percent(outlook.on_time)} sure."
+    if job.band is Band.PLANNED:
+        return [f"{done}; {deadline}"]
+    return [
+        "The plan has no room for it beside work of more value that is due or expected;"
+        f" it gets what is left over, and {deadline}"
+    ]
 
 
 def of_node(name: str, why: NodeExplanation, settings: SchedulingSettings) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from coordinator.core.effects import Outcome
 from coordinator.core.events import JobId, JobSpec, LotId
-from coordinator.core.job import Job
+from coordinator.core.job import Band, Job
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
 
@@ -169,9 +169,11 @@ def _demand(
 
 
 def _is_at_risk(job: Job, items_per_s: float, now_s: float) -> bool:
-    """Whether a job would miss its deadline even if the whole fleet worked on it alone."""
+    """Whether the plan has no room for a job; or, if interactive, whether the whole fleet is too slow for it."""
     if not isfinite(job.spec.deadline_s):
         return False
+    if not job.spec.interactive:
+        return job.band >= Band.SPARE or (job.ready and not job.promised)
     left = job.spec.items - job.settled
     work_s = left / items_per_s if items_per_s > 0 else inf
     return now_s + work_s > job.spec.deadline_s
