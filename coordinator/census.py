@@ -77,6 +77,12 @@ _SHOWN = (
         "Jobs that had not ended by their deadline.",
     ),
     _Shown(
+        "carpool_value_over_bound_ratio",
+        (),
+        lambda s: {} if s.value_over_bound is None else {(): s.value_over_bound},
+        "Value of the last day's batch jobs that were on time, over the most that could have been, in hindsight.",
+    ),
+    _Shown(
         "carpool_leases_total",
         ("outcome", "profile"),
         lambda s: _from_zero(s.leases, _LEASE_ENDS, _profiles(s)),

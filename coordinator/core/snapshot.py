@@ -28,6 +28,7 @@ class Snapshot:
     oldest_pending_age_s: Mapping[str, float]  # class
     deadlines_at_risk: Mapping[str, int]  # class: pending jobs that are not expected to make theirs
     deadlines_missed: Mapping[str, int]  # class
+    value_over_bound: float | None  # of the last day's batch jobs with a deadline; None: there was nothing to earn
     leases: Mapping[tuple[str, str], int]  # (outcome, profile); by how it ended: `LeaseEnd` in lower case
     leases_active: int
     results_rejected: Mapping[str, int]  # reason: stale_token, duplicate

@@ -86,7 +86,7 @@ def node_views(state: State, now_s: float) -> Iterator[NodeView]:
         )
 
 
-def snapshot(state: State, now_s: float) -> Snapshot:
+def snapshot(state: State, value_over_bound: float | None, now_s: float) -> Snapshot:
     """Counts for metrics."""
     fleet, tally = state.fleet, state.tally
     states = _states(state)
@@ -127,6 +127,7 @@ def snapshot(state: State, now_s: float) -> Snapshot:
         oldest_pending_age_s=oldest,
         deadlines_at_risk=at_risk,
         deadlines_missed=dict(tally.deadlines_missed),
+        value_over_bound=value_over_bound,
         leases=dict(tally.leases),
         leases_active=len(state.leases),
         results_rejected=dict(tally.results_rejected),
