@@ -25,6 +25,11 @@ BENCHMARKS = (
     Benchmark(
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
+    Benchmark(
+        "policy",
+        "benchmarks.policy.command",
+        "value on time, by policy, of a clairvoyant bound: weeks of real stays",
+    ),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
     Benchmark("world", "benchmarks.world.command", "faults of all kinds on virtual time, every promise checked"),
 )

@@ -126,10 +126,15 @@ def terminal() -> Console:
     return Console(width=None if Console().is_terminal else 120)
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark has."""
+def parser(name: str, description: str, bare_json: Path | None = None) -> argparse.ArgumentParser:
+    """A parser with the flags that every benchmark has. `bare_json` is what --json without a file means."""
     made = argparse.ArgumentParser(f"python -m benchmarks {name}", description=description, allow_abbrev=False)
-    made.add_argument("--json", type=file, metavar="FILE", help="write the figures and the machine to it")
+    text = "write the figures and the machine to it"
+    if bare_json is None:
+        made.add_argument("--json", type=file, metavar="FILE", help=text)
+    else:
+        text += "; with a file or none, the last line printed is JSON"
+        made.add_argument("--json", type=file, metavar="FILE", help=text, nargs="?", const=bare_json)
     return made
 
 

@@ -37,7 +37,7 @@ FIT_SHARE = 0.7  # of the sessions, when no date is given
 SEED = 0  # deals users to folds
 _MONDAY = datetime(2001, 1, 1)
 _NOTHING_KNOWN = 10.0  # node-hours with one departure: what the fit begins with, assumed
-_WORKPLACE_ZONE = ZoneInfo("America/New_York")  # assumed of times in UTC: the file does not state its zone
+WORKPLACE_ZONE = ZoneInfo("America/New_York")  # assumed of times in UTC: the file does not state its zone
 
 Rows = NDArray[np.int32]
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     with console.status("reading") as status:
         sources: list[tuple[str, Path, ZoneInfo | None]] = [("home", given.sessions, None)]
         if given.workplace is not None:
-            sources.append(("workplace", given.workplace, _WORKPLACE_ZONE))
+            sources.append(("workplace", given.workplace, WORKPLACE_ZONE))
         for name, path, zone in sources:
             sessions = read(path, zone, _hours(given.until) if given.until else np.inf)
             split_h = _hours(given.date) if given.date else np.quantile(sessions.begin_h, FIT_SHARE) // 24 * 24

@@ -159,6 +159,10 @@ class Fleet:
         """The kind of a vehicle, here or not."""
         return self._kind_of[self.lot_of(row).capability]
 
+    def capability(self, row: int) -> int:
+        """A number that vehicles share which run the same models as fast, with the same ones resident."""
+        return self.lot_of(row).capability
+
     def kinds_of_all(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """The kind of every row, and whether it takes new work now."""
         kinds = np.zeros(int(self.lot[: self.size].max(initial=0)) + 1, np.intp)
@@ -185,11 +189,6 @@ class Fleet:
     def capable(self, model: str) -> int:
         """Vehicles that take new work and run this model."""
         return sum(self._serving[capability] for capability in self._by_model.get(model, ()))
-
-    def has_free(self, model: str, interactive: bool) -> bool:
-        """Whether a vehicle that runs this model may be lent more."""
-        free = self._free[interactive]
-        return any(free[capability] for capability in self._by_model.get(model, ()))
 
     def has_choice(self, model: str) -> bool:
         """Whether more than one lot has a vehicle that takes new work and runs this model."""

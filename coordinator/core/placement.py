@@ -1,5 +1,7 @@
 """Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import ceil, inf
 
 from coordinator.core.effects import Effects, Grant
@@ -19,6 +21,24 @@ _MOST_CANDIDATES = 256
 
 _MOST_PASSED = 8
 """Jobs of a queue that are looked at when the first finds no node that is fit for it."""
+
+
+class _Kept:
+    """Rows that are looked for only once, and only as far as somebody wants to see them."""
+
+    def __init__(self, rows: Iterator[int]) -> None:
+        self._rows = rows
+        self._seen: list[int] = []
+
+    def any(self) -> bool:
+        """Whether there is one."""
+        return next(iter(self), None) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._seen
+        for row in self._rows:
+            self._seen.append(row)
+            yield row
 
 
 class Placement:
@@ -53,10 +73,11 @@ class Placement:
         fleet, tally = self._state.fleet, self._state.tally
         passed: list[Entry] = []
         placed = False
-        if fleet.has_free(queue.model, queue.interactive):
+        rows = _Kept(self._usable(queue))
+        if rows.any():
             capable = fleet.capable(queue.model)
             while len(passed) < _MOST_PASSED and (job := queue.head()) is not None:
-                placed = self._place_job(job, capable, now_s, effects)
+                placed = self._place_job(job, rows, capable, now_s, effects)
                 if placed:
                     break
                 passed.append(queue.drop(job))
@@ -65,19 +86,28 @@ class Placement:
         tally.decisions["placed" if placed else "no_node"] += 1
         return placed
 
-    def _place_job(self, job: Job, capable: int, now_s: float, effects: Effects) -> bool:
+    def _usable(self, queue: Queue) -> Iterator[int]:
+        """Free nodes that may be lent work for the model of a queue."""
+        fleet = self._state.fleet
+        allowed: dict[int, bool] = {}  # by capability
+        for row in islice(fleet.candidates(queue.model, queue.interactive), _MOST_CANDIDATES):
+            if not queue.interactive:
+                capability = fleet.capability(row)
+                if capability not in allowed:
+                    allowed[capability] = self.residency.allows(row, queue.model)
+                    self._state.tally.decisions["other_model"] += not allowed[capability]
+                if not allowed[capability]:
+                    continue
+            yield row
+
+    def _place_job(self, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects) -> bool:
         spec, fleet = job.spec, self._state.fleet
-        for tried, row in enumerate(fleet.candidates(spec.model, spec.interactive)):
-            if tried == _MOST_CANDIDATES:
-                break
+        for row in rows:
             speed = fleet.speed(row, spec.model, spec.item_work)
             window_s = float(fleet.until_s[row]) - now_s
             count = slice_items(self._state.settings, job, speed, window_s, capable, now_s)
             if count < 1:
                 self._state.tally.decisions["window_too_short"] += 1
-                continue
-            if not spec.interactive and not self.residency.allows(row, spec.model):
-                self._state.tally.decisions["other_model"] += 1
                 continue
             choosy = bool(job.waiting) and fleet.has_choice(spec.model)
             ranges, solo = job.carve(count, LotId(int(fleet.lot[row])), choosy)

@@ -19,6 +19,7 @@ from coordinator.core.arrivals import Arrivals
 from coordinator.core.events import JobId, JobSpec
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
+from coordinator.core.recall import Need
 from coordinator.core.residency import Due
 from coordinator.core.state import State
 from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
@@ -142,6 +143,8 @@ class Plan:
         self._came = False  # a job with a deadline, since then
         self.due: dict[str, Due] = {}
         """What of the plan is to be done for each model, by when."""
+        self.needs: list[Need] = []
+        """What of the plan needs how many nodes, the earliest first."""
         self.waiting_s: dict[str, float] = {}
         """Work that waits, by model, without what the plan leaves out."""
 
@@ -178,16 +181,19 @@ class Plan:
         self._stale = bool(jobs) or self._queues.busy
         self._rooms = self._new_rooms(jobs, now_s)
         taken: list[_Claim] = []
+        needs: list[Need] = []
         for job in sorted(jobs, key=lambda job: -job.density):
             claim = self._claim(job, now_s)
             room = self._rooms[job.spec.tenant]
             if room.fits(claim):
                 room.take(claim)
                 taken.append(claim)
+                needs.append(Need(job, claim.work_s / claim.due_s))
                 self._put_in(job, claim)
             else:
                 self._leave_out(job, claim)
         self.due = _due(taken)
+        self.needs = sorted(needs, key=lambda need: need.job.urgency)
         waiting_s: defaultdict[str, float] = defaultdict(float)
         for job in self._queues.first_jobs(_MOST_JOBS):
             if job.band <= Band.OPEN and job.spec.model in self.supply.best:

@@ -16,10 +16,10 @@ from coordinator.core.queues import Queues
 from coordinator.core.state import State
 from coordinator.core.supply import Supply
 
-_WORTH = 2.0
+_WORTH = 4.0
 """A model is loaded if that shortens the wait for it by so many times the loading."""
 
-_LACKS = 2.0
+_LACKS = 20.0
 """A model takes a node that is at work if it lacks so many times the work that is lost by the loading."""
 
 
@@ -49,7 +49,7 @@ class Residency:
     def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float]) -> None:
         """What the nodes can do, and by model what is due and the work that waits for it."""
         self._due = due
-        self._strengths = {kind: found.strength for kind, found in supply.kinds.items()}
+        self._strengths = supply.strengths
         self._best = supply.best
         self._waiting_s = defaultdict(float, waiting_s)
         loading = {

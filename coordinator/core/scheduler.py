@@ -56,6 +56,7 @@ from coordinator.core.ledger import Ledger
 from coordinator.core.placement import Placement
 from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import Queues
+from coordinator.core.recall import recall
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
@@ -101,9 +102,12 @@ class Scheduler:
         self._expire(now_s, effects)
         if self._watch is not None:
             self._watch.settle(now_s)
-        if self._plan.make(now_s):
+        planned = self._plan.make(now_s)
+        if planned:
             self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
         self._placement.place(now_s, effects)
+        if planned and self.settings.yields:
+            recall(self.state, self._plan.needs, self._plan.supply.strengths, effects)
         return effects
 
     def next_wakeup_s(self) -> float | None:

@@ -46,6 +46,11 @@ class Supply:
     kinds: dict[KindId, KindSupply]
     best: dict[str, float]  # items a second of one node, of the kind that is best at it
 
+    @property
+    def strengths(self) -> dict[KindId, float]:
+        """Of a node of each kind, against the best kind."""
+        return {kind: supply.strength for kind, supply in self.kinds.items()}
+
     def able(self, model: str, item_work: float, within_s: float) -> int:
         """Bits of the kinds of which a node finishes an item of a model in time."""
         bits = 0
