@@ -1,7 +1,7 @@
 """Why a job waits and why a node idles: what placement asks, asked again and told. Changes nothing."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +12,9 @@ from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import rank
 from coordinator.core.residency import Residency
 from coordinator.core.state import State
+
+Allows = Callable[[int, str], bool]
+"""Whether a node may be lent batch work for a model."""
 
 
 class Obstacle(Enum):
@@ -24,9 +27,9 @@ class Obstacle(Enum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     HANDS_FULL = "hands_full"  # it holds as many leases as it may
-    WINDOW_TOO_SHORT = "window_too_short"  # for loading and one item
     NOT_WORTH_LOADING = "not_worth_loading"  # the model takes long to load, and is not wanted enough for that
     KEPT_FREE = "kept_free"  # for a model that it is to load, lest deadlines pass
+    WINDOW_TOO_SHORT = "window_too_short"  # for loading and one item
     FAILED_THERE = "failed_there"  # what waits went wrong on its lot, and there are others
 
 
@@ -73,7 +76,8 @@ def explain_job(
         return None
     fleet = state.fleet
     choice = fleet.has_choice(job.spec.model)
-    found = Counter(_obstacle(state, residency, job, row, choice, now_s) for row in range(fleet.size))
+    allows = _by_capability(state, residency)
+    found = Counter(_obstacle(state, allows, job, row, choice, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
     ahead = [
@@ -121,12 +125,25 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, residency, job, row, state.fleet.has_choice(model), now_s),
+                _obstacle(state, residency.allows, job, row, state.fleet.has_choice(model), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
         ),
     )
+
+
+def _by_capability(state: State, residency: Residency) -> Allows:
+    """`Residency.allows`, asked once for nodes that are alike."""
+    known: dict[tuple[int, str], bool] = {}
+
+    def allows(row: int, model: str) -> bool:
+        key = state.fleet.capability(row), model
+        if key not in known:
+            known[key] = residency.allows(row, model)
+        return known[key]
+
+    return allows
 
 
 def _waiting(state: State) -> Iterator[Job]:
@@ -147,9 +164,7 @@ def _idle(state: State, row: int) -> Obstacle | None:
     return None if fleet.share[row] > 0 else Obstacle.WITHDRAWN
 
 
-def _obstacle(
-    state: State, residency: Residency, job: Job, row: int, choice: bool, now_s: float
-) -> Obstacle | None:
+def _obstacle(state: State, allows: Allows, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
     """What keeps a node from some of a job; `choice`: more than one lot could run it."""
     fleet, settings, spec = state.fleet, state.settings, job.spec
     idle = _idle(state, row)
@@ -164,12 +179,12 @@ def _obstacle(
         full = fleet.batch_leases[row] >= settings.slices_in_hand
     if full:
         return Obstacle.HANDS_FULL
+    if not spec.interactive and not allows(row, spec.model):
+        return Obstacle.NOT_WORTH_LOADING if spec.model in fleet.lots[lot].heavy else Obstacle.KEPT_FREE
     window_s = float(fleet.until_s[row]) - now_s
     speed = fleet.speed(row, spec.model, spec.item_work)
     if slice_items(settings, job, speed, window_s, fleet.capable(spec.model), now_s) < 1:
         return Obstacle.WINDOW_TOO_SHORT
-    if not spec.interactive and not residency.allows(row, spec.model):
-        return Obstacle.NOT_WORTH_LOADING if spec.model in fleet.lots[lot].heavy else Obstacle.KEPT_FREE
     again = job.waiting.values() if not job.open.count else ()
     if again and choice and all(trouble.last_lot == lot for trouble in again):
         return Obstacle.FAILED_THERE

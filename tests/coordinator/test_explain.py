@@ -160,3 +160,19 @@ def test_a_car_that_does_not_load_what_waits_says_why() -> None:
         " the nodes that have it are expected to take what waits sooner, or what is loaded here is wanted as much."
     ) in node_words(town, 0)
     assert "1 does not have big loaded" in job_words(town, job)
+
+
+def test_a_car_that_is_kept_free_for_a_model_it_is_to_load_says_so() -> None:
+    town = Town()
+    speeds = {MODEL: ModelSpeed(100.0, 0.0, 8), "big": ModelSpeed(1.0, 60.0, 1)}
+    for lot, window_s in enumerate((36_000.0, 50.0)):  # the second leaves before it has loaded
+        town.park(1, lot=lot, first=lot, window_s=window_s)
+        town.step(SpeedsMeasured(LotId(lot), speeds))
+    urgent = town.submit(6000, model="big", deadline_s=town.now_s + 4000)
+    town.step(after_s=town.scheduler.settings.plan_every_s)
+    other = town.submit(1000)
+    assert obstacles(town, urgent) == {Obstacle.HANDS_FULL: 1, Obstacle.WINDOW_TOO_SHORT: 1}
+    assert obstacles(town, other) == {Obstacle.HANDS_FULL: 1, Obstacle.KEPT_FREE: 1}
+    assert "this node is kept free for another model that it is to load, lest deadlines pass." in node_words(
+        town, 1
+    )
