@@ -130,17 +130,16 @@ class Hindsight:
         jobs = [job for job in jobs if job.model in best]
         if not jobs:
             return 0.0
-        begin = np.searchsorted(self._looks_s, [job.submitted_s for job in jobs], "right") - 1
-        until_s = np.minimum([job.deadline_s for job in jobs], self._looks_s[-1])
-        end = np.searchsorted(self._looks_s, until_s, "left")
-        begins, ends = _thinned(begin), _thinned(end)
+        begin_s = np.array([job.submitted_s for job in jobs])
+        end_s = np.minimum([job.deadline_s for job in jobs], self._looks_s[-1])
+        begins_s, ends_s = _thinned(begin_s), _thinned(end_s)
         wishes = Wishes(
             np.array([job.work / best[job.model] for job in jobs]),
             np.array([job.value for job in jobs]),
-            np.searchsorted(begins, begin, "right") - 1,
-            np.searchsorted(ends, end, "left"),
+            np.searchsorted(begins_s, begin_s, "right") - 1,
+            np.searchsorted(ends_s, end_s, "left"),
         )
-        before, after = self._until(begins), self._until(ends)
+        before, after = self._until(begins_s), self._until(ends_s)
 
         def most(models: Iterable[str], strength: Floats) -> float:
             chosen = np.isin([job.model for job in jobs], list(models))
@@ -160,11 +159,18 @@ class Hindsight:
         here = serving | (fleet.batch_leases[: fleet.size] > 0)
         return np.asarray(np.bincount(kind_of[here], fleet.share[: fleet.size][here], len(fleet.kinds)), np.float64)
 
-    def _until(self, looks: Places) -> Floats:
-        """Node-seconds until these looks, [L, K]; a kind that was not known offered nothing."""
-        until = np.zeros((len(looks), len(self._fleet.kinds)))
-        for row, look in zip(until, looks.tolist(), strict=True):
-            row[: len(self._offered[look])] = self._offered[look]
+    def _until(self, times_s: Floats) -> Floats:
+        """Node-seconds until these times, [T, K]; none is before the first look, or after the last."""
+        until = np.zeros((len(times_s), len(self._fleet.kinds)))
+        for row, time_s in zip(until, times_s.tolist(), strict=True):
+            at = bisect_left(self._looks_s, time_s)
+            offered = self._offered[at]
+            row[: len(offered)] = offered
+            if self._looks_s[at] > time_s:
+                before = self._offered[at - 1]
+                part = (self._looks_s[at] - time_s) / (self._looks_s[at] - self._looks_s[at - 1])
+                row[: len(offered)] -= part * offered
+                row[: len(before)] += part * before
         return until
 
 
@@ -180,11 +186,11 @@ def most_value(wishes: Wishes, room_s: Floats) -> float:
     return total
 
 
-def _thinned(looks: Places) -> Places:
+def _thinned(times_s: Floats) -> Floats:
     """These in order, each once; evenly chosen with the first and the last when they are very many."""
-    looks = np.unique(looks)
-    places = np.linspace(0, len(looks) - 1, min(len(looks), _MOST_TIMES))
-    return looks[places.round().astype(np.intp)]
+    times_s = np.unique(times_s)
+    places = np.linspace(0, len(times_s) - 1, min(len(times_s), _MOST_TIMES))
+    return times_s[places.round().astype(np.intp)]
 
 
 def _connected(strengths: dict[str, Floats]) -> list[list[str]]:

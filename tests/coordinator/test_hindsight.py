@@ -140,6 +140,14 @@ def test_a_model_is_bounded_by_the_nodes_that_run_it() -> None:
     assert watched(more, 100.0, jobs).ratio() == pytest.approx(0.5)
 
 
+def test_a_short_deadline_is_bounded_by_its_own_time() -> None:
+    def jobs(hindsight: Hindsight) -> None:
+        settled(hindsight, MODEL, 10, 31.0, 32.0, 1.0, earned=True)
+        settled(hindsight, MODEL, 10, 43.0, 43.5, 1.0, earned=False)
+
+    assert watched(fleet((1, {MODEL: 10.0})), 100.0, jobs).ratio() == pytest.approx(1 / 1.5)
+
+
 def test_nothing_is_said_before_there_was_anything_to_earn() -> None:
     town = Town()
     assert town.scheduler.snapshot(town.now_s).value_over_bound is None
