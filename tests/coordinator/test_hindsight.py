@@ -214,3 +214,45 @@ def test_earlier_deadlines_leave_less_room() -> None:
     ratios = [until(due_s) for due_s in (50.0, 70.0, 100.0)]
     assert ratios == pytest.approx([1.0, 1 / 1.4, 0.5])
     assert all(before > after for before, after in pairwise(ratios))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_several_kinds_of_node_the_bound_is_not_below_the_linear_program(seed: int) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    random = np.random.default_rng(seed)
+    rates = [{"a": 10.0, "b": 4.0}, {"a": 5.0, "b": 4.0, "c": 1.0}, {"c": 2.0}]
+    nodes = random.integers(1, 4, 3).tolist()
+    jobs = [
+        (model, int(random.integers(1, 30) * rate * 10), begin, begin + length, float(random.uniform(1, 10)))
+        for model, rate in (("a", 10.0), ("b", 4.0), ("c", 2.0)) * 3
+        for begin, length in [(random.integers(0, 8) * 10.0, random.integers(1, 3) * 10.0)]
+    ]
+    spots = [
+        (number, kind, time)
+        for number, (model, _, begin, end, _) in enumerate(jobs)
+        for kind in range(3)
+        if model in rates[kind]
+        for time in range(int(begin / 10), int(end / 10))
+    ]  # node-seconds of a kind in ten seconds that a job gets
+    done = [rates[kind][jobs[number][0]] for number, kind, _ in spots]
+    limits = [[float(spot[1:] == (kind, time)) for spot in spots] for kind in range(3) for time in range(10)]
+    limits += [
+        [rate * (spot[0] == job) for spot, rate in zip(spots, done, strict=True)] for job in range(len(jobs))
+    ]
+    found = optimize.linprog(
+        [-jobs[spot[0]][4] / jobs[spot[0]][1] * rate for spot, rate in zip(spots, done, strict=True)],
+        A_ub=limits,
+        b_ub=[10.0 * nodes[kind] for kind in range(3) for _ in range(10)] + [float(items) for _, items, *_ in jobs],
+    )
+
+    def lost(hindsight: Hindsight) -> None:
+        for model, items, begin, end, value in jobs:
+            settled(hindsight, model, items, begin, end, value, earned=False)
+        settled(hindsight, "d", 1, 0.0, 100.0, 1.0, earned=True)
+
+    everyone = [*zip(nodes, rates, strict=True), (1, {"d": 10.0})]
+    ratio = watched(fleet(*everyone), 100.0, lost).ratio()
+    assert ratio is not None
+    bound = 1.0 / ratio - 1.0
+    assert bound >= -found.fun - 1e-6
+    assert bound <= 2.0 * -found.fun, "too far off to mean anything"
