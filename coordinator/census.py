@@ -68,13 +68,19 @@ _SHOWN = (
         "carpool_jobs_deadline_at_risk",
         ("class",),
         lambda s: s.deadlines_at_risk,
-        "Pending jobs whose work would end after their deadline at the present rate.",
+        "Pending jobs that will be late: the plan has no room for them, or interactive ones find the rate too low.",
     ),
     _Shown(
         "carpool_jobs_deadline_missed_total",
         ("class",),
         lambda s: {**dict.fromkeys(s.jobs_pending, 0), **s.deadlines_missed},
         "Jobs that had not ended by their deadline.",
+    ),
+    _Shown(
+        "carpool_value_over_bound_ratio",
+        (),
+        lambda s: {} if s.value_over_bound is None else {(): s.value_over_bound},
+        "Value of the last day's batch jobs that were on time, over the most that could have been, in hindsight.",
     ),
     _Shown(
         "carpool_leases_total",

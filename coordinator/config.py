@@ -118,7 +118,7 @@ def _table(kind: type[_T], name: str, values: dict[str, Any]) -> _T:
         if key not in known:
             raise ConfigError(f"[{name}] has {key!r}; it takes {', '.join(known)}")
         wanted = type(known[key])
-        fit = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
-        if not fit or (wanted is not str and value < 0):
+        fit = isinstance(value, (int, float) if wanted is float else wanted)
+        if not fit or isinstance(value, bool) is not (wanted is bool) or (wanted is not str and value < 0):
             raise ConfigError(f"[{name}] {key} = {value!r}: give {_WANTED[wanted]}")
     return kind(**values)

@@ -4,6 +4,7 @@ import math
 
 from coordinator.core.events import JobSpec
 from coordinator.core.explain import JobExplanation, NodeExplanation, Obstacle
+from coordinator.core.job import Band, Job
 from coordinator.core.plan import Quote
 from coordinator.core.settings import SchedulingSettings
 from coordinator.units import duration, percent
@@ -54,11 +55,32 @@ def of_job(name: str, why: JobExplanation, settings: SchedulingSettings, now_s: 
         told.append(f"All nodes that run {spec.model} do {why.items_per_s:,.1f} items/s: {took} for what is left.")
     elif left:
         told.append(f"No node that takes work now runs {spec.model}.")
-    if math.isfinite(spec.deadline_s):
-        until_s = spec.deadline_s - now_s
-        when = f"is in {duration(until_s)}" if until_s >= 0 else f"was {duration(-until_s)} ago"
-        told.append(f"Its deadline {when}.")
+    if why.outlook is not None:
+        told += _prospects(job, why.outlook, now_s)
+    elif math.isfinite(spec.deadline_s):
+        told.append(f"Its deadline is in {duration(max(0.0, spec.deadline_s - now_s))}.")
     return told
+
+
+def _prospects(job: Job, outlook: Quote, now_s: float) -> list[str]:
+    """What the plan makes of a batch job, in a sentence, if it makes anything of it."""
+    until_s = job.spec.deadline_s - now_s
+    if job.band is Band.LATE or until_s < 0:
+        return [f"Its deadline passed {duration(-until_s)} ago; it goes after all others of its tenant."]
+    done = "Nobody can say when it is done"
+    if math.isfinite(outlook.finish_s):
+        done = f"The plan has it done in {duration(outlook.finish_s - now_s)}"
+    elif job.band is Band.OPEN:
+        return []
+    if job.band is Band.OPEN:
+        return [f"{done}; it has no deadline: work of its tenant that will make one goes first."]
+    deadline = f"its deadline is in {duration(until_s)}, {percent(outlook.on_time)} sure."
+    if job.band is Band.PLANNED:
+        return [f"{done}; {deadline}"]
+    return [
+        "The plan has no room for it beside work of more value that is due or expected;"
+        f" it gets what is left over, and {deadline}"
+    ]
 
 
 def of_node(name: str, why: NodeExplanation, settings: SchedulingSettings) -> list[str]:
@@ -85,6 +107,11 @@ def of_node(name: str, why: NodeExplanation, settings: SchedulingSettings) -> li
             speed = wanted.speed
             room = f"{settings.window_margin:.0%} of {duration(max(0.0, why.window_s))}"
             keeps += f": {room}, for {duration(speed.load_s)} of loading and {speed.items_per_s:,.2f} items/s"
+        if wanted.obstacle is Obstacle.NOT_WORTH_LOADING and wanted.speed is not None:
+            keeps += (
+                f", and loading takes {duration(wanted.speed.load_s)}: the nodes that have it are expected to take"
+                " what waits sooner, or what is loaded here is wanted as much"
+            )
         told.append(f"{waits}: this node {keeps}.")
     return told
 
@@ -98,6 +125,14 @@ _OBSTACLES = {  # of one node, of several
     Obstacle.DRAINING: ("is draining", "are draining"),
     Obstacle.HANDS_FULL: ("holds as many leases as it may, {held}", "hold as many leases as they may, {held}"),
     Obstacle.WINDOW_TOO_SHORT: ("leaves too soon for one item", "leave too soon for one item"),
+    Obstacle.NOT_WORTH_LOADING: (
+        "does not have {model} loaded",
+        "do not have {model} loaded, and it is not worth the time that loading takes",
+    ),
+    Obstacle.KEPT_FREE: (
+        "is kept free for another model that it is to load, lest deadlines pass",
+        "are kept free for another model that they are to load, lest deadlines pass",
+    ),
     Obstacle.FAILED_THERE: ("is of a lot where what waits went wrong", "are of a lot where what waits went wrong"),
 }
 

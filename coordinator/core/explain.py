@@ -1,15 +1,20 @@
 """Why a job waits and why a node idles: what placement asks, asked again and told. Changes nothing."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from coordinator.core.events import JobId, LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.placement import slice_items
+from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import rank
+from coordinator.core.residency import Residency
 from coordinator.core.state import State
+
+Allows = Callable[[int, str], bool]
+"""Whether a node may be lent batch work for a model."""
 
 
 class Obstacle(Enum):
@@ -22,6 +27,8 @@ class Obstacle(Enum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     HANDS_FULL = "hands_full"  # it holds as many leases as it may
+    NOT_WORTH_LOADING = "not_worth_loading"  # the model takes long to load, and is not wanted enough for that
+    KEPT_FREE = "kept_free"  # for a model that it is to load, lest deadlines pass
     WINDOW_TOO_SHORT = "window_too_short"  # for loading and one item
     FAILED_THERE = "failed_there"  # what waits went wrong on its lot, and there are others
 
@@ -37,6 +44,7 @@ class JobExplanation:
     obstacles: Counter[Obstacle]  # nodes by what keeps them
     fit: int  # nodes that nothing keeps
     items_per_s: float  # of all nodes that take work and run its model
+    outlook: Quote | None  # what the plan expects; None for an interactive job, which is in no plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +67,17 @@ class NodeExplanation:
     wanted: tuple[Wanted, ...]  # by model
 
 
-def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | None:
+def explain_job(
+    state: State, plan: Plan, residency: Residency, job_id: JobId, now_s: float
+) -> JobExplanation | None:
     """Why a job that has not ended waits; None when there is none. Looks at every node: about 3 us each."""
     job = state.jobs.get(job_id)
     if job is None:
         return None
     fleet = state.fleet
     choice = fleet.has_choice(job.spec.model)
-    found = Counter(_obstacle(state, job, row, choice, now_s) for row in range(fleet.size))
+    allows = _by_capability(state, residency)
+    found = Counter(_obstacle(state, allows, job, row, choice, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
     ahead = [
@@ -87,10 +98,11 @@ def explain_job(state: State, job_id: JobId, now_s: float) -> JobExplanation | N
         Counter({obstacle: nodes for obstacle, nodes in found.items() if obstacle is not None}),
         fit,
         rate,
+        None if job.spec.interactive else plan.outlook(job, now_s),
     )
 
 
-def explain_node(state: State, row: int, now_s: float) -> NodeExplanation | None:
+def explain_node(state: State, residency: Residency, row: int, now_s: float) -> NodeExplanation | None:
     """Why a node has the work that it has; None when it has not joined."""
     if row >= state.fleet.size:
         return None
@@ -113,12 +125,25 @@ def explain_node(state: State, row: int, now_s: float) -> NodeExplanation | None
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, job, row, state.fleet.has_choice(model), now_s),
+                _obstacle(state, residency.allows, job, row, state.fleet.has_choice(model), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
         ),
     )
+
+
+def _by_capability(state: State, residency: Residency) -> Allows:
+    """`Residency.allows`, asked once for nodes that are alike."""
+    known: dict[tuple[int, str], bool] = {}
+
+    def allows(row: int, model: str) -> bool:
+        key = state.fleet.capability(row), model
+        if key not in known:
+            known[key] = residency.allows(row, model)
+        return known[key]
+
+    return allows
 
 
 def _waiting(state: State) -> Iterator[Job]:
@@ -139,7 +164,7 @@ def _idle(state: State, row: int) -> Obstacle | None:
     return None if fleet.share[row] > 0 else Obstacle.WITHDRAWN
 
 
-def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
+def _obstacle(state: State, allows: Allows, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
     """What keeps a node from some of a job; `choice`: more than one lot could run it."""
     fleet, settings, spec = state.fleet, state.settings, job.spec
     idle = _idle(state, row)
@@ -154,6 +179,8 @@ def _obstacle(state: State, job: Job, row: int, choice: bool, now_s: float) -> O
         full = fleet.batch_leases[row] >= settings.slices_in_hand
     if full:
         return Obstacle.HANDS_FULL
+    if not spec.interactive and not allows(row, spec.model):
+        return Obstacle.NOT_WORTH_LOADING if spec.model in fleet.lots[lot].heavy else Obstacle.KEPT_FREE
     window_s = float(fleet.until_s[row]) - now_s
     speed = fleet.speed(row, spec.model, spec.item_work)
     if slice_items(settings, job, speed, window_s, fleet.capable(spec.model), now_s) < 1:

@@ -203,16 +203,21 @@ class Plan:
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:
         """What a batch job may expect that is submitted now. Changes nothing that is planned."""
+        return self.outlook(Job(spec, 0, now_s, ready=True), now_s)
+
+    def outlook(self, mine: Job, now_s: float) -> Quote:
+        """What a batch job may expect, known or not. Changes nothing that is planned."""
+        spec = mine.spec
         self._foresee(now_s)
-        new = Job(spec, 0, now_s, ready=True)
-        claim = self._claim(new, now_s)
+        claim = self._claim(mine, now_s)
         if not claim.kinds:
             return Quote(inf, float(spec.deadline_s == inf))
         jobs = self._soonest()
-        room = self._new_rooms([*jobs, new], now_s)[spec.tenant]
+        room = self._new_rooms(jobs if mine in jobs else [*jobs, mine], now_s)[spec.tenant]
         for job in sorted(jobs, key=lambda job: -job.density):
-            ahead = spec.deadline_s == inf or job.density >= new.density
-            if ahead and job.spec.tenant == spec.tenant and room.fits(other := self._claim(job, now_s)):
+            if job is mine or (spec.deadline_s < inf and job.density < mine.density):
+                break
+            if job.spec.tenant == spec.tenant and room.fits(other := self._claim(job, now_s)):
                 room.take(other)
         finish_s = now_s + room.finish_s(claim)
         if spec.deadline_s == inf:

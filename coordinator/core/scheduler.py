@@ -49,6 +49,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.explain import JobExplanation, NodeExplanation
 from coordinator.core.forecast import Survival
+from coordinator.core.hindsight import Hindsight
 from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease, ranges_of
 from coordinator.core.ledger import Ledger
@@ -84,6 +85,7 @@ class Scheduler:
         self._ledger = Ledger(state, self._queues)
         self._plan = Plan(state, self._queues)
         self._placement = Placement(state, self._queues, self._ledger)
+        self._hindsight = Hindsight(state.fleet)
         self._watch = None if forecast is None else Watch(forecast, state.tally)
         self._sequence = 0
         self._acknowledged: dict[LotId, int] = {}  # the last numbered message of each lot that was applied
@@ -94,6 +96,7 @@ class Scheduler:
     def handle(self, events: Sequence[Event], now_s: float) -> Effects:
         """Take facts in, in order, and say what to do. `now_s` never goes back."""
         effects = Effects()
+        self._hindsight.look(now_s)
         for event in events:
             self._apply(event, now_s, effects)
         self._expire(now_s, effects)
@@ -124,7 +127,7 @@ class Scheduler:
 
     def snapshot(self, now_s: float) -> Snapshot:
         """Counts for metrics and consoles."""
-        return views.snapshot(self.state, now_s)
+        return views.snapshot(self.state, self._hindsight.ratio(), now_s)
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:
         """What a batch job may expect if it is submitted now. Changes nothing."""
@@ -132,11 +135,11 @@ class Scheduler:
 
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
-        return explain.explain_job(self.state, job, now_s)
+        return explain.explain_job(self.state, self._plan, self._placement.residency, job, now_s)
 
     def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
         """Why a node has the work that it has; None when it has not joined."""
-        return explain.explain_node(self.state, row, now_s)
+        return explain.explain_node(self.state, self._placement.residency, row, now_s)
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError with the one that does not hold."""
@@ -432,9 +435,11 @@ class Scheduler:
         if job is None or job.ended is not None:
             return
         self.tally.deadlines_missed[job.spec.label] += 1
-        self._queues.rerank(job, Band.LATE, -job.density)
         if job.spec.interactive:
             self._end_job(job, Outcome.EXPIRED, "expired", now_s, effects)
+        else:
+            self._hindsight.settle(job, now_s)
+            self._queues.rerank(job, Band.LATE, -job.density)
 
     def _end_silent(self, now_s: float, effects: Effects) -> None:
         silent = self.fleet.silent(now_s)
@@ -454,6 +459,9 @@ class Scheduler:
 
     def _end_job(self, job: Job, outcome: Outcome, cause: str, now_s: float, effects: Effects) -> None:
         job.ended = outcome  # what comes back is not to be placed again
+        timed = job.spec.deadline_s < inf and not job.spec.interactive
+        if timed and outcome is Outcome.DONE and job.band is not Band.LATE:  # what is late is settled
+            self._hindsight.settle(job, now_s)
         for lease in list(job.leases.values()):
             effects.send.append(Revoke(lease.lot, lease.token, cause))
             self._ledger.end(lease, LeaseEnd.REVOKED, now_s)

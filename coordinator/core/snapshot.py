@@ -26,8 +26,9 @@ class Snapshot:
     items_finished: Mapping[tuple[str, str, str], int]  # (class, model, outcome); outcomes: done failed
     items_open: Mapping[tuple[str, str], int]  # (class, model)
     oldest_pending_age_s: Mapping[str, float]  # class
-    deadlines_at_risk: Mapping[str, int]  # class: pending jobs whose work ends after their deadline at today's rate
+    deadlines_at_risk: Mapping[str, int]  # class: pending jobs that are not expected to make theirs
     deadlines_missed: Mapping[str, int]  # class
+    value_over_bound: float | None  # of the last day's batch jobs with a deadline; None: there was nothing to earn
     leases: Mapping[tuple[str, str], int]  # (outcome, profile); by how it ended: `LeaseEnd` in lower case
     leases_active: int
     results_rejected: Mapping[str, int]  # reason: stale_token, duplicate

@@ -9,7 +9,7 @@ import numpy as np
 
 from coordinator.core.effects import Outcome
 from coordinator.core.events import JobId, JobSpec, LotId
-from coordinator.core.job import Job
+from coordinator.core.job import Band, Job
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
 
@@ -86,7 +86,7 @@ def node_views(state: State, now_s: float) -> Iterator[NodeView]:
         )
 
 
-def snapshot(state: State, now_s: float) -> Snapshot:
+def snapshot(state: State, value_over_bound: float | None, now_s: float) -> Snapshot:
     """Counts for metrics."""
     fleet, tally = state.fleet, state.tally
     states = _states(state)
@@ -127,6 +127,7 @@ def snapshot(state: State, now_s: float) -> Snapshot:
         oldest_pending_age_s=oldest,
         deadlines_at_risk=at_risk,
         deadlines_missed=dict(tally.deadlines_missed),
+        value_over_bound=value_over_bound,
         leases=dict(tally.leases),
         leases_active=len(state.leases),
         results_rejected=dict(tally.results_rejected),
@@ -169,9 +170,11 @@ def _demand(
 
 
 def _is_at_risk(job: Job, items_per_s: float, now_s: float) -> bool:
-    """Whether a job would miss its deadline even if the whole fleet worked on it alone."""
+    """Whether the plan has no room for a job; or, if interactive, whether the whole fleet is too slow for it."""
     if not isfinite(job.spec.deadline_s):
         return False
+    if not job.spec.interactive:
+        return job.band >= Band.SPARE or (job.ready and not job.promised)
     left = job.spec.items - job.settled
     work_s = left / items_per_s if items_per_s > 0 else inf
     return now_s + work_s > job.spec.deadline_s

@@ -32,6 +32,7 @@ def snapshot(
         oldest_pending_age_s=dict.fromkeys(CLASSES, 1.5),
         deadlines_at_risk=dict.fromkeys(CLASSES, 1),
         deadlines_missed=dict.fromkeys(CLASSES, 1),
+        value_over_bound=0.9,
         leases={("finished", "hw4"): 40, ("unplugged", "hw4"): 3, ("expired", "ai5"): 2},
         leases_active=5,
         results_rejected={"stale_token": 1, "duplicate": 2},

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from coordinator.core.events import JobId, LeaseEnd, NodesCordoned, NodesOffered
+from coordinator.core.events import (
+    JobId,
+    JobsCancelled,
+    LeaseEnd,
+    LotId,
+    ModelSpeed,
+    NodesCordoned,
+    NodesOffered,
+    SpeedsMeasured,
+)
 from coordinator.core.explain import Obstacle
 from coordinator.words import of_job, of_node
 from tests.coordinator.fleet import MODEL, Town
@@ -64,7 +73,7 @@ def test_what_goes_first_is_told() -> None:
     assert f"2 jobs with 80 waiting items for {MODEL} go first" in job_words(town, first)
     assert "go first" not in job_words(town, urgent)
     assert "No node has joined." in job_words(town, urgent)
-    assert "Its deadline is in 10 min 0 s." in job_words(town, urgent)
+    assert "Nobody can say when it is done; its deadline is in 10 min 0 s, 0 % sure." in job_words(town, urgent)
 
 
 def test_an_item_that_went_wrong_waits_for_another_lot_and_says_so() -> None:
@@ -89,3 +98,81 @@ def test_an_idle_car_says_that_nothing_waits() -> None:
     assert node_words(town, 0) == "car-0 takes work for 10 h 0 min more, by its own word.\nNo job waits."
     job = town.submit(10)
     assert "Nothing of it waits: all that is left is at work." in job_words(town, job)
+
+
+def test_a_job_with_a_deadline_says_what_the_plan_makes_of_it() -> None:
+    town = Town()
+    town.park(1)  # 100 items a second
+    planned = town.submit(60_000, deadline_s=town.now_s + 900)
+    spare = town.submit(60_000, deadline_s=town.now_s + 1000)
+    open_ = town.submit(100)
+    told = job_words(town, planned)
+    assert "The plan has it done in 10 min" in told
+    assert "; its deadline is in 15 min 0 s, 99.7 % sure." in told
+    told = job_words(town, spare)
+    assert "The plan has no room for it beside work of more value that is due or expected;" in told
+    assert "it gets what is left over, and its deadline is in 16 min 40 s, 0" in told
+    told = job_words(town, open_)
+    assert "The plan has it done in 10 min" in told
+    assert "; it has no deadline: work of its tenant that will make one goes first." in told
+    town.step(after_s=1080.0)
+    told = job_words(town, planned)
+    assert "Its deadline passed 3 min 0 s ago; it goes after all others of its tenant." in told
+
+
+def test_what_is_expected_of_a_job_is_what_it_was_quoted() -> None:
+    town = Town()
+    town.park(2)
+    town.submit(30_000, deadline_s=town.now_s + 1000)
+    job = town.submit(50_000, deadline_s=town.now_s + 500)
+    quote = town.scheduler.quote(town.scheduler.jobs[job].spec, town.now_s)
+    why = town.scheduler.explain_job(job, town.now_s)
+    assert why is not None
+    assert why.outlook is not None
+    assert why.outlook.finish_s < quote.finish_s, "quoted anew, it would come after itself"
+    town.step(JobsCancelled((job,)))
+    quote = town.scheduler.quote(town.scheduler.jobs[job].spec, town.now_s)
+    assert abs(why.outlook.finish_s - quote.finish_s) < 5.0
+
+
+def test_an_interactive_request_is_in_no_plan() -> None:
+    town = Town()
+    job = town.submit(1, interactive=True, deadline_s=town.now_s + 30)
+    told = job_words(town, job)
+    assert "Its deadline is in 30 s." in told
+    assert "plan" not in told
+
+
+def test_a_car_that_does_not_load_what_waits_says_why() -> None:
+    town = Town()
+    speeds = {
+        0: {MODEL: ModelSpeed(100.0, 0.0, 8), "big": ModelSpeed(1.0, 60.0, 1)},
+        1: {MODEL: ModelSpeed(100.0, 60.0, 8), "big": ModelSpeed(1.0, 0.0, 1)},
+    }
+    for lot in speeds:
+        town.park(1, lot=lot, first=lot)
+        town.step(SpeedsMeasured(LotId(lot), speeds[lot]))
+    job = town.submit(100, model="big")
+    town.step(after_s=town.scheduler.settings.plan_every_s)
+    assert obstacles(town, job) == {Obstacle.HANDS_FULL: 1, Obstacle.NOT_WORTH_LOADING: 1}
+    assert (
+        "1 job waits for big, job-00000001 first: this node does not have big loaded, and loading takes 1 min 0 s:"
+        " the nodes that have it are expected to take what waits sooner, or what is loaded here is wanted as much."
+    ) in node_words(town, 0)
+    assert "1 does not have big loaded" in job_words(town, job)
+
+
+def test_a_car_that_is_kept_free_for_a_model_it_is_to_load_says_so() -> None:
+    town = Town()
+    speeds = {MODEL: ModelSpeed(100.0, 0.0, 8), "big": ModelSpeed(1.0, 60.0, 1)}
+    for lot, window_s in enumerate((36_000.0, 50.0)):  # the second leaves before it has loaded
+        town.park(1, lot=lot, first=lot, window_s=window_s)
+        town.step(SpeedsMeasured(LotId(lot), speeds))
+    urgent = town.submit(6000, model="big", deadline_s=town.now_s + 4000)
+    town.step(after_s=town.scheduler.settings.plan_every_s)
+    other = town.submit(1000)
+    assert obstacles(town, urgent) == {Obstacle.HANDS_FULL: 1, Obstacle.WINDOW_TOO_SHORT: 1}
+    assert obstacles(town, other) == {Obstacle.HANDS_FULL: 1, Obstacle.KEPT_FREE: 1}
+    assert "this node is kept free for another model that it is to load, lest deadlines pass." in node_words(
+        town, 1
+    )

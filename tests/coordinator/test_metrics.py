@@ -59,6 +59,7 @@ FAMILIES = {
     "carpool_store_free_bytes": ("gauge", set()),
     "carpool_store_queue_operations": ("gauge", set()),
     "carpool_store_wal_bytes": ("gauge", set()),
+    "carpool_value_over_bound_ratio": ("gauge", set()),
     "carpool_window_remaining_seconds": ("gaugehistogram", {"profile"}),
 }
 

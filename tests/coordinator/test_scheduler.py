@@ -721,3 +721,23 @@ def test_a_tenant_does_not_pay_for_what_its_cars_took_away() -> None:
     town.report(first.token, done=(1 << 50) - 1)
     town.unplug(0)
     assert shares.lent("local") == pytest.approx(0.5)
+
+
+def test_a_job_that_the_plan_has_no_room_for_is_at_risk_until_it_ends() -> None:
+    town = Town()
+    lost = town.submit(10, deadline_s=town.now_s + 1000, model="none")
+    town.park(1)  # 100 items a second
+    first = town.submit(60_000, deadline_s=town.now_s + 900)
+    second = town.submit(60_000, deadline_s=town.now_s + 1000)
+    town.submit(10)
+    town.submit(1, interactive=True, deadline_s=town.now_s + 10)
+    town.step(Beats(rows(0)), after_s=SETTINGS.plan_every_s)
+    assert town.scheduler.snapshot(town.now_s).deadlines_at_risk == {"interactive": 0, "batch": 2}
+    town.step(JobsCancelled((lost, first)))
+    assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 1
+    town.step(Beats(rows(0)), after_s=SETTINGS.plan_every_s)
+    assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 0, "there is room for it now"
+    town.step(after_s=1000.0)
+    assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 1, "it is late"
+    town.step(JobsCancelled((second,)))
+    assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 0
