@@ -1,6 +1,7 @@
 """The core's policy, as the simulator drives it: the real `Scheduler`, told of real events; every car is a lot."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
@@ -38,15 +39,22 @@ from coordinator.core.settings import SchedulingSettings
 
 SETTINGS = SchedulingSettings(
     slice_target_s=1200.0,
-    slice_least_s=30.0,
+    slice_least_s=600.0,
+    slice_of_deadline=0.25,
     slice_bytes=1 << 40,
     slices_in_hand=1,
     lease_least_s=1e9,
     silent_after_s=1e12,
+    plan_every_s=120.0,
+    foresee_every_s=1800.0,
 )
-"""Long slices for a long week; nothing is silent and no lease runs out."""
+"""Long slices for a long week, and plans for hours; nothing is silent and no lease runs out."""
 
-ABLATIONS: dict[str, SchedulingSettings] = {}
+ABLATIONS: dict[str, SchedulingSettings] = {
+    "no-reserve": replace(SETTINGS, reserve=0.0),
+    "no-yields": replace(SETTINGS, yields=False),
+    "no-residency": replace(SETTINGS, load_matters_s=1e9),
+}
 """The core less one of its ideas, by name."""
 
 _EPOCH = 1

@@ -15,16 +15,22 @@ class Arrivals:
         self._came: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         self._watched_s = 0.0  # decaying, as the sums do
         self._now_s: float | None = None
+        self._rates: dict[tuple[str, int], float] = {}  # as they were asked for since something came
 
     def note(self, tenant: str, density: float, work_s: float, now_s: float) -> None:
         """So much work came, of this value for the work."""
         self._pass(now_s)
+        self._rates.clear()
         self._came[tenant][_class(density)] += work_s
 
     def rate_above(self, tenant: str, density: float) -> float:
         """Work a second that came of clearly higher value."""
-        work_s = sum(work_s for number, work_s in self._came[tenant].items() if number > _class(density))
-        return work_s / max(self._watched_s, _LEAST_S)
+        key = tenant, _class(density)
+        rate = self._rates.get(key)
+        if rate is None:
+            work_s = sum(work_s for number, work_s in self._came[tenant].items() if number > key[1])
+            rate = self._rates[key] = work_s / max(self._watched_s, _LEAST_S)
+        return rate
 
     def _pass(self, now_s: float) -> None:
         passed_s = 0.0 if self._now_s is None else now_s - self._now_s

@@ -39,6 +39,9 @@ _CHANGE = 0.1
 _SOONER = 0.1
 """Part of the usual time after which the plan is made anew when a job came."""
 
+_NEWEST = 1 << 62
+"""Comes after all jobs in the order of submission."""
+
 _LENT_LEFT = 0.5
 """Part of what is lent that is taken for not done yet."""
 
@@ -55,6 +58,7 @@ class Quote:
 class _Claim:
     """What a job wants of the plan."""
 
+    job: Job
     kinds: int  # bits of those of which a node finishes an item of it in time
     model: str
     work_s: float
@@ -164,11 +168,11 @@ class Plan:
         room = self._rooms.get(job.spec.tenant)
         if room is not None and room.fits(claim):
             room.take(claim)
-            self._put_in(job, claim)
+            self._put_in(claim)
         else:
-            self._leave_out(job, claim)
+            self._leave_out(claim)
         if claim.work_s < inf:
-            self._arrivals.note(job.spec.tenant, job.density, claim.work_s, now_s)
+            self._arrivals.note(job.spec.tenant, claim.density, claim.work_s, now_s)
 
     def make(self, now_s: float) -> bool:
         """Make the plan anew if it is time to, and whether it was: every job with a deadline gets its band."""
@@ -177,21 +181,20 @@ class Plan:
         self._came = False
         self._made_s = now_s
         self._foresee(now_s)
-        jobs = self._soonest()
-        self._stale = bool(jobs) or self._queues.busy
-        self._rooms = self._new_rooms(jobs, now_s)
+        claims = self._claims(now_s)
+        self._stale = bool(claims) or self._queues.busy
+        self._rooms = self._new_rooms(claims, now_s)
         taken: list[_Claim] = []
         needs: list[Need] = []
-        for job in sorted(jobs, key=lambda job: -job.density):
-            claim = self._claim(job, now_s)
-            room = self._rooms[job.spec.tenant]
+        for claim in claims:
+            room = self._rooms[claim.job.spec.tenant]
             if room.fits(claim):
                 room.take(claim)
                 taken.append(claim)
-                needs.append(Need(job, claim.work_s / claim.due_s))
-                self._put_in(job, claim)
+                needs.append(Need(claim.job, claim.work_s / claim.due_s))
+                self._put_in(claim)
             else:
-                self._leave_out(job, claim)
+                self._leave_out(claim)
         self.due = _due(taken)
         self.needs = sorted(needs, key=lambda need: need.job.urgency)
         waiting_s: defaultdict[str, float] = defaultdict(float)
@@ -203,7 +206,7 @@ class Plan:
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:
         """What a batch job may expect that is submitted now. Changes nothing that is planned."""
-        return self.outlook(Job(spec, 0, now_s, ready=True), now_s)
+        return self.outlook(Job(spec, _NEWEST, now_s, ready=True), now_s)
 
     def outlook(self, mine: Job, now_s: float) -> Quote:
         """What a batch job may expect, known or not. Changes nothing that is planned."""
@@ -212,12 +215,12 @@ class Plan:
         claim = self._claim(mine, now_s)
         if not claim.kinds:
             return Quote(inf, float(spec.deadline_s == inf))
-        jobs = self._soonest()
-        room = self._new_rooms(jobs if mine in jobs else [*jobs, mine], now_s)[spec.tenant]
-        for job in sorted(jobs, key=lambda job: -job.density):
-            if job is mine or (spec.deadline_s < inf and job.density < mine.density):
+        others = [other for other in self._claims(now_s) if other.job is not mine]
+        room = self._new_rooms([*others, claim], now_s)[spec.tenant]
+        for other in others:
+            if spec.deadline_s < inf and _precedence(other) > _precedence(claim):
                 break
-            if job.spec.tenant == spec.tenant and room.fits(other := self._claim(job, now_s)):
+            if other.job.spec.tenant == spec.tenant and room.fits(other):
                 room.take(other)
         finish_s = now_s + room.finish_s(claim)
         if spec.deadline_s == inf:
@@ -228,21 +231,26 @@ class Plan:
     def _next_in_s(self) -> float:
         return self._state.settings.plan_every_s * (_SOONER if self._came else 1.0)
 
-    def _soonest(self) -> list[Job]:
-        """Jobs with a deadline that have not ended: those due first, when they are very many."""
-        self._timed = {number: job for number, job in self._timed.items() if job.ended is None}
-        return nsmallest(_MOST_JOBS, self._timed.values(), key=lambda job: job.spec.deadline_s)
+    def _claims(self, now_s: float) -> list[_Claim]:
+        """Of jobs whose deadlines are to come, the most valuable first; of very many, those due first."""
+        self._timed = {
+            number: job for number, job in self._timed.items() if job.ended is None and job.spec.deadline_s > now_s
+        }
+        jobs: Iterable[Job] = self._timed.values()
+        if len(self._timed) > _MOST_JOBS:
+            jobs = nsmallest(_MOST_JOBS, jobs, key=lambda job: job.spec.deadline_s)
+        return sorted((self._claim(job, now_s) for job in jobs), key=_precedence)
 
-    def _put_in(self, job: Job, claim: _Claim) -> None:
-        job.promised = True
-        self._queues.rerank(job, Band.PLANNED, job.spec.deadline_s - claim.item_s)
+    def _put_in(self, claim: _Claim) -> None:
+        claim.job.promised = True
+        self._queues.rerank(claim.job, Band.PLANNED, claim.job.spec.deadline_s - claim.item_s)
 
-    def _leave_out(self, job: Job, claim: _Claim) -> None:
-        job.promised = False
+    def _leave_out(self, claim: _Claim) -> None:
+        claim.job.promised = False
         if claim.due_s <= 0:
-            self._queues.rerank(job, Band.LATE, -job.density)
+            self._queues.rerank(claim.job, Band.LATE, -claim.density)
         elif claim.item_s < inf:  # else nobody knows
-            self._queues.rerank(job, Band.SPARE, -job.density)
+            self._queues.rerank(claim.job, Band.SPARE, -claim.density)
 
     def _foresee(self, now_s: float) -> None:
         nodes = self._state.fleet.serving
@@ -257,23 +265,26 @@ class Plan:
         item_s = spec.item_work / best if best else inf
         items = spec.items - job.settled - (1.0 - _LENT_LEFT) * job.lent
         kinds = supply.able(spec.model, spec.item_work, due_s) if due_s > 0 else 0
-        reserve = 0.0
+        density, reserve = job.density, 0.0
         if not job.promised:
-            reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, job.density)
-        return _Claim(kinds, spec.model, items * item_s, due_s, job.density, reserve, item_s)
+            reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, density)
+        return _Claim(job, kinds, spec.model, items * item_s, due_s, density, reserve, item_s)
 
-    def _new_rooms(self, jobs: Iterable[Job], now_s: float) -> dict[str, _Room]:
+    def _new_rooms(self, claims: Iterable[_Claim], now_s: float) -> dict[str, _Room]:
         """Room for each tenant: by weight, and what others do not want."""
         margin = self._state.settings.plan_margin
         wanted: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind
-        for job in jobs:
-            claim = self._claim(job, now_s)
-            wanted[job.spec.tenant] += claim.work_s / max(claim.due_s, 1.0) if claim.work_s < inf else 0.0
+        for claim in claims:
+            wanted[claim.job.spec.tenant] += claim.work_s / max(claim.due_s, 1.0) if claim.work_s < inf else 0.0
         tenants = set(wanted)
         wanted.update(dict.fromkeys(self._queues.open_tenants(), inf))
         capacity = sum(kind.strength * kind.nodes for kind in self.supply.kinds.values())
         shares = _max_min(wanted, {tenant: self._state.shares.weight(tenant) for tenant in wanted}, capacity)
         return {tenant: _Room(self.supply, margin * shares[tenant], now_s) for tenant in tenants}
+
+
+def _precedence(claim: _Claim) -> tuple[float, int]:
+    return -claim.density, claim.job.sequence
 
 
 def _place(due_s: float) -> int:

@@ -43,8 +43,8 @@ class SchedulingSettings:
     """How often the plan is made anew, while there is work. A job is asked about when it comes, too."""
     foresee_every_s: float = 30.0
     """How often the forecast is asked what the fleet will be able to do."""
-    plan_margin: float = 0.97
-    """Part of the forecast capacity that the plan gives away: models load, items are lost."""
+    plan_margin: float = 0.85
+    """Part of the forecast capacity that the plan gives away: models load, and nodes are not free at once."""
     plan_tail: float = 0.05
     """Part of the time to a deadline that the plan leaves for the last slices to end."""
     reserve: float = 0.5
