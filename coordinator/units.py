@@ -18,8 +18,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of 1 in hundredths, to three digits."""
-    return f"{100 * part:.3g} %"
+    """A part of 1 in hundredths, to three digits and not finer than a tenth."""
+    return f"{round(100 * part, 1):.3g} %"
 
 
 def seconds(text: str) -> float:

@@ -130,6 +130,7 @@ class Fleet:
         self.share[row] = 0.0
         self.draining[row] = False
         self.departures[row] += 1
+        self.version += 1
         self._take_out(row)
 
     def serves(self, row: int) -> bool:

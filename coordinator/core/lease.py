@@ -36,6 +36,12 @@ class Lease:
         """Bitmap of the items that have neither result nor error."""
         return mask(self.items) & ~(self.done | self.failed)
 
+    def left(self, now_s: float) -> float:
+        """Items that should not be done yet: it is taken to go on, since its last report, as was expected."""
+        since_s = now_s - self.reported_s
+        progress = since_s * self.items / self.expected_s if self.expected_s > 0 else 0.0
+        return max(0.0, self.undone.bit_count() - progress)
+
     def item(self, offset: int) -> int:
         """Index in the job of the item at this offset."""
         for first, count in self.ranges:

@@ -42,9 +42,6 @@ _SOONER = 0.1
 _NEWEST = 1 << 62
 """Comes after all jobs in the order of submission."""
 
-_LENT_LEFT = 0.5
-"""Part of what is lent that is taken for not done yet."""
-
 
 @dataclass(frozen=True, slots=True)
 class Quote:
@@ -263,7 +260,7 @@ class Plan:
         due_s = (spec.deadline_s - now_s) * (1.0 - self._state.settings.plan_tail)
         best = supply.best.get(spec.model, 0.0)
         item_s = spec.item_work / best if best else inf
-        items = spec.items - job.settled - (1.0 - _LENT_LEFT) * job.lent
+        items = job.placeable + sum(lease.left(now_s) for lease in job.leases.values())
         kinds = supply.able(spec.model, spec.item_work, due_s) if due_s > 0 else 0
         density, reserve = job.density, 0.0
         if not job.promised:
@@ -292,15 +289,19 @@ def _place(due_s: float) -> int:
 
 
 def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: float) -> dict[str, float]:
-    """Parts of a capacity, max-min fair by weight; what nobody wants is offered to everybody."""
+    """Parts of a capacity: by weight at least, and what others do not want; what nobody wants is everybody's."""
     left, shares = capacity, dict.fromkeys(wanted, 0.0)
+    everybody = sum(weights.values())
     hungry = sorted(wanted, key=lambda tenant: wanted[tenant] / weights[tenant])
     total = sum(weights.values())
     for tenant in hungry:
         shares[tenant] = min(wanted[tenant], left * weights[tenant] / total)
         left -= shares[tenant]
         total -= weights[tenant]
-    return {tenant: (share + left) / capacity if capacity else 0.0 for tenant, share in shares.items()}
+    return {
+        tenant: max(weights[tenant] / everybody, (share + left) / capacity if capacity else 0.0)
+        for tenant, share in shares.items()
+    }
 
 
 def _due(claims: Iterable[_Claim]) -> dict[str, Due]:

@@ -19,11 +19,8 @@ from coordinator.core.supply import Supply
 _WORTH = 12.0
 """A model is loaded if that shortens the wait for it by so many times the loading."""
 
-_LACKS = 0.0
-"""A model takes a node from another if it lacks so many times the work that is lost by the loading ..."""
-
 _SOONER = 6.0
-"""... for a deadline that is earlier than that of the other by so many times the loading."""
+"""A model that lacks nodes takes one from another for a deadline that is earlier by so many times the loading."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,18 +95,13 @@ class Residency:
             self._moved.subtract((kind, other) for other in self._lot(row).resident)
 
     def _presses(self, row: int, model: str, other: str) -> bool:
-        """Whether a model lacks nodes, by more than it takes to load, for a deadline that is clearly earlier."""
+        """Whether a model lacks nodes for its deadlines, of which the next is clearly earlier than another's."""
+        soonest_s = self._queues.soonest_s(model)
         load_s = self._lot(row).speeds[model].load_s
-        sooner_s = self._queues.soonest_s(other) - self._queues.soonest_s(model)
-        if not sooner_s > _SOONER * load_s:
+        if soonest_s == inf or not self._queues.soonest_s(other) - soonest_s > _SOONER * load_s:
             return False
-        strength = self._strengths.get(self._state.fleet.kind(row), 0.0)
-        return self._lacking_s(model, self._power_of(model)) > _LACKS * load_s * strength
-
-    def _lacking_s(self, model: str, power: float) -> float:
-        """Work of a model that so many nodes of the best kind would not do by its deadline."""
         due = self._due.get(model)
-        return 0.0 if due is None else float((due.work_s - power * due.due_s).max())
+        return due is not None and bool((due.work_s > self._power_of(model) * due.due_s).any())
 
     def _wait_s(self, model: str) -> float:
         """How long the nodes that have a model take for what waits for it."""

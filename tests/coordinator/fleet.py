@@ -61,10 +61,15 @@ class Town:
         held: tuple[HeldLease, ...] = (),
         models: Sequence[str] = (MODEL,),
         batch_items: int = 8,
+        to_load: dict[str, float] | None = None,
     ) -> list[Grant]:
-        """A lot with so many cars joins and offers them all, each at the whole speed; the grants it gets."""
+        """A lot with so many cars joins and offers them all, each at the whole speed; the grants it gets.
+
+        `to_load`: models that are not resident, and the seconds that loading them takes.
+        """
         rows = np.arange(first, first + cars, dtype=np.int32)
-        speeds = {model: ModelSpeed(items_per_s, 0.0, batch_items) for model in models}
+        load_s = dict.fromkeys(models, 0.0) | (to_load or {})
+        speeds = {model: ModelSpeed(items_per_s, load_s[model], batch_items) for model in load_s}
         self.step(
             LotJoined(LotId(lot), incarnation, rows, ("hw4",) * cars, np.full(cars, 160.0), held),
             SpeedsMeasured(LotId(lot), speeds),
@@ -81,11 +86,24 @@ class Town:
         item_bytes: int = 100,
         model: str = MODEL,
         tenant: str = "local",
+        value: float = 0.0,
+        item_work: float = 1.0,
     ) -> JobId:
-        """A job is asked for and, if it is a batch job, recorded."""
+        """A job is asked for and, if it is a batch job, recorded; a value of 0 stands for one an item."""
         self._jobs += 1
         job = JobId(self._jobs)
-        spec = JobSpec(job, tenant, "grpc", model, items, item_bytes, interactive, deadline_s, float(items))
+        spec = JobSpec(
+            job,
+            tenant,
+            "grpc",
+            model,
+            items,
+            item_bytes,
+            interactive,
+            deadline_s,
+            value or float(items),
+            item_work=item_work,
+        )
         effects = self.step(JobsSubmitted((spec,)))
         if not interactive:
             assert effects.save == [JobRecord(spec)], "a batch job is saved before anything else"

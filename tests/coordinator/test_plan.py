@@ -1,0 +1,208 @@
+"""The plan: which deadlines come in, what is recalled for them, what is loaded for them, and what is quoted."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+
+from coordinator.core.arrivals import Arrivals
+from coordinator.core.effects import Grant, Revoke
+from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd
+from coordinator.core.forecast import HOUR_S, SHAPE, Cohort, Forecast
+from coordinator.core.job import Band
+from coordinator.core.scheduler import Scheduler
+from coordinator.core.settings import SchedulingSettings
+from coordinator.core.supply import foresee
+from tests.coordinator.fleet import MODEL, Town
+
+SETTINGS = SchedulingSettings(reserve=0.0, plan_tail=0.0, plan_margin=1.0)
+LONG = replace(SETTINGS, slice_target_s=1000.0, slice_of_deadline=1.0, slices_in_hand=1)
+OTHER = "whisper"
+
+
+def band(town: Town, job: JobId) -> Band:
+    return town.scheduler.jobs[job].band
+
+
+def yielded(town: Town) -> Iterator[Revoke]:
+    return (order for order in town.effects.send if isinstance(order, Revoke) and order.cause == "yield")
+
+
+def spec(items: int, deadline_s: float, value: float) -> JobSpec:
+    return JobSpec(JobId(99), "local", "grpc", MODEL, items, 100, False, deadline_s, value)
+
+
+def test_what_is_worth_more_comes_in_and_the_rest_gets_what_is_left() -> None:
+    town = Town(SETTINGS)
+    town.park(1)  # 100 items a second
+    cheap = town.submit(8_000, deadline_s=town.now_s + 100, value=8_000.0)
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert band(town, cheap) is Band.PLANNED
+    dear = town.submit(8_000, deadline_s=town.now_s + 100, value=32_000.0)
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert (band(town, cheap), band(town, dear)) == (Band.SPARE, Band.PLANNED)
+
+
+def test_what_is_half_done_is_worth_more_than_what_is_not_begun() -> None:
+    town = Town(SETTINGS)
+    town.park(1)
+    begun = town.submit(4_000, deadline_s=town.now_s + 45)
+    grants = town.grants()
+    for _ in range(20):  # of a second each
+        town.finish(grants.pop(0))
+        grants += town.grants()
+    other = town.submit(3_000, deadline_s=town.now_s + 46, value=3_300.0)
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert (band(town, begun), band(town, other)) == (Band.PLANNED, Band.SPARE)
+
+
+def test_a_deadline_that_nothing_can_make_is_left_out() -> None:
+    town = Town(SETTINGS)
+    town.park(1)
+    long = town.submit(1, deadline_s=town.now_s + 10, item_work=2_000.0)  # 20 s on this car
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert band(town, long) is Band.SPARE
+
+
+def test_a_job_whose_model_nobody_knows_waits_by_its_deadline() -> None:
+    town = Town(SETTINGS)
+    town.park(1)
+    job = town.submit(1, deadline_s=town.now_s + 10, model=OTHER)
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert band(town, job) is Band.PLANNED
+
+
+def test_long_items_are_planned_on_the_cars_that_finish_one_in_time() -> None:
+    town = Town(SETTINGS)
+    town.park(10, lot=0, first=0, items_per_s=1.0)
+    town.park(1, lot=1, first=10, items_per_s=8.0)
+    jobs = [town.submit(1, deadline_s=town.now_s + 100, item_work=480.0) for _ in range(2)]  # 60 s on the fast car
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert sorted(band(town, job) for job in jobs) == [Band.PLANNED, Band.SPARE]
+
+
+def test_room_is_kept_for_what_tends_to_come_and_is_worth_more() -> None:
+    town = Town(replace(SETTINGS, reserve=1.0))
+    town.park(1)
+    for _ in range(20):
+        dear = town.submit(6_000, deadline_s=town.now_s + 1e5, value=60_000.0)
+        town.step(JobsCancelled((dear,)), JobsClosed((dear,)), Beats(np.zeros(1, np.int32)), after_s=10.0)
+    cheap = spec(20_000, town.now_s + 300, 20_000.0)
+    assert town.scheduler.quote(cheap, town.now_s).on_time < 0.5
+    assert town.scheduler.quote(replace(cheap, value=400_000.0), town.now_s).on_time > 0.9
+
+
+def test_arrivals_are_forgotten() -> None:
+    arrivals = Arrivals()
+    arrivals.note("a", 4.0, 3600.0, 0.0)
+    assert arrivals.rate_above("a", 1.0) == pytest.approx(2.0)
+    assert arrivals.rate_above("a", 4.0) == arrivals.rate_above("b", 1.0) == 0.0
+    arrivals.note("a", 1.0, 1.0, 8 * 3600.0)
+    assert arrivals.rate_above("a", 1.0) == pytest.approx(1800.0 / (8 * 3600.0))
+
+
+def test_each_tenant_counts_on_its_share() -> None:
+    town = Town(replace(SETTINGS, weights=(("big", 3.0),)))
+    town.park(1)
+    town.submit(1_000_000, tenant="small")  # has no deadline, wants all it can get
+    at_most = spec(7_000, town.now_s + 100, 7_000.0)
+    assert town.scheduler.quote(replace(at_most, tenant="big"), town.now_s).on_time > 0.5
+    assert town.scheduler.quote(replace(at_most, tenant="other"), town.now_s).on_time < 0.5
+
+
+def test_a_quote_counts_what_is_ahead() -> None:
+    town = Town(SETTINGS)
+    town.park(1)
+    alone = town.scheduler.quote(spec(5_000, town.now_s + 100, 5_000.0), town.now_s)
+    assert alone.finish_s - town.now_s == pytest.approx(50.0, rel=0.05)
+    assert alone.on_time > 0.99
+    town.submit(8_000, deadline_s=town.now_s + 90, value=80_000.0)
+    behind = town.scheduler.quote(spec(5_000, town.now_s + 100, 5_000.0), town.now_s)
+    assert behind.finish_s - town.now_s == pytest.approx(130.0, rel=0.1)
+    assert behind.on_time < 0.01
+    assert town.scheduler.quote(spec(5_000, inf, 1.0), town.now_s).on_time == 1.0
+    nobody = replace(spec(1, town.now_s + 100, 1.0), model=OTHER)
+    assert town.scheduler.quote(nobody, town.now_s).finish_s == inf
+
+
+def test_an_urgent_job_takes_a_car_at_the_boundary_of_an_item() -> None:
+    town = Town(LONG)
+    town.park(1)
+    town.submit(100_000)
+    (long,) = town.grants()
+    urgent = town.submit(1_000, deadline_s=town.now_s + 60)
+    town.step(after_s=LONG.plan_every_s)
+    assert [order.token for order in yielded(town)] == [long.token]
+    town.step(after_s=LONG.plan_every_s)
+    assert not list(yielded(town)), "it was asked back before"
+    town.report(long.token, done=1, ended=LeaseEnd.YIELDED)
+    assert [grant.job for grant in town.grants()] == [urgent]
+
+
+@pytest.mark.parametrize("settings", [replace(LONG, yields=False), LONG])
+def test_nothing_is_asked_back_for_a_job_that_has_time_or_by_one_that_may_not(settings: SchedulingSettings) -> None:
+    town = Town(settings)
+    town.park(1)
+    town.submit(5_000, deadline_s=town.now_s + 60)
+    town.submit(1_000, deadline_s=town.now_s + (50 if not settings.yields else 50_000))
+    town.step(after_s=settings.plan_every_s)
+    assert not list(yielded(town))
+
+
+def test_a_heavy_model_is_loaded_for_an_earlier_deadline_only() -> None:
+    town = Town(LONG)
+    town.park(1, to_load={OTHER: 20.0})
+    town.submit(150_000, deadline_s=town.now_s + 4_000)
+    (first,) = town.grants()
+    later = town.submit(1_000, deadline_s=town.now_s + 3_950, model=OTHER)
+    town.finish(first)
+    (second,) = town.grants()
+    assert second.model == MODEL, "50 s are not worth a loading of 20 s"
+    sooner = town.submit(1_000, deadline_s=town.now_s + 600, model=OTHER)
+    town.step(after_s=LONG.plan_every_s)
+    town.finish(second)
+    assert [(grant.model, grant.job) for grant in town.grants()] == [(OTHER, sooner)]
+    assert later != sooner
+
+
+def test_a_heavy_model_is_loaded_where_nothing_waits_for_what_is_there() -> None:
+    town = Town(LONG)
+    town.park(1, to_load={OTHER: 20.0})
+    town.submit(1_000_000, model=OTHER)
+    town.step(after_s=LONG.plan_every_s)
+    held = [lease.model for lease in town.scheduler.leases.values()]
+    assert held == [OTHER]
+
+
+def test_supply_is_what_is_here_now_and_what_the_forecast_says_of_later() -> None:
+    often = Cohort("often", np.full(SHAPE, 1.0), np.full(SHAPE, 1.0))  # one leaves an hour
+    forecast = Forecast((often,))
+    town = Town(scheduler=Scheduler(SETTINGS, epoch=1, forecast=forecast))
+    town.park(4)
+    forecast.plugged_in(np.arange(4, dtype=np.int32), np.zeros(4, np.intp), np.zeros(4), town.now_s)
+    supply = foresee(town.scheduler.state, town.now_s)
+    (kind,) = supply.kinds.values()
+    assert (kind.nodes, kind.strength, kind.rates[MODEL]) == (4.0, 1.0, 100.0)
+    soon, later = (float(kind.work(horizon_s)) for horizon_s in (60.0, 2 * HOUR_S))
+    assert soon == pytest.approx(240.0, rel=0.05)
+    assert later < 0.8 * 4 * 2 * HOUR_S
+    blind = Town(SETTINGS)
+    blind.park(4)
+    (same,) = foresee(blind.scheduler.state, blind.now_s).kinds.values()
+    assert float(same.work(2 * HOUR_S)) == pytest.approx(4 * 2 * HOUR_S)
+
+
+def test_slices_are_longer_in_a_large_fleet_and_shorter_before_a_deadline() -> None:
+    def first(settings: SchedulingSettings, **more: float) -> int:
+        town = Town(settings)
+        town.park(1)
+        town.submit(100_000, **more)  # type: ignore[arg-type]
+        (grant, *_) = town.grants()
+        assert isinstance(grant, Grant)
+        return sum(count for _, count in grant.ranges)
+
+    assert first(SETTINGS) == 100
+    assert first(replace(SETTINGS, slices_per_s=0.1)) == 1_000
+    assert first(replace(SETTINGS, slice_target_s=30.0), deadline_s=200.0) == 1_000
