@@ -113,7 +113,7 @@ def test_a_job_with_a_deadline_says_what_the_plan_makes_of_it() -> None:
     assert "The plan has no room for it beside work of more value that is due or expected;" in told
     assert "it gets what is left over, and its deadline is in 16 min 40 s, 0" in told
     told = job_words(town, open_)
-    assert "The plan has it done in 11 min 46 s" in told  # it gives 85 % of the capacity away
+    assert "The plan has it done in 11 min 47 s" in told
     assert "; it has no deadline: work of its tenant that will make one goes first." in told
     town.step(after_s=1080.0)
     told = job_words(town, planned)
