@@ -13,8 +13,10 @@ import numpy as np
 
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, ratio, terminal
 from benchmarks.machine import Machine
+from coordinator import cohorts
 from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import (
+    Habits,
     JobId,
     JobSpec,
     JobsSaved,
@@ -30,6 +32,7 @@ from coordinator.core.events import (
 from coordinator.core.events import (
     Report as LeaseReport,
 )
+from coordinator.core.forecast import HOUR_S, WEEK_H, Forecast
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 
@@ -55,18 +58,20 @@ def main(arguments: Sequence[str]) -> int:
         small, large = (_Fleet(nodes) for nodes in given.nodes)
         placed: dict[_Fleet, list[float]] = {small: [], large: []}
         asked: dict[_Fleet, list[float]] = {small: [], large: []}
+        plans: dict[_Fleet, list[float]] = {small: [], large: []}
         for repetition in range(given.repetitions):
             status.update(f"repetition {repetition + 1} of {given.repetitions}")
             for fleet in (small, large) if repetition % 2 else (large, small):
                 placed[fleet].append(_median_us(fleet.finish_one() for _ in range(given.events)))
                 asked[fleet].append(_median_us(fleet.ask_one() for _ in range(given.events)))
+                plans[fleet].append(1e3 * fleet.plan())
         status.update(f"a round over {given.round:,} nodes")
         rounds = _Fleet(given.round, jobs=0)
         all_change = [rounds.all_change() for _ in range(given.repetitions)]
     few, many = (f"{nodes:,} nodes" for nodes in given.nodes)
     report = Report(
         "core",
-        f"Scheduler.handle in one thread, {JOBS:,} jobs of four models, lots of {LOT:,}",
+        f"Scheduler.handle in one thread, {JOBS:,} jobs, half with deadlines; forecast and plan on",
         {
             "events": given.events,
             "repetitions": given.repetitions,
@@ -81,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
             Figure(f"a request comes and is placed, {few}", "us", asked[small], Goal(at_most=300)),
             Figure(f"  {many}", "us", asked[large]),
             ratio("  the larger fleet ÷ the smaller", asked[large], asked[small], Goal(at_most=2)),
+            Figure(f"the plan is made, {JOBS // 2:,} deadlines, {few}", "ms", plans[small]),
+            Figure(f"  {many}", "ms", plans[large]),
             Figure(f"{given.round:,} nodes change in one event", "s", all_change, Goal(at_most=1)),
         ],
     )
@@ -99,11 +106,19 @@ class _Fleet:
 
     def __init__(self, nodes: int, jobs: int = JOBS) -> None:
         self.nodes, self._now_s = nodes, 1000.0
-        self._scheduler = Scheduler(SchedulingSettings(), epoch=1)
+        self._settings = SchedulingSettings(silent_after_s=inf, lease_least_s=1e9)
+        self._scheduler = Scheduler(self._settings, 1, Forecast(cohorts.load()))
         self._numbers, self._sequences = numbers(1), numbers(1)
         self._held: list[Grant] = []
         self._long = False
         self._next = 0
+        self._habits = Habits(
+            cohort=np.arange(nodes) % len(cohorts.load()),
+            hour_of_week=np.arange(nodes, dtype=np.float64) % WEEK_H,
+            age_s=np.full(nodes, HOUR_S),
+            pace=np.ones(nodes),
+            declared=np.zeros(nodes, np.bool_),
+        )
         for lot, first in enumerate(range(0, nodes, LOT)):
             rows = np.arange(first, min(first + LOT, nodes), dtype=np.int32)
             speeds = {model: ModelSpeed(50.0 * (1 + lot % 4), 0.0, 8) for model in MODELS}
@@ -124,7 +139,14 @@ class _Fleet:
         self._long = not self._long
         windows = self._now_s + 3600.0 * (1 + (rows * 7919 % 4096) / 256.0) * (4 if self._long else 1)
         begun_s = perf_counter()
-        self._handle(NodesOffered(rows, windows, np.full(self.nodes, 1.0)))
+        self._handle(NodesOffered(rows, windows, np.full(self.nodes, 1.0), self._habits))
+        return perf_counter() - begun_s
+
+    def plan(self) -> float:
+        """The plan is made anew, with the forecast asked: seconds."""
+        self._now_s += max(self._settings.plan_every_s, self._settings.foresee_every_s)
+        begun_s = perf_counter()
+        self._handle()
         return perf_counter() - begun_s
 
     def finish_one(self) -> float:
@@ -157,7 +179,10 @@ class _Fleet:
 
     def _spec(self, at: int, items: int, *, interactive: bool) -> JobSpec:
         job = JobId(next(self._numbers))
-        return JobSpec(job, "local", "grpc", MODELS[at % len(MODELS)], items, 200, interactive, inf, float(items))
+        deadline_s = inf if interactive or at % 2 else self._now_s + HOUR_S * (1 + at % 24)
+        return JobSpec(
+            job, "local", "grpc", MODELS[at // 2 % len(MODELS)], items, 200, interactive, deadline_s, float(items)
+        )
 
     def _handle(self, *events: object) -> Effects:
         effects = self._scheduler.handle(events, self._now_s)  # type: ignore[arg-type]

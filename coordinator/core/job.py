@@ -19,6 +19,10 @@ class Band(IntEnum):
     LATE = 3  # its deadline has passed
 
 
+_MANY = 64
+"""Leases that are not looked at one by one."""
+
+
 @dataclass(slots=True)
 class Trouble:
     """The history of one item that has gone wrong at least once."""
@@ -82,6 +86,12 @@ class Job:
     def density(self) -> float:
         """Its value for the work that is not settled, a model's item of it: what is almost done is worth most."""
         return self.spec.value / (max(self.spec.items - self.settled, 1) * self.spec.item_work)
+
+    def left(self, now_s: float) -> float:
+        """Items that should not be done yet, if leases go on as was expected; of many leases the half."""
+        if len(self.leases) > _MANY:
+            return self.placeable + self.lent / 2.0
+        return self.placeable + sum(lease.left(now_s) for lease in self.leases.values())
 
     @property
     def settled(self) -> int:

@@ -26,7 +26,6 @@ class Lease:
     lease_s: float  # it runs out after so long without a report
     expires_s: float
     reported_s: float  # the last report, or the grant
-    recalled: bool = False  # its node was asked to give it back at the boundary of an item
     done: int = 0  # bitmap: results accepted
     failed: int = 0  # bitmap: errors reported
     running: int = 0  # bitmap: on the accelerator or next, as last announced

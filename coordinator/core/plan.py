@@ -260,12 +260,11 @@ class Plan:
         due_s = (spec.deadline_s - now_s) * (1.0 - self._state.settings.plan_tail)
         best = supply.best.get(spec.model, 0.0)
         item_s = spec.item_work / best if best else inf
-        items = job.placeable + sum(lease.left(now_s) for lease in job.leases.values())
         kinds = supply.able(spec.model, spec.item_work, due_s) if due_s > 0 else 0
         density, reserve = job.density, 0.0
         if not job.promised:
             reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, density)
-        return _Claim(job, kinds, spec.model, items * item_s, due_s, density, reserve, item_s)
+        return _Claim(job, kinds, spec.model, job.left(now_s) * item_s, due_s, density, reserve, item_s)
 
     def _new_rooms(self, claims: Iterable[_Claim], now_s: float) -> dict[str, _Room]:
         """Room for each tenant: by weight, and what others do not want."""

@@ -1,77 +1,100 @@
 """Recalls: nodes that a job takes from less urgent ones, at the boundary of an item, lest it miss its deadline."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from coordinator.core.effects import Effects, Revoke
+from coordinator.core.fleet import KindId
 from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease
 from coordinator.core.state import State
 
-_SPARE = 1.2
-"""A job that has this many times the nodes that it needs is safe."""
+_SAFE = 1.2
+"""A job that has so many times the nodes that it needs is safe."""
+
+_SAMPLE = 32
+"""Leases of a job that are looked at: the others are taken to be like them."""
 
 
+@dataclass(frozen=True, slots=True)
 class Need:
     """A job of the plan, and the nodes of the best kind that it needs at once to be done in time."""
 
-    __slots__ = ("job", "power")
-
-    def __init__(self, job: Job, power: float) -> None:
-        self.job = job
-        self.power = power
+    job: Job
+    nodes: float
 
 
-def recall(state: State, needs: Sequence[Need], strengths: dict[int, float], effects: Effects) -> None:
-    """Ask nodes back for the jobs that have too few; `needs`: the earliest first, `strengths` by kind."""
-    short = [
-        need for need in needs if need.job.placeable and need.power * _SPARE > _power(state, need.job, strengths)
-    ]
-    if not short:
-        return
-    victims = _victims(state, {need.job.spec.model for need in short})
-    coming: defaultdict[str, float] = defaultdict(float)  # power that was asked back before, by model
-    for lease in state.leases.values():
-        if lease.recalled:
-            for model in state.fleet.lot_of(lease.node).resident:
-                coming[model] += strengths.get(state.fleet.kind(lease.node), 0.0)
-    for need in short:
-        job, model = need.job, need.job.spec.model
-        lack = need.power * _SPARE - _power(state, job, strengths)
-        used = min(lack, coming[model])
-        coming[model] -= used
-        lack -= used
-        pool, items = victims[model], job.placeable
-        while lack > 0 and items > 0 and pool and _yields(state, pool[-1][0], job):
-            _, lease = pool.pop()
-            if lease.recalled:
-                continue
-            lease.recalled = True
-            effects.send.append(Revoke(lease.lot, lease.token, "yield"))
-            lack -= strengths.get(state.fleet.kind(lease.node), 0.0)
-            items -= 1
+class Recall:
+    """Asks nodes back. `strengths`: of a node of each kind, against the best kind."""
 
+    def __init__(self, state: State, strengths: dict[KindId, float], effects: Effects) -> None:
+        self._state = state
+        self._strengths = strengths
+        self._effects = effects
 
-def _power(state: State, job: Job, strengths: dict[int, float]) -> float:
-    return sum(
-        strengths.get(state.fleet.kind(lease.node), 0.0) for lease in job.leases.values() if not lease.recalled
-    )
+    def serve(self, needs: Sequence[Need]) -> None:
+        """Ask nodes of the least urgent jobs back for jobs that have too few; the earliest deadline goes first."""
+        short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
+        if not short:
+            return
+        victims = {model: self._victims(model) for model in {need.job.spec.model for need in short}}
+        coming = self._coming()
+        for need in short:
+            job, model = need.job, need.job.spec.model
+            lack, items = need.nodes * _SAFE - self._nodes_of(job), job.placeable
+            used = min(lack, coming[model])
+            coming[model] -= used
+            lack -= used
+            while lack > 0 and items > 0:
+                found = next(victims[model], None)
+                if found is None or not self._yields(found[0], job):
+                    break
+                lack -= self._take(found[1])
+                items -= 1
 
+    def _nodes_of(self, job: Job) -> float:
+        """Nodes of the best kind that are at work on a job."""
+        some = [self._node(lease) for lease in islice(job.leases.values(), _SAMPLE)]
+        return sum(some) * len(job.leases) / len(some) if some else 0.0
 
-def _victims(state: State, models: set[str]) -> dict[str, list[tuple[Job, Lease]]]:
-    """Leases on nodes that have a model, the least urgent last."""
-    jobs = [job for job in state.jobs.values() if job.leases and not job.spec.interactive]
-    found: dict[str, list[tuple[Job, Lease]]] = {model: [] for model in models}
-    for job in sorted(jobs, key=lambda job: (job.band, job.urgency, job.sequence)):
-        for lease in job.leases.values():
-            if not lease.recalled and not lease.solo:
-                for model in models & state.fleet.lot_of(lease.node).resident:
-                    found[model].append((job, lease))
-    return found
+    def _node(self, lease: Lease) -> float:
+        """The part of a node of the best kind that works on a lease."""
+        if lease.token in self._state.recalled:
+            return 0.0
+        fleet = self._state.fleet
+        return self._strengths.get(fleet.kind(lease.node), 0.0) / max(int(fleet.batch_leases[lease.node]), 1)
 
+    def _coming(self) -> defaultdict[str, float]:
+        """Nodes that were asked back before, by the models that they have."""
+        state, coming = self._state, defaultdict[str, float](float)
+        state.recalled &= state.leases.keys()
+        for token in state.recalled:
+            node = state.leases[token].node
+            for model in state.fleet.lot_of(node).resident:
+                coming[model] += self._strengths.get(state.fleet.kind(node), 0.0)
+        return coming
 
-def _yields(state: State, job: Job, to: Job) -> bool:
-    """Whether a job gives way to another of the plan."""
-    if state.shares.lent(job.spec.tenant) < state.shares.lent(to.spec.tenant):
-        return False
-    return job.band is not Band.PLANNED or job.urgency > to.urgency + state.settings.slice_target_s
+    def _victims(self, model: str) -> Iterator[tuple[Job, Lease]]:
+        """Leases on nodes that have a model, the least urgent first."""
+        state = self._state
+        jobs = [job for job in state.jobs.values() if job.leases and not job.spec.interactive]
+        for job in sorted(jobs, key=lambda job: (job.band, job.urgency, job.sequence), reverse=True):
+            for lease in job.leases.values():
+                known = lease.token in state.recalled or lease.solo
+                if not known and model in state.fleet.lot_of(lease.node).resident:
+                    yield job, lease
+
+    def _yields(self, job: Job, to: Job) -> bool:
+        """Whether a job gives way to another of the plan."""
+        shares = self._state.shares
+        if shares.lent(job.spec.tenant) < shares.lent(to.spec.tenant):
+            return False
+        return job.band is not Band.PLANNED or job.urgency > to.urgency + self._state.settings.slice_target_s
+
+    def _take(self, lease: Lease) -> float:
+        node = self._node(lease)
+        self._state.recalled.add(lease.token)
+        self._effects.send.append(Revoke(lease.lot, lease.token, "yield"))
+        return node

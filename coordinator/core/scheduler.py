@@ -56,7 +56,7 @@ from coordinator.core.ledger import Ledger
 from coordinator.core.placement import Placement
 from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import Queues
-from coordinator.core.recall import recall
+from coordinator.core.recall import Recall
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.snapshot import Snapshot
 from coordinator.core.state import State
@@ -107,7 +107,7 @@ class Scheduler:
             self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
-            recall(self.state, self._plan.needs, self._plan.supply.strengths, effects)
+            Recall(self.state, self._plan.supply.strengths, effects).serve(self._plan.needs)
         return effects
 
     def next_wakeup_s(self) -> float | None:

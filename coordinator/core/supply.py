@@ -17,8 +17,8 @@ LONGEST_S = 2 * 86_400.0
 _HORIZONS_S = np.concatenate(([0.0], np.geomspace(1.0, LONGEST_S, 48)))
 """Where the forecast is asked, seconds from then."""
 
-_SAMPLE = 512
-"""Nodes of a kind that the forecast is asked of: it costs about 30 us each."""
+_SAMPLE, _LEAST_SAMPLE = 512, 32
+"""Nodes that the forecast is asked of, and at least of each kind: it costs 20 to 100 us each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,8 @@ def foresee(state: State, now_s: float) -> Supply:
         rates = {model: rate * share for model, rate in fleet.kinds[kind].items()}
         nodes = np.full(len(_HORIZONS_S), float(len(here)))
         if forecast is not None:
-            sample = rows[:: max(1, len(rows) // _SAMPLE)].astype(np.int32)
+            most = max(_LEAST_SAMPLE, _SAMPLE * len(rows) // fleet.size)
+            sample = rows[:: -(-len(rows) // most)].astype(np.int32)
             chance = forecast.present(sample, _HORIZONS_S, now_s).mean(axis=0)
             if chance[0] > 0:
                 nodes *= chance / chance[0]
