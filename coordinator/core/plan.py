@@ -27,7 +27,7 @@ from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
 _GRID_S = np.concatenate((np.geomspace(1.0, LONGEST_S, 400), LONGEST_S * np.geomspace(1.1, 1000.0, 40)))
 """Deadlines, seconds from the making of the plan: a job's is taken for the last of these before it."""
 
-_DOUBT = 0.1
+_DOUBT = 0.15
 """Standard deviation of the capacity until a deadline, against what was forecast (assumed)."""
 
 _MOST_JOBS = 4096
@@ -180,7 +180,7 @@ class Plan:
         self._foresee(now_s)
         claims = self._claims(now_s)
         self._stale = bool(claims) or self._queues.busy
-        self._rooms = self._new_rooms(claims, now_s)
+        self._rooms = self._new_rooms(claims, now_s, self._state.settings.plan_margin)
         taken: list[_Claim] = []
         needs: list[Need] = []
         for claim in claims:
@@ -213,7 +213,7 @@ class Plan:
         if not claim.kinds:
             return Quote(inf, float(spec.deadline_s == inf))
         others = [other for other in self._claims(now_s) if other.job is not mine]
-        room = self._new_rooms([*others, claim], now_s)[spec.tenant]
+        room = self._new_rooms([*others, claim], now_s, 1.0)[spec.tenant]
         for other in others:
             if spec.deadline_s < inf and _precedence(other) > _precedence(claim):
                 break
@@ -266,9 +266,8 @@ class Plan:
             reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, density)
         return _Claim(job, kinds, spec.model, job.left(now_s) * item_s, due_s, density, reserve, item_s)
 
-    def _new_rooms(self, claims: Iterable[_Claim], now_s: float) -> dict[str, _Room]:
-        """Room for each tenant: by weight, and what others do not want."""
-        margin = self._state.settings.plan_margin
+    def _new_rooms(self, claims: Iterable[_Claim], now_s: float, part: float) -> dict[str, _Room]:
+        """Room for each tenant, in such a part of what is forecast: by weight, and what others do not want."""
         wanted: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind
         for claim in claims:
             wanted[claim.job.spec.tenant] += claim.work_s / max(claim.due_s, 1.0) if claim.work_s < inf else 0.0
@@ -276,7 +275,7 @@ class Plan:
         wanted.update(dict.fromkeys(self._queues.open_tenants(), inf))
         capacity = sum(kind.strength * kind.nodes for kind in self.supply.kinds.values())
         shares = _max_min(wanted, {tenant: self._state.shares.weight(tenant) for tenant in wanted}, capacity)
-        return {tenant: _Room(self.supply, margin * shares[tenant], now_s) for tenant in tenants}
+        return {tenant: _Room(self.supply, part * shares[tenant], now_s) for tenant in tenants}
 
 
 def _precedence(claim: _Claim) -> tuple[float, int]:

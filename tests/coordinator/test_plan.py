@@ -121,7 +121,7 @@ def test_a_quote_counts_what_is_ahead() -> None:
     town.submit(8_000, deadline_s=town.now_s + 90, value=80_000.0)
     behind = town.scheduler.quote(spec(5_000, town.now_s + 100, 5_000.0), town.now_s)
     assert behind.finish_s - town.now_s == pytest.approx(130.0, rel=0.1)
-    assert behind.on_time < 0.01
+    assert behind.on_time < 0.05
     assert town.scheduler.quote(spec(5_000, inf, 1.0), town.now_s).on_time == 1.0
     nobody = replace(spec(1, town.now_s + 100, 1.0), model=OTHER)
     assert town.scheduler.quote(nobody, town.now_s).finish_s == inf
