@@ -240,7 +240,12 @@ class Runtime:
             item_work=item_work,
             least_on_time=least_on_time,
         )
-        quote = self._scheduler.quote(spec, now_s)
+        try:
+            quote = self._scheduler.quote(spec, now_s)
+        except BaseException:
+            if key:
+                self._unclaim(tenant, key)
+            raise
         if quote.on_time < least_on_time:
             if key:
                 self._unclaim(tenant, key)

@@ -29,6 +29,7 @@ from coordinator.core.events import (
     SpeedsMeasured,
     Token,
 )
+from coordinator.core.forecast import WEEK_H
 from coordinator.refusal import Refusal, Refused
 from protos import jobs_pb2, link_pb2
 
@@ -37,6 +38,9 @@ INLINE_BYTES = 64 << 10
 
 UNKNOWN = "unknown"
 """The cohort of vehicles of which nothing is known, or whose cohort is not."""
+
+_LEAST_PACE, _MOST_PACE = 1e-3, 1e6
+"""Clocks that are slower or faster are taken to run so: a forecast of stays beyond that says nothing."""
 
 _CAUSES = {
     link_pb2.DEPARTURE_CAUSE_UNPLUGGED: Cause.UNPLUGGED,
@@ -222,9 +226,9 @@ def _habits(offers: Sequence[link_pb2.Offer], cohorts: Sequence[str]) -> Habits:
     unknown, pace = place[UNKNOWN], _column(offers, "pace")
     return Habits(
         np.array([place.get(offer.cohort, unknown) for offer in offers], np.intp),
-        _column(offers, "hour_of_week"),
+        _column(offers, "hour_of_week") % WEEK_H,
         _column(offers, "plugged_in_s"),
-        np.where(pace == 0.0, 1.0, pace),
+        np.where(pace == 0.0, 1.0, pace.clip(_LEAST_PACE, _MOST_PACE)),
         np.array([offer.declared for offer in offers], np.bool_),
     )
 
@@ -289,7 +293,11 @@ def _speed(model: link_pb2.ModelOffer) -> ModelSpeed:
         raise Refused(
             Refusal.BAD_INPUT, f"model {model.model} is offered at {model.items_per_s} items/s; it must be over 0"
         )
-    return ModelSpeed(model.items_per_s, max(model.load_s, 0.0), max(model.batch_items, 1))
+    if not 0 <= model.load_s < inf:
+        raise Refused(
+            Refusal.BAD_INPUT, f"model {model.model} is offered with load_s = {model.load_s}; it must be at least 0"
+        )
+    return ModelSpeed(model.items_per_s, model.load_s, max(model.batch_items, 1))
 
 
 def _rows(rows: Rows, nodes: Sequence[int]) -> Rows:

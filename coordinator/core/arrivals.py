@@ -44,4 +44,4 @@ class Arrivals:
 
 def _class(density: float) -> int:
     """Densities within a factor of the square root of two are of one class."""
-    return round(2 * log2(max(density, 1e-30)))
+    return round(2 * log2(min(max(density, 1e-30), 1e30)))

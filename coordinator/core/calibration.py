@@ -29,6 +29,7 @@ class _Sampled:
     """One node of the sample, since it came."""
 
     pace: float
+    ask_s: float  # when it is asked about next
     pending: list[_Said] = field(default_factory=list)
 
 
@@ -49,7 +50,7 @@ class Calibration:
             self._sample = {row: one for row, one in self._sample.items() if row % self._step == 0}
             chosen = rows % self._step == 0
         for row, its_pace in zip(rows[chosen].tolist(), pace[chosen].tolist(), strict=True):
-            self._sample[row] = _Sampled(its_pace)
+            self._sample[row] = _Sampled(its_pace, now_s)
             heappush(self._asks, (now_s, row))
 
     def left(self, row: int, now_s: float, departed: bool) -> None:
@@ -65,9 +66,9 @@ class Calibration:
         """Judge what is due, and ask anew, of every node whose turn it is."""
         due: dict[int, _Sampled] = {}
         while self._asks and self._asks[0][0] <= now_s:
-            _, row = heappop(self._asks)
+            at_s, row = heappop(self._asks)
             one = self._sample.get(row)
-            if one is not None:
+            if one is not None and one.ask_s == at_s:
                 due[row] = one
         if not due:
             return
@@ -80,7 +81,8 @@ class Calibration:
                     self._count(past, stayed=True)
             one.pending = [later for later in one.pending if later.due_s > now_s]
             one.pending += map(_Said, (now_s + seconds for seconds in after_s), HORIZONS, said)
-            heappush(self._asks, (now_s + _EVERY_H * HOUR_S / one.pace, row))
+            one.ask_s = now_s + _EVERY_H * HOUR_S / one.pace
+            heappush(self._asks, (one.ask_s, row))
 
     def _count(self, said: _Said, stayed: bool) -> None:
         tenth = min(int(said.chance * BINS), BINS - 1)

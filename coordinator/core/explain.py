@@ -76,7 +76,7 @@ def explain_job(
         return None
     fleet = state.fleet
     choice = fleet.has_choice(job.spec.model)
-    allows = _by_capability(state, residency)
+    allows = _by_capability(state, residency, now_s)
     found = Counter(_obstacle(state, allows, job, row, choice, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
@@ -114,6 +114,7 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
         if model not in first or rank(job, state.shares) < rank(first[model], state.shares):
             first[model] = job
     speeds = state.fleet.lots[LotId(int(state.fleet.lot[row]))].speeds
+    allows = _by_capability(state, residency, now_s)
     return NodeExplanation(
         _idle(state, row),
         float(state.fleet.until_s[row]) - now_s,
@@ -125,7 +126,7 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, residency.allows, job, row, state.fleet.has_choice(model), now_s),
+                _obstacle(state, allows, job, row, state.fleet.has_choice(model), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
@@ -133,14 +134,14 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
     )
 
 
-def _by_capability(state: State, residency: Residency) -> Allows:
+def _by_capability(state: State, residency: Residency, now_s: float) -> Allows:
     """`Residency.allows`, asked once for nodes that are alike."""
     known: dict[tuple[int, str], bool] = {}
 
     def allows(row: int, model: str) -> bool:
         key = state.fleet.capability(row), model
         if key not in known:
-            known[key] = residency.allows(row, model)
+            known[key] = residency.allows(row, model, now_s)
         return known[key]
 
     return allows

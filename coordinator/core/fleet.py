@@ -198,8 +198,10 @@ class Fleet:
         )
         return next(lots, None) is not None and next(lots, None) is not None
 
-    def candidates(self, model: str, interactive: bool) -> Iterator[int]:
-        """Free rows for a model: fewest leases first, then where it is resident, the fastest lots, long windows.
+    def free(self, model: str, interactive: bool) -> list[tuple[int, Bucket]]:
+        """Free rows for a model, by capability: fewest leases first, then where it is resident, then fast lots.
+
+        After that long windows go first, and in a bucket those that came last.
 
         The caller may change rows only after it has stopped iterating.
         """
@@ -211,8 +213,7 @@ class Fleet:
         ]
         if len(keyed) > 1:
             keyed.sort()
-        for _, _, key, capability in keyed:
-            yield from reversed(free[capability][key])
+        return [(capability, free[capability][key]) for _, _, key, capability in keyed]
 
     def refresh(self, row: int, now_s: float) -> None:
         """Put a row into the buckets where it belongs now."""

@@ -20,7 +20,7 @@ _MOST_CANDIDATES = 256
 """Nodes looked at for one slice: a request must not cost more in a larger fleet."""
 
 _MOST_PASSED = 8
-"""Jobs of a queue that are looked at when the first finds no node that is fit for it."""
+"""Jobs of a tenant, and tenants, that are looked at when the first finds no node that is fit for it."""
 
 
 class _Kept:
@@ -72,33 +72,41 @@ class Placement:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
         fleet, tally = self._state.fleet, self._state.tally
         passed: list[Entry] = []
+        aside: dict[str, list[Entry]] = {}  # tenants of which the first jobs did not fit
         placed = False
-        rows = _Kept(self._usable(queue))
+        rows = _Kept(self._usable(queue, now_s))
         if rows.any():
             capable = fleet.capable(queue.model)
-            while len(passed) < _MOST_PASSED and (job := queue.head()) is not None:
+            while len(aside) < _MOST_PASSED and (job := queue.head()) is not None:
                 placed = self._place_job(job, rows, capable, now_s, effects)
                 if placed:
                     break
                 passed.append(queue.drop(job))
+                tenant = job.spec.tenant
+                if sum(entry[4].spec.tenant == tenant for entry in passed) == _MOST_PASSED:
+                    aside[tenant] = queue.set_aside(tenant)
+            for tenant, entries in aside.items():
+                queue.restore(tenant, entries)
             for entry in passed:
                 queue.push(entry)
         tally.decisions["placed" if placed else "no_node"] += 1
         return placed
 
-    def _usable(self, queue: Queue) -> Iterator[int]:
+    def _usable(self, queue: Queue, now_s: float) -> Iterator[int]:
         """Free nodes that may be lent work for the model of a queue."""
-        fleet = self._state.fleet
         allowed: dict[int, bool] = {}  # by capability
-        for row in islice(fleet.candidates(queue.model, queue.interactive), _MOST_CANDIDATES):
-            if not queue.interactive:
-                capability = fleet.capability(row)
-                if capability not in allowed:
-                    allowed[capability] = self.residency.allows(row, queue.model)
-                    self._state.tally.decisions["other_model"] += not allowed[capability]
+        found = 0
+        for capability, rows in self._state.fleet.free(queue.model, queue.interactive):
+            if capability not in allowed:
+                one = next(iter(rows))
+                allowed[capability] = queue.interactive or self.residency.allows(one, queue.model, now_s)
                 if not allowed[capability]:
-                    continue
-            yield row
+                    self._state.tally.decisions["other_model"] += 1
+                    self.residency.refused(queue.model, now_s)
+            if allowed[capability]:
+                for row in islice(reversed(rows), _MOST_CANDIDATES - found):
+                    found += 1
+                    yield row
 
     def _place_job(self, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects) -> bool:
         spec, fleet = job.spec, self._state.fleet
@@ -152,7 +160,7 @@ def slice_items(
         return 0
     in_hand = 1 if spec.interactive else settings.slices_in_hand
     fair = ceil(job.placeable / (in_hand * max(capable, 1)))
-    least = ceil(settings.slice_least_s * speed.items_per_s)
-    target = max(1, int(target_s * speed.items_per_s), speed.batch_items)
+    least = ceil(min(settings.slice_least_s * speed.items_per_s, MOST_ITEMS))
+    target = max(1, int(min(target_s * speed.items_per_s, MOST_ITEMS)), speed.batch_items)
     by_size = max(1, settings.slice_bytes // max(spec.item_bytes, 1))
     return int(min(fit, target, by_size, max(fair, least)))

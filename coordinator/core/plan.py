@@ -30,8 +30,8 @@ _GRID_S = np.concatenate((np.geomspace(1.0, LONGEST_S, 400), LONGEST_S * np.geom
 _DOUBT = 0.15
 """Standard deviation of the capacity until a deadline, against what was forecast (assumed)."""
 
-_MOST_JOBS = 4096
-"""Jobs in one plan: about 10 us each."""
+_MOST_JOBS = 1024
+"""Jobs in one plan, and in one quote: about 10 us each."""
 
 _CHANGE = 0.1
 """By which part the number of nodes at work changes before the forecast is asked ahead of time."""
@@ -293,7 +293,7 @@ def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: floa
     hungry = sorted(wanted, key=lambda tenant: wanted[tenant] / weights[tenant])
     total = sum(weights.values())
     for tenant in hungry:
-        shares[tenant] = min(wanted[tenant], left * weights[tenant] / total)
+        shares[tenant] = min(wanted[tenant], left * weights[tenant] / max(total, weights[tenant]))
         left -= shares[tenant]
         total -= weights[tenant]
     return {

@@ -3,7 +3,7 @@ jobs the one that the plan puts first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 
@@ -14,6 +14,9 @@ Entry = tuple[int, float, int, int, Job]  # band, urgency, order of submission, 
 Rank = tuple[bool, float, int, float, int]
 """Sort key: interactive first, then what its tenant was lent, then by the plan, then by submission."""
 
+_FEW = 256
+"""Entries of a tenant that are kept until they come up, whether or not they still stand."""
+
 
 @dataclass(slots=True)
 class Queue:
@@ -23,6 +26,7 @@ class Queue:
     interactive: bool
     shares: Shares
     entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
+    rebuilt_at: int = _FEW  # entries, of which those are left out that do not stand
     blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
@@ -52,7 +56,21 @@ class Queue:
 
     def push(self, entry: Entry) -> None:
         """Let a job stand where its entry says."""
-        heappush(self.entries.setdefault(entry[4].spec.tenant, []), entry)
+        entries = self.entries.setdefault(entry[4].spec.tenant, [])
+        heappush(entries, entry)
+        if len(entries) > self.rebuilt_at:
+            entries[:] = filter(_stands, entries)
+            heapify(entries)
+            self.rebuilt_at = max(_FEW, 2 * len(entries))
+
+    def set_aside(self, tenant: str) -> list[Entry]:
+        """Take out all jobs of a tenant; the caller gives them to `restore`."""
+        return self.entries.pop(tenant, [])
+
+    def restore(self, tenant: str, entries: list[Entry]) -> None:
+        """Let these stand again."""
+        if entries:
+            self.entries[tenant] = entries
 
 
 def _stands(entry: Entry) -> bool:
@@ -110,7 +128,7 @@ class Queues:
             for queue in self._queues.values()
             if not queue.interactive
             for tenant, entries in queue.entries.items()
-            if any(band == Band.OPEN for band, *_ in entries)
+            if any(entry[0] == Band.OPEN and _stands(entry) for entry in entries)
         }
 
     def soonest_s(self, model: str) -> float:
@@ -129,7 +147,12 @@ class Queues:
         for queue in self._queues.values():
             if not queue.interactive:
                 for entries in queue.entries.values():
-                    yield from (entry[4] for entry in islice(entries, most) if _stands(entry))
+                    yield from (entry[4] for entry in islice(filter(_stands, entries), most))
+
+    def unblock(self) -> None:
+        """Something changed by which a node may be found."""
+        for queue in self._queues.values():
+            queue.blocked_at = -1
 
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1

@@ -9,6 +9,7 @@ from coordinator.core.effects import Effects, Revoke
 from coordinator.core.fleet import KindId
 from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease
+from coordinator.core.placement import slice_items
 from coordinator.core.state import State
 
 _SAFE = 1.2
@@ -34,7 +35,7 @@ class Recall:
         self._strengths = strengths
         self._effects = effects
 
-    def serve(self, needs: Sequence[Need]) -> None:
+    def serve(self, needs: Sequence[Need], now_s: float) -> None:
         """Ask nodes of the least urgent jobs back for jobs that have too few; the earliest deadline goes first."""
         short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
         if not short:
@@ -51,8 +52,9 @@ class Recall:
                 found = next(victims[model], None)
                 if found is None or not self._yields(found[0], job):
                     break
-                lack -= self._take(found[1])
-                items -= 1
+                if self._fits(job, found[1].node, now_s):
+                    lack -= self._take(found[1])
+                    items -= 1
 
     def _nodes_of(self, job: Job) -> float:
         """Nodes of the best kind that are at work on a job."""
@@ -85,6 +87,12 @@ class Recall:
                 known = lease.token in state.recalled or lease.solo
                 if not known and model in state.fleet.lot_of(lease.node).resident:
                     yield job, lease
+
+    def _fits(self, job: Job, row: int, now_s: float) -> bool:
+        """Whether a node would be lent an item of a job, if it were free."""
+        fleet = self._state.fleet
+        speed = fleet.speed(row, job.spec.model, job.spec.item_work)
+        return slice_items(self._state.settings, job, speed, float(fleet.until_s[row]) - now_s, 1, now_s) > 0
 
     def _yields(self, job: Job, to: Job) -> bool:
         """Whether a job gives way to another of the plan."""

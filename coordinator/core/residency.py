@@ -22,6 +22,9 @@ _WORTH = 12.0
 _SOONER = 6.0
 """A model that lacks nodes takes one from another for a deadline that is earlier by so many times the loading."""
 
+_PATIENCE = 12.0
+"""A model that went nowhere for so many times the loading is loaded wherever there is a node."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Due:
@@ -41,6 +44,7 @@ class Residency:
         self._strengths: dict[KindId, float] = {}
         self._waiting_s: defaultdict[str, float] = defaultdict(float)  # work, on a node of the best kind
         self._best: dict[str, float] = {}
+        self._refused_s: dict[str, float] = {}  # since when work for a model is kept from nodes, and goes nowhere
         self._loading: dict[int, str] = {}  # node: the model it was lent work for that it has to load
         self._moved: Counter[tuple[KindId, str]] = Counter()  # by those loads
         self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
@@ -65,16 +69,29 @@ class Residency:
     def lend(self, row: int, model: str, items: float) -> None:
         """A node was lent so many of a model's items."""
         lot = self._lot(row)
+        if self._refused_s and self._wanted(row, model):
+            self._refused_s.pop(model, None)
         if model in lot.heavy:
             self._load(row, model)
         if lot.heavy and model in self._best:
             self._waiting_s[model] = max(0.0, self._waiting_s[model] - items / self._best[model])
 
-    def allows(self, row: int, model: str) -> bool:
-        """Whether a node may be lent batch work for a model."""
+    def refused(self, model: str, now_s: float) -> None:
+        """Work for a model was kept from a free node."""
+        self._refused_s.setdefault(model, now_s)
+
+    def allows(self, row: int, model: str, now_s: float) -> bool:
+        """Whether a node may be lent batch work for a model: none is kept from it for long."""
         lot = self._lot(row)
         if not lot.heavy:
             return True
+        longest_s = max(lot.speeds[other].load_s for other in lot.heavy)
+        if now_s - self._refused_s.get(model, now_s) > _PATIENCE * longest_s:
+            return True
+        return self._wanted(row, model)
+
+    def _wanted(self, row: int, model: str) -> bool:
+        lot = self._lot(row)
         if model not in lot.heavy:
             others = lot.heavy - lot.resident
             return not any(self._presses(row, other, model) for other in others)

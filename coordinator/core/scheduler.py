@@ -105,9 +105,10 @@ class Scheduler:
         planned = self._plan.make(now_s)
         if planned:
             self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
+            self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
-            Recall(self.state, self._plan.supply.strengths, effects).serve(self._plan.needs)
+            Recall(self.state, self._plan.supply.strengths, effects).serve(self._plan.needs, now_s)
         return effects
 
     def next_wakeup_s(self) -> float | None:

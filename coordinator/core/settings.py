@@ -51,7 +51,7 @@ class SchedulingSettings:
     reserve: float = 0.5
     """Part of the work expected of higher value that the plan keeps room for."""
     load_matters_s: float = 10.0
-    """A model that loads faster is loaded wherever there is room; others go by quotas (assumed)."""
+    """A model that loads faster is loaded wherever there is room; others where they are needed most (assumed)."""
     yields: bool = True
     """Whether a job that would miss its deadline takes nodes from less urgent ones, at the boundary of an item."""
     weights: tuple[tuple[str, float], ...] = ()

@@ -19,6 +19,7 @@ from coordinator.wire import job_name, job_number
 from protos import jobs_pb2, jobs_pb2_grpc
 
 _API = "grpc"
+_LEAST, _MOST = 1e-9, 1e12  # of what a job and its items may be said to be worth
 _MOST_RUN_ITEMS = 64
 _MOST_KEY_BYTES = 256
 _PART_BYTES = 1 << 20
@@ -164,10 +165,11 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             )
         if len(header.idempotency_key.encode()) > _MOST_KEY_BYTES:
             raise refuse(f"the idempotency key is longer than {_MOST_KEY_BYTES} bytes; shorten it")
-        if not (0 <= header.deadline_s < float("inf") and 0 <= header.value < float("inf")):
-            raise refuse("deadline_s and value must be numbers of at least 0; 0 means none")
-        if not 0 <= header.item_work < float("inf"):
-            raise refuse(f"item_work is {header.item_work:g}; give a number over 0, or 0 for an item's usual work")
+        if not 0 <= header.deadline_s < float("inf"):
+            raise refuse(f"deadline_s is {header.deadline_s:g}; give a number of at least 0; 0 means none")
+        for name, given in (("value", header.value), ("item_work", header.item_work)):
+            if given != 0 and not _LEAST <= given <= _MOST:
+                raise refuse(f"{name} is {given:g}; give a number from {_LEAST:g} to {_MOST:g}, or 0 for the usual")
         if not 0 <= header.least_on_time <= 1:
             raise refuse(f"least_on_time is {header.least_on_time:g}; give a chance from 0 to 1")
         return header

@@ -11,9 +11,11 @@ from coordinator.core.arrivals import Arrivals
 from coordinator.core.effects import Grant, Revoke
 from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd
 from coordinator.core.forecast import HOUR_S, SHAPE, Cohort, Forecast
-from coordinator.core.job import Band
+from coordinator.core.job import Band, Job
+from coordinator.core.queues import Queues
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
+from coordinator.core.shares import Shares
 from coordinator.core.supply import foresee
 from tests.coordinator.fleet import MODEL, Town
 
@@ -206,3 +208,68 @@ def test_slices_are_longer_in_a_large_fleet_and_shorter_before_a_deadline() -> N
     assert first(SETTINGS) == 100
     assert first(replace(SETTINGS, slices_per_s=0.1)) == 1_000
     assert first(replace(SETTINGS, slice_target_s=30.0), deadline_s=200.0) == 1_000
+
+
+def test_a_model_that_is_kept_from_nodes_is_loaded_in_the_end() -> None:
+    town = Town(replace(LONG, silent_after_s=inf))
+    town.park(1, lot=0, first=0, models=(OTHER,), window_s=1e9)
+    town.park(1, lot=1, first=1, to_load={OTHER: 60.0}, window_s=1e9)
+    town.submit(1, model=OTHER)
+    (grant,) = town.grants()
+    assert grant.lot == 0
+    town.report(grant.token, lot=0, errors=((0, "device", "it failed"),), ended=LeaseEnd.FINISHED)
+    assert not town.grants(), "one item is not worth a loading, and it failed on the other car"
+    waited_s = 0.0
+    while not town.grants():
+        town.step(after_s=LONG.plan_every_s)
+        waited_s += LONG.plan_every_s
+        assert waited_s < 1_000, "it waits for ever"
+    assert [again.lot for again in town.grants()] == [1]
+
+
+def test_a_queue_is_asked_again_when_the_plan_has_changed() -> None:
+    town = Town(replace(LONG, silent_after_s=inf))
+    town.park(1, to_load={OTHER: 20.0}, window_s=1e9)
+    town.submit(1, model=MODEL)
+    town.finish(town.grants()[0])
+    town.submit(1_000_000, model=OTHER)
+    town.step(after_s=LONG.plan_every_s)
+    assert [lease.model for lease in town.scheduler.leases.values()] == [OTHER]
+
+
+def test_a_tenant_whose_jobs_fit_nowhere_keeps_nobody_else_waiting() -> None:
+    town = Town(SETTINGS)
+    for _ in range(20):
+        town.submit(1, tenant="huge", item_work=1e9)
+    other = town.submit(100, tenant="modest")
+    assert {grant.job for grant in town.park(1)} == {other}
+
+
+def test_cars_that_may_not_be_lent_to_do_not_hide_others() -> None:
+    town = Town(LONG)
+    town.park(300, lot=0, first=0, items_per_s=200.0, to_load={OTHER: 60.0})
+    town.park(1, lot=1, first=300, models=(OTHER,))
+    town.submit(1, model=OTHER)
+    assert [grant.lot for grant in town.grants()] == [1]
+
+
+@pytest.mark.parametrize("item_work", [1e-308, 1e300])
+@pytest.mark.parametrize("value", [1e-300, 1e300])
+def test_absurd_figures_do_no_harm(item_work: float, value: float) -> None:
+    town = Town(SETTINGS)
+    town.park(1)
+    town.submit(100, deadline_s=town.now_s + 100, item_work=item_work, value=value)
+    town.step(after_s=SETTINGS.plan_every_s)
+    assert 0.0 <= town.scheduler.quote(spec(1, town.now_s + 100, 1.0), town.now_s).on_time <= 1.0
+
+
+def test_a_job_that_is_ranked_anew_again_and_again_leaves_no_trace() -> None:
+    queues = Queues(Shares(()))
+    jobs = [Job(spec(10, 100.0, 1.0), number, 0.0, ready=True) for number in range(10)]
+    for job in jobs:
+        queues.put(job)
+    for turn in range(10_000):
+        queues.rerank(jobs[turn % 10], Band.SPARE, -float(turn))
+    (queue,) = queues.ready([0, 0])
+    assert sum(map(len, queue.entries.values())) < 600
+    assert queue.head() is jobs[9]
