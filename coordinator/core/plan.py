@@ -19,8 +19,6 @@ from coordinator.core.arrivals import Arrivals
 from coordinator.core.events import JobId, JobSpec
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
-from coordinator.core.recall import Need
-from coordinator.core.residency import Due
 from coordinator.core.state import State
 from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
 
@@ -49,6 +47,22 @@ class Quote:
 
     finish_s: float  # coordinator seconds; infinity when nothing here can run it
     on_time: float  # chance that it is done by its deadline; 1 when it has none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Due:
+    """Work of one model, seconds of a node of the best kind: so much is to be done so soon from now."""
+
+    due_s: Floats
+    work_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A job of the plan, and the nodes of the best kind that it needs at once to be done in time."""
+
+    job: Job
+    nodes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +303,8 @@ def _place(due_s: float) -> int:
 def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: float) -> dict[str, float]:
     """Parts of a capacity: by weight at least, and what others do not want; what nobody wants is everybody's."""
     left, shares = capacity, dict.fromkeys(wanted, 0.0)
-    everybody = sum(weights.values())
     hungry = sorted(wanted, key=lambda tenant: wanted[tenant] / weights[tenant])
-    total = sum(weights.values())
+    everybody = total = sum(weights.values())
     for tenant in hungry:
         shares[tenant] = min(wanted[tenant], left * weights[tenant] / max(total, weights[tenant]))
         left -= shares[tenant]

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from coordinator.core.effects import Effects, Revoke
@@ -10,6 +9,7 @@ from coordinator.core.fleet import KindId
 from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease
 from coordinator.core.placement import slice_items
+from coordinator.core.plan import Need
 from coordinator.core.state import State
 
 _SAFE = 1.2
@@ -17,14 +17,6 @@ _SAFE = 1.2
 
 _SAMPLE = 32
 """Leases of a job that are looked at: the others are taken to be like them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """A job of the plan, and the nodes of the best kind that it needs at once to be done in time."""
-
-    job: Job
-    nodes: float
 
 
 class Recall:

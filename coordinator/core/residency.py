@@ -5,13 +5,10 @@ what is waited for longest is loaded.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from math import inf
 
-import numpy as np
-from numpy.typing import NDArray
-
 from coordinator.core.fleet import KindId, Lot
+from coordinator.core.plan import Due
 from coordinator.core.queues import Queues
 from coordinator.core.state import State
 from coordinator.core.supply import Supply
@@ -24,14 +21,6 @@ _SOONER = 6.0
 
 _PATIENCE = 12.0
 """A model that went nowhere for so many times the loading is loaded wherever there is a node."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Due:
-    """Work of one model, seconds of a node of the best kind: so much is to be done so soon from now."""
-
-    due_s: NDArray[np.float64]
-    work_s: NDArray[np.float64]
 
 
 class Residency:
