@@ -137,6 +137,11 @@ class Queues:
         job = None if queue is None else queue.head()
         return inf if job is None or job.band is not Band.PLANNED else job.urgency
 
+    def waits(self, model: str) -> bool:
+        """Whether a batch job with something to place waits for a model."""
+        queue = self._queues.get((model, False))
+        return queue is not None and queue.head() is not None
+
     @property
     def busy(self) -> bool:
         """Whether a batch job stands in a queue."""

@@ -42,9 +42,9 @@ class Recall:
             lack -= used
             while lack > 0 and items > 0:
                 found = next(victims[model], None)
-                if found is None or not self._yields(found[0], job):
+                if found is None or not self._less_urgent(found[0], job):
                     break
-                if self._fits(job, found[1].node, now_s):
+                if self._may_ask(found[0], job) and self._fits(job, found[1].node, now_s):
                     lack -= self._take(found[1])
                     items -= 1
 
@@ -86,12 +86,14 @@ class Recall:
         speed = fleet.speed(row, job.spec.model, job.spec.item_work)
         return slice_items(self._state.settings, job, speed, float(fleet.until_s[row]) - now_s, 1, now_s) > 0
 
-    def _yields(self, job: Job, to: Job) -> bool:
-        """Whether a job gives way to another of the plan."""
+    def _less_urgent(self, job: Job, than: Job) -> bool:
+        """Whether a job may give way to another of the plan."""
+        return job.band is not Band.PLANNED or job.urgency > than.urgency + self._state.settings.slice_target_s
+
+    def _may_ask(self, job: Job, by: Job) -> bool:
+        """Whether the tenant of a job was not lent less than that of another."""
         shares = self._state.shares
-        if shares.lent(job.spec.tenant) < shares.lent(to.spec.tenant):
-            return False
-        return job.band is not Band.PLANNED or job.urgency > to.urgency + self._state.settings.slice_target_s
+        return shares.lent(job.spec.tenant) >= shares.lent(by.spec.tenant)
 
     def _take(self, lease: Lease) -> float:
         node = self._node(lease)

@@ -45,6 +45,7 @@ class Residency:
         self._strengths = supply.strengths
         self._best = supply.best
         self._waiting_s = defaultdict(float, waiting_s)
+        self._refused_s = {model: s for model, s in self._refused_s.items() if self._queues.waits(model)}
         loading = {
             row: model
             for row, model in self._loading.items()

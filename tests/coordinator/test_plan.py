@@ -273,3 +273,30 @@ def test_a_job_that_is_ranked_anew_again_and_again_leaves_no_trace() -> None:
     (queue,) = queues.ready([0, 0])
     assert sum(map(len, queue.entries.values())) < 600
     assert queue.head() is jobs[9]
+
+
+def test_patience_is_with_work_that_waits_now() -> None:
+    town = Town(replace(LONG, silent_after_s=inf, lease_least_s=1e9))
+    town.park(1, lot=0, first=0, models=(OTHER,), window_s=1e9)
+    town.submit(1_000, model=OTHER)
+    assert len(town.grants()) == 1, "the car that has the model is at work"
+    town.park(1, lot=1, first=1, to_load={OTHER: 60.0}, window_s=1e9)
+    for _ in range(2):
+        job = town.submit(1, model=OTHER)
+        town.step(after_s=LONG.plan_every_s)
+        assert len(town.scheduler.leases) == 1, "one item is not worth a loading yet"
+        town.step(JobsCancelled((job,)), JobsClosed((job,)))
+        town.step(after_s=10_000.0)
+
+
+def test_a_tenant_that_was_lent_less_is_passed_by_when_nodes_are_asked_back() -> None:
+    town = Town(replace(LONG, weights=(("poor", 4.0),)))
+    town.park(1, lot=0, first=0)
+    rich = town.submit(4_000)
+    town.park(1, lot=1, first=1)
+    poor = town.submit(4_000, tenant="poor")
+    held = {lease.job: lease.token for lease in town.scheduler.leases.values()}
+    assert held.keys() == {rich, poor}
+    town.submit(1_000, deadline_s=town.now_s + 60)
+    town.step(after_s=LONG.plan_every_s)
+    assert [order.token for order in yielded(town)] == [held[rich]]
