@@ -1,5 +1,6 @@
 """What others do: small policies of their own over the same simulator."""
 
+from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ class Desk:
             self.asked.append(ended.of)
 
 
-class Greedy:
+class Greedy(ABC):
     """Gives a free car some job that is not over; the rule which one is the subclass's."""
 
     def __init__(self, fleet: Fleet, suite: Suite) -> None:
@@ -204,8 +205,9 @@ class Greedy:
         if of is not None and not of.job.interactive:
             self._order[fact.job] = of
 
+    @abstractmethod
     def _choose(self, fit: Sequence[Open], car: Car, now_s: float) -> Open:
-        raise NotImplementedError
+        """One of these, of which there is at least one."""
 
     def _items(self, of: Open, car: Car) -> int:
         return max(1, int(SLICE_S * car.speed / of.job.item_s))

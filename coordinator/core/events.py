@@ -159,7 +159,7 @@ class NodesOffered:
     until_s: NDArray[np.float64]  # [N] expected end of the window, coordinator seconds
     share: NDArray[np.float64]  # [N] part of the lot's speed, 0 to 1; 0 withdraws the offer
     habits: Habits | None = None  # nothing is known of them
-    cost_per_h: NDArray[np.float64] | None = None  # [N] of an hour of work, in the unit of `value`; None: 0
+    cost_per_h: NDArray[np.float64] | None = None  # [N] of an hour of work, in the unit of `value`; None: not told
 
 
 @dataclass(frozen=True, slots=True, eq=False)

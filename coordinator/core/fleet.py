@@ -56,6 +56,7 @@ class Fleet:
         ("until_s", np.float64),
         ("share", np.float64),
         ("seen_s", np.float64),
+        ("cost_per_h", np.float32),
         ("batch_leases", np.int16),
         ("interactive_leases", np.int16),
         ("items_done", np.int64),
@@ -74,6 +75,7 @@ class Fleet:
     until_s: NDArray[np.float64]
     share: NDArray[np.float64]
     seen_s: NDArray[np.float64]
+    cost_per_h: NDArray[np.float32]
     batch_leases: NDArray[np.int16]
     interactive_leases: NDArray[np.int16]
     items_done: NDArray[np.int64]
@@ -87,6 +89,7 @@ class Fleet:
         self.size = 0
         for name, dtype in self._COLUMNS:
             setattr(self, name, np.zeros(0, dtype))
+        self.priced = False  # a vehicle that costs something was offered
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
         self.version = 0  # grows whenever a row that takes work changes

@@ -93,10 +93,11 @@ class Placement:
         return placed
 
     def _usable(self, queue: Queue, now_s: float) -> Iterator[int]:
-        """Free nodes that may be lent work for the model of a queue."""
+        """Free nodes that may be lent work for the model of a queue: of those alike, the cheapest first."""
+        fleet = self._state.fleet
         allowed: dict[int, bool] = {}  # by capability
         found = 0
-        for capability, rows in self._state.fleet.free(queue.model, queue.interactive):
+        for capability, rows in fleet.free(queue.model, queue.interactive):
             if capability not in allowed:
                 one = next(iter(rows))
                 allowed[capability] = queue.interactive or self.residency.allows(one, queue.model, now_s)
@@ -104,7 +105,8 @@ class Placement:
                     self._state.tally.decisions["other_model"] += 1
                     self.residency.refused(queue.model, now_s)
             if allowed[capability]:
-                for row in islice(reversed(rows), _MOST_CANDIDATES - found):
+                some = islice(reversed(rows), _MOST_CANDIDATES - found)
+                for row in sorted(some, key=fleet.cost_per_h.item) if fleet.priced else some:
                     found += 1
                     yield row
 

@@ -306,6 +306,9 @@ class Scheduler:
         fleet.until_s[rows] = event.until_s
         fleet.share[rows] = event.share
         fleet.seen_s[rows] = now_s
+        if event.cost_per_h is not None:
+            fleet.cost_per_h[rows] = event.cost_per_h
+            fleet.priced = fleet.priced or bool(event.cost_per_h.any())
         fleet.refresh_all(rows, now_s)
 
     def _hear(self, rows: Rows, now_s: float, effects: Effects) -> None:

@@ -45,7 +45,7 @@ class SchedulingSettings:
     """How often the forecast is asked what the fleet will be able to do."""
     plan_margin: float = 0.72
     """Part of the forecast capacity that the plan gives away: nodes are not free at once, forecasts err.
-    Chosen on the first seed of `python -m benchmarks policy`, of 0.72, 0.85 and 0.97. A quote takes all of it."""
+    Chosen on the first seed of `python -m benchmarks policy`, of 0.72 and 0.85. A quote takes all of it."""
     plan_tail: float = 0.05
     """Part of the time to a deadline that the plan leaves for the last slices to end."""
     reserve: float = 0.5

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.core.arrivals import Arrivals
 from coordinator.core.effects import Grant, Revoke
-from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd
+from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd, NodesOffered
 from coordinator.core.forecast import HOUR_S, SHAPE, Cohort, Forecast
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
@@ -197,10 +197,10 @@ def test_supply_is_what_is_here_now_and_what_the_forecast_says_of_later() -> Non
 
 
 def test_slices_are_longer_in_a_large_fleet_and_shorter_before_a_deadline() -> None:
-    def first(settings: SchedulingSettings, **more: float) -> int:
+    def first(settings: SchedulingSettings, deadline_s: float = inf) -> int:
         town = Town(settings)
         town.park(1)
-        town.submit(100_000, **more)  # type: ignore[arg-type]
+        town.submit(100_000, deadline_s=deadline_s)
         (grant, *_) = town.grants()
         assert isinstance(grant, Grant)
         return sum(count for _, count in grant.ranges)
@@ -300,3 +300,13 @@ def test_a_tenant_that_was_lent_less_is_passed_by_when_nodes_are_asked_back() ->
     town.submit(1_000, deadline_s=town.now_s + 60)
     town.step(after_s=LONG.plan_every_s)
     assert [order.token for order in yielded(town)] == [held[rich]]
+
+
+def test_of_cars_alike_the_cheapest_is_lent_to() -> None:
+    town = Town(LONG)
+    town.park(3)
+    rows = np.arange(3, dtype=np.int32)
+    town.step(NodesOffered(rows, np.full(3, town.now_s + 36_000.0), np.ones(3), None, np.array([0.3, 0.1, 0.2])))
+    for row in (1, 2, 0):
+        town.submit(1)
+        assert [grant.node for grant in town.grants()] == [row]
