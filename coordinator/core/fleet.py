@@ -93,10 +93,8 @@ class Fleet:
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
         self.version = 0  # grows whenever a row that takes work changes
-        self.freed = [
-            0,
-            0,
-        ]  # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
+        # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
+        self.freed = [0, 0]
         self._capabilities: list[Capability] = [()]
         self._capability_ids: dict[Capability, int] = {(): 0}
         self._serving: list[int] = [0]  # rows that take work, by capability

@@ -59,6 +59,9 @@ class Queue:
         entries = self.entries.setdefault(entry[4].spec.tenant, [])
         heappush(entries, entry)
         if len(entries) > self.rebuilt_at:
+            for stale in entries:
+                if not _stands(stale):
+                    _forget(stale)
             entries[:] = filter(_stands, entries)
             heapify(entries)
             self.rebuilt_at = max(_FEW, 2 * len(entries))

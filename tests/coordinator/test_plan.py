@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.core.arrivals import Arrivals
 from coordinator.core.effects import Grant, Revoke
-from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd, NodesOffered
+from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd, LotId, NodesOffered
 from coordinator.core.forecast import HOUR_S, SHAPE, Cohort, Forecast
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
@@ -310,3 +310,18 @@ def test_of_cars_alike_the_cheapest_is_lent_to() -> None:
     for row in (1, 2, 0):
         town.submit(1)
         assert [grant.node for grant in town.grants()] == [row]
+
+
+def test_a_job_that_had_nothing_to_place_for_a_while_is_found_again() -> None:
+    queues = Queues(Shares(()))
+    idle, busy = (Job(spec(10, 100.0, 1.0), number, 0.0, ready=True) for number in range(2))
+    for job in (idle, busy):
+        queues.put(job)
+    idle.carve(10, LotId(0), choosy=False)  # all of it is lent
+    for turn in range(1_000):
+        queues.rerank(busy, Band.SPARE, -float(turn))
+    idle.give_back(((0, 10),))
+    queues.put(idle)
+    (queue,) = queues.ready([0, 0])
+    queue.drop(busy)
+    assert queue.head() is idle
