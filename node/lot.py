@@ -276,9 +276,10 @@ class Lot:
         self._depart(nodes[self.vehicles.leases[nodes] == 0])
 
     def _drain(self, nodes: Nodes) -> None:
+        """Each departs, and one that is away departs again: who asked took it to be here, and waits for that."""
         nodes = nodes[nodes < len(self.vehicles)]
         self.vehicles.drain(nodes)
-        idle = self.vehicles.draining[nodes] & (self.vehicles.leases[nodes] == 0)
+        idle = ~self.vehicles.leaving[nodes] & (self.vehicles.leases[nodes] == 0)
         self._depart(nodes[idle])
 
     def _depart(self, nodes: Nodes) -> None:

@@ -624,7 +624,7 @@ class ConnectResponse(_message.Message):
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]: ...
     @_builtins.property
     def drain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """indices of vehicles: finish what you hold, then depart as DRAINED"""
+        """indices of vehicles: finish what you hold, then depart as DRAINED, also if you are away"""
 
     def __init__(
         self,

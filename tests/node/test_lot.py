@@ -280,6 +280,19 @@ def test_a_car_that_is_plugged_in_while_it_drains_departs_first_and_serves_again
     assert offered.offers.share.tolist() == [1.0]
 
 
+def test_a_car_that_is_away_departs_again_when_it_is_drained() -> None:
+    """The coordinator may take it to be here, by a lease in its hello, and ends the drain with the departure."""
+    lot = plugged(1)
+    lot.handle([Unplugged(np.array([0]))], 1.0)
+    taken(lot)
+    lot.handle([DrainAsked((0,)), PluggedIn(np.array([0]), np.array([600.0]))], 2.0)
+    departed, offered = taken(lot, 2.0)
+    assert departed.lasting
+    assert departed.departures == [Departure(0, DepartureCause.DRAINED)]
+    assert offered.offers is not None
+    assert offered.offers.share.tolist() == [1.0]
+
+
 def test_a_revoked_lease_is_stopped_and_reported() -> None:
     lot = plugged(1)
     lot.handle([grant()], 1.0)
@@ -507,6 +520,7 @@ def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(da
             case "revoke":
                 feed(Revoked(token, data.draw(st.sampled_from((RevocationCause.EXPIRED, RevocationCause.YIELD)))))
             case "drain":
+                offered.add(node)  # who asks for it takes the car to be here
                 feed(DrainAsked((node,)))
             case "stopped" if token in stopping:
                 stopping.discard(token)
