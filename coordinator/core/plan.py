@@ -148,7 +148,7 @@ class Plan:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self.supply = Supply(-inf, {}, {})
+        self.supply = Supply(-inf, {}, {}, np.ones(1))
         self._nodes = 0  # that took work then
         self._arrivals = Arrivals()
         self._rooms: dict[str, _Room] = {}  # by tenant, since the plan was made last
