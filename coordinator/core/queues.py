@@ -150,6 +150,12 @@ class Queues:
         queue = self._queues.get((model, False))
         return queue is not None and queue.head() is not None
 
+    def hurries(self, model: str) -> bool:
+        """Whether a batch job with something to place waits for a model, and is not late."""
+        queue = self._queues.get((model, False))
+        job = None if queue is None else queue.head()
+        return job is not None and job.band < Band.LATE
+
     @property
     def busy(self) -> bool:
         """Whether a batch job stands in a queue."""
