@@ -19,7 +19,7 @@ _WORTH = 12.0
 _SOONER = 6.0
 """A model that lacks nodes takes one from another for a deadline that is earlier by so many times the loading."""
 
-_FILLS = 3.0
+_FILLS = 5.0
 """A node that has nothing to do loads a model if what waits for it takes so many times the loading."""
 
 _PATIENCE = 12.0
