@@ -8,6 +8,7 @@ from coordinator.core.effects import Effects, Grant
 from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
+from coordinator.core.matching import Matching
 from coordinator.core.queues import Entry, Queue, Queues, rank
 from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
@@ -18,6 +19,9 @@ MOST_ITEMS = 4096
 
 _MOST_CANDIDATES = 256
 """Nodes looked at for one slice: a request must not cost more in a larger fleet."""
+
+_MOST_MATCHED = 16
+"""Nodes of which the one is chosen that suits an item best."""
 
 _MOST_PASSED = 8
 """Jobs of a tenant, and tenants, that are looked at when the first finds no node that is fit for it."""
@@ -49,6 +53,7 @@ class Placement:
         self._queues = queues
         self._ledger = ledger
         self.residency = Residency(state, queues)
+        self.matching = Matching(state)
 
     def place(self, now_s: float, effects: Effects) -> None:
         """Lend all that some free node is fit for, the most urgent first."""
@@ -78,7 +83,7 @@ class Placement:
         if rows.any():
             capable = fleet.capable(queue.model)
             while len(aside) < _MOST_PASSED and (job := queue.head()) is not None:
-                placed = self._place_job(job, rows, capable, now_s, effects)
+                placed = self._place_matched(queue, job, rows, capable, now_s, effects)
                 if placed:
                     break
                 passed.append(queue.drop(job))
@@ -109,6 +114,18 @@ class Placement:
                 for row in sorted(some, key=fleet.cost_per_h.item) if fleet.priced else some:
                     found += 1
                     yield row
+
+    def _place_matched(
+        self, queue: Queue, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects
+    ) -> bool:
+        """Lend a slice of a job or, where nodes may well leave before an item is done, of what suits them better."""
+        if not any(self.matching.matters(job, row) for row in islice(rows, 1)):
+            return self._place_job(job, rows, capable, now_s, effects)
+        some = list(islice(rows, _MOST_MATCHED))
+        return any(
+            self._place_job(other, (row,), capable, now_s, effects)
+            for other, row in self.matching.pairs(queue.beside(job, _MOST_PASSED), some, now_s)
+        )
 
     def _place_job(self, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects) -> bool:
         spec, fleet = job.spec, self._state.fleet

@@ -148,7 +148,7 @@ class Plan:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self.supply = Supply(-inf, {}, {})
+        self.supply = Supply(-inf, {}, {}, np.ones(1))
         self._nodes = 0  # that took work then
         self._arrivals = Arrivals()
         self._rooms: dict[str, _Room] = {}  # by tenant, since the plan was made last
@@ -162,6 +162,8 @@ class Plan:
         """What of the plan needs how many nodes, the earliest first."""
         self.waiting_s: dict[str, float] = {}
         """Work that waits, by model, without what the plan leaves out."""
+        self.spare_s: dict[str, float] = {}
+        """Work that waits and that the plan leaves out, by model, but for what is late."""
 
     def next_s(self) -> float | None:
         """When the plan is to be made anew; None when nothing needs one."""
@@ -209,10 +211,12 @@ class Plan:
         self.due = _due(taken)
         self.needs = sorted(needs, key=lambda need: need.job.urgency)
         waiting_s: defaultdict[str, float] = defaultdict(float)
+        spare_s: defaultdict[str, float] = defaultdict(float)
         for job in self._queues.first_jobs(_MOST_JOBS):
-            if job.band <= Band.OPEN and job.spec.model in self.supply.best:
-                waiting_s[job.spec.model] += job.placeable * job.spec.item_work / self.supply.best[job.spec.model]
-        self.waiting_s = dict(waiting_s)
+            if job.band <= Band.SPARE and job.spec.model in self.supply.best:
+                into_s = spare_s if job.band is Band.SPARE else waiting_s
+                into_s[job.spec.model] += job.placeable * job.spec.item_work / self.supply.best[job.spec.model]
+        self.waiting_s, self.spare_s = dict(waiting_s), dict(spare_s)
         return True
 
     def quote(self, spec: JobSpec, now_s: float) -> Quote:

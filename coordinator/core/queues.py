@@ -3,7 +3,7 @@ jobs the one that the plan puts first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from itertools import islice
 from math import inf
 
@@ -49,6 +49,11 @@ class Queue:
         if not entries:
             self.entries.pop(tenant, None)
         return bool(entries)
+
+    def beside(self, job: Job, most: int) -> list[Job]:
+        """The most urgent jobs of its tenant and band, a job that `head` gave the first of them."""
+        some = (entry for entry in self.entries[job.spec.tenant] if entry[0] == job.band and _stands(entry))
+        return [entry[4] for entry in nsmallest(most, some)]
 
     def drop(self, job: Job) -> Entry:
         """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
@@ -144,6 +149,12 @@ class Queues:
         """Whether a batch job with something to place waits for a model."""
         queue = self._queues.get((model, False))
         return queue is not None and queue.head() is not None
+
+    def hurries(self, model: str) -> bool:
+        """Whether a batch job with something to place waits for a model, and is not late."""
+        queue = self._queues.get((model, False))
+        job = None if queue is None else queue.head()
+        return job is not None and job.band < Band.LATE
 
     @property
     def busy(self) -> bool:

@@ -19,6 +19,9 @@ _WORTH = 12.0
 _SOONER = 6.0
 """A model that lacks nodes takes one from another for a deadline that is earlier by so many times the loading."""
 
+_FILLS = 5.0
+"""A node that has nothing to do loads a model if what waits for it takes so many times the loading."""
+
 _PATIENCE = 12.0
 """A model that went nowhere for so many times the loading is loaded wherever there is a node."""
 
@@ -32,6 +35,7 @@ class Residency:
         self._due: dict[str, Due] = {}
         self._strengths: dict[KindId, float] = {}
         self._waiting_s: defaultdict[str, float] = defaultdict(float)  # work, on a node of the best kind
+        self._spare_s: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._refused_s: dict[str, float] = {}  # since when work for a model is kept from nodes, and goes nowhere
         self._loading: dict[int, str] = {}  # node: the model it was lent work for that it has to load
@@ -39,8 +43,9 @@ class Residency:
         self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
         self._counted_at = -1  # the fleet's version when that was counted
 
-    def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float]) -> None:
-        """What the nodes can do, and by model what is due and the work that waits for it."""
+    def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float], spare_s: dict[str, float]) -> None:
+        """What the nodes can do, and by model what is due, the work that waits for it and what the plan left out."""
+        self._spare_s = spare_s
         self._due = due
         self._strengths = supply.strengths
         self._best = supply.best
@@ -87,8 +92,17 @@ class Residency:
             return not any(self._presses(row, other, model) for other in others)
         if all(self._presses(row, model, other) for other in lot.resident):
             return True
+        if self._fills(lot, model):
+            return True
         wait_s = self._wait_s(model)
         return all(wait_s > self._wait_s(other) + _WORTH * lot.speeds[model].load_s for other in lot.resident)
+
+    def _fills(self, lot: Lot, model: str) -> bool:
+        """Whether a lot has nothing to do that is not late, and what the plan left out of a model is worth a load."""
+        work_s = self._spare_s.get(model, 0.0) + self._waiting_s[model]
+        if not work_s > _FILLS * lot.speeds[model].load_s * self._power_of(model):
+            return False
+        return self._queues.hurries(model) and not any(map(self._queues.hurries, lot.resident))
 
     def _lot(self, row: int) -> Lot:
         return self._state.fleet.lot_of(row)

@@ -17,6 +17,8 @@ LONGEST_S = 2 * 86_400.0
 _HORIZONS_S = np.concatenate(([0.0], np.geomspace(1.0, LONGEST_S, 48)))
 """Where the forecast is asked, seconds from then."""
 
+_LEAST_STAY = 0.01
+
 _SAMPLE, _LEAST_SAMPLE = 512, 32
 """Nodes that the forecast is asked of, and at least of each kind: it costs 20 to 100 us each."""
 
@@ -45,11 +47,17 @@ class Supply:
     made_s: float
     kinds: dict[KindId, KindSupply]
     best: dict[str, float]  # items a second of one node, of the kind that is best at it
+    stay: Floats  # [H] chance that a node which takes new work now stays until each of _HORIZONS_S
 
     @property
     def strengths(self) -> dict[KindId, float]:
         """Of a node of each kind, against the best kind."""
         return {kind: supply.strength for kind, supply in self.kinds.items()}
+
+    def stays(self, horizon_s: Floats) -> Floats:
+        """The chance that a node of the fleet stays so long: the mean, and never nothing."""
+        chance: Floats = np.interp(horizon_s, _HORIZONS_S, self.stay).clip(_LEAST_STAY)
+        return chance
 
     def able(self, model: str, item_work: float, within_s: float) -> int:
         """Bits of the kinds of which a node finishes an item of a model in time."""
@@ -96,4 +104,8 @@ def foresee(state: State, now_s: float) -> Supply:
             float(np.mean([rate / best[model] for model, rate in found.rates.items()])) if found.rates else 0.0
         )
         kinds[kind] = KindSupply(found.rates, strength, found.nodes, found.node_s)
-    return Supply(now_s, kinds, best)
+    stay = np.ones(len(_HORIZONS_S))
+    here = np.flatnonzero(serving)
+    if forecast is not None and here.size:
+        stay = forecast.stays(here[:: -(-here.size // _SAMPLE)].astype(np.int32), _HORIZONS_S, now_s).mean(axis=0)
+    return Supply(now_s, kinds, best, stay)
