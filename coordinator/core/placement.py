@@ -118,7 +118,7 @@ class Placement:
     def _place_matched(
         self, queue: Queue, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects
     ) -> bool:
-        """Lend a slice of a job or, where nodes may well leave before an item is done, of what suits them better."""
+        """Lend a slice of a job or, where nodes may leave before an item is done, of what suits them better."""
         if not any(self.matching.matters(job, row) for row in islice(rows, 1)):
             return self._place_job(job, rows, capable, now_s, effects)
         some = list(islice(rows, _MOST_MATCHED))

@@ -43,8 +43,10 @@ class Residency:
         self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
         self._counted_at = -1  # the fleet's version when that was counted
 
-    def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float], spare_s: dict[str, float]) -> None:
-        """What the nodes can do, and by model what is due, the work that waits for it and what the plan left out."""
+    def plan(
+        self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float], spare_s: dict[str, float]
+    ) -> None:
+        """What the nodes can do, and by model what is due, the work that waits and what the plan left out."""
         self._spare_s = spare_s
         self._due = due
         self._strengths = supply.strengths
@@ -98,7 +100,7 @@ class Residency:
         return all(wait_s > self._wait_s(other) + _WORTH * lot.speeds[model].load_s for other in lot.resident)
 
     def _fills(self, lot: Lot, model: str) -> bool:
-        """Whether a lot has nothing to do that is not late, and what the plan left out of a model is worth a load."""
+        """Whether a lot has nothing to do but what is late, and what waits for a model is worth loading it."""
         work_s = self._spare_s.get(model, 0.0) + self._waiting_s[model]
         if not work_s > _FILLS * lot.speeds[model].load_s * self._power_of(model):
             return False
