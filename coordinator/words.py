@@ -133,6 +133,10 @@ _OBSTACLES = {  # of one node, of several
         "is kept free for another model that it is to load, lest deadlines pass",
         "are kept free for another model that they are to load, lest deadlines pass",
     ),
+    Obstacle.LEAVES_SOON: (
+        "will hardly stay until one item is done, against others that may",
+        "will hardly stay until one item is done, against others that may",
+    ),
     Obstacle.FAILED_THERE: ("is of a lot where what waits went wrong", "are of a lot where what waits went wrong"),
 }
 

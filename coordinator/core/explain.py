@@ -7,7 +7,7 @@ from enum import Enum
 
 from coordinator.core.events import JobId, LotId, ModelSpeed
 from coordinator.core.job import Job
-from coordinator.core.placement import slice_items
+from coordinator.core.placement import Placement, slice_items
 from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import rank
 from coordinator.core.residency import Residency
@@ -30,6 +30,7 @@ class Obstacle(Enum):
     NOT_WORTH_LOADING = "not_worth_loading"  # the model takes long to load, and is not wanted enough for that
     KEPT_FREE = "kept_free"  # for a model that it is to load, lest deadlines pass
     WINDOW_TOO_SHORT = "window_too_short"  # for loading and one item
+    LEAVES_SOON = "leaves_soon"  # it will hardly be there when one item is done, and others will
     FAILED_THERE = "failed_there"  # what waits went wrong on its lot, and there are others
 
 
@@ -68,7 +69,7 @@ class NodeExplanation:
 
 
 def explain_job(
-    state: State, plan: Plan, residency: Residency, job_id: JobId, now_s: float
+    state: State, plan: Plan, placement: Placement, job_id: JobId, now_s: float
 ) -> JobExplanation | None:
     """Why a job that has not ended waits; None when there is none. Looks at every node: about 3 us each."""
     job = state.jobs.get(job_id)
@@ -76,8 +77,10 @@ def explain_job(
         return None
     fleet = state.fleet
     choice = fleet.has_choice(job.spec.model)
-    allows = _by_capability(state, residency, now_s)
-    found = Counter(_obstacle(state, allows, job, row, choice, now_s) for row in range(fleet.size))
+    allows = _by_capability(state, placement.residency, now_s)
+    able = [row for row in range(fleet.size) if fleet.serves(row) and job.spec.model in fleet.lot_of(row).speeds]
+    unfit = placement.matching.unfit(job, able, now_s)
+    found = Counter(_obstacle(state, allows, job, row, choice, row in unfit, now_s) for row in range(fleet.size))
     fit = found.pop(None, 0)
     mine = rank(job, state.shares)
     ahead = [
@@ -85,11 +88,7 @@ def explain_job(
         for other in _waiting(state)
         if other.spec.model == job.spec.model and rank(other, state.shares) < mine
     ]
-    rate = sum(
-        fleet.speed(row, job.spec.model).items_per_s
-        for row in range(fleet.size)
-        if fleet.serves(row) and job.spec.model in fleet.lots[LotId(int(fleet.lot[row]))].speeds
-    )
+    rate = sum(fleet.speed(row, job.spec.model).items_per_s for row in able)
     return JobExplanation(
         job,
         len({lease.node for lease in job.leases.values()}),
@@ -102,7 +101,7 @@ def explain_job(
     )
 
 
-def explain_node(state: State, residency: Residency, row: int, now_s: float) -> NodeExplanation | None:
+def explain_node(state: State, placement: Placement, row: int, now_s: float) -> NodeExplanation | None:
     """Why a node has the work that it has; None when it has not joined."""
     if row >= state.fleet.size:
         return None
@@ -114,7 +113,12 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
         if model not in first or rank(job, state.shares) < rank(first[model], state.shares):
             first[model] = job
     speeds = state.fleet.lots[LotId(int(state.fleet.lot[row]))].speeds
-    allows = _by_capability(state, residency, now_s)
+    allows = _by_capability(state, placement.residency, now_s)
+
+    def unfit(job: Job) -> bool:
+        able = job.spec.model in speeds and state.fleet.serves(row)
+        return able and row in placement.matching.unfit(job, [row], now_s)
+
     return NodeExplanation(
         _idle(state, row),
         float(state.fleet.until_s[row]) - now_s,
@@ -126,7 +130,7 @@ def explain_node(state: State, residency: Residency, row: int, now_s: float) -> 
             Wanted(
                 job,
                 count[model],
-                _obstacle(state, allows, job, row, state.fleet.has_choice(model), now_s),
+                _obstacle(state, allows, job, row, state.fleet.has_choice(model), unfit(job), now_s),
                 state.fleet.speed(row, model) if model in speeds else None,
             )
             for model, job in sorted(first.items())
@@ -165,8 +169,10 @@ def _idle(state: State, row: int) -> Obstacle | None:
     return None if fleet.share[row] > 0 else Obstacle.WITHDRAWN
 
 
-def _obstacle(state: State, allows: Allows, job: Job, row: int, choice: bool, now_s: float) -> Obstacle | None:
-    """What keeps a node from some of a job; `choice`: more than one lot could run it."""
+def _obstacle(
+    state: State, allows: Allows, job: Job, row: int, choice: bool, unfit: bool, now_s: float
+) -> Obstacle | None:
+    """What keeps a node from some of a job; `choice`: more than one lot could run it; `unfit`: it will leave."""
     fleet, settings, spec = state.fleet, state.settings, job.spec
     idle = _idle(state, row)
     if idle is not None:
@@ -186,6 +192,8 @@ def _obstacle(state: State, allows: Allows, job: Job, row: int, choice: bool, no
     speed = fleet.speed(row, spec.model, spec.item_work)
     if slice_items(settings, job, speed, window_s, fleet.capable(spec.model), now_s) < 1:
         return Obstacle.WINDOW_TOO_SHORT
+    if unfit:
+        return Obstacle.LEAVES_SOON
     again = job.waiting.values() if not job.open.count else ()
     if again and choice and all(trouble.last_lot == lot for trouble in again):
         return Obstacle.FAILED_THERE

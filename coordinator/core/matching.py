@@ -5,52 +5,64 @@ node that is likelier than most to stay for long gets what takes long, one that 
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
 from coordinator.core.job import Job
+from coordinator.core.plan import Plan
 from coordinator.core.state import State
-from coordinator.core.supply import Supply
+from coordinator.core.supply import Floats
 
 LONG_S = 600.0
 """Work until the first item of a slice is done, loading included, from which on it is worth asking the forecast:
 that takes some 100 us (assumed)."""
 
 _HOPELESS = 0.25
-"""A node is not given what it finishes so much more rarely than the fleet's nodes do."""
+"""A node is not given what it finishes so much more rarely than other nodes do, if that has a deadline to make."""
 
 
 class Matching:
     """The forecast, asked about nodes that are free and jobs that wait."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, plan: Plan) -> None:
         self._state = state
-        self._supply: Supply | None = None
-
-    def plan(self, supply: Supply) -> None:
-        """What the fleet's nodes are like from now on."""
-        self._supply = supply
+        self._plan = plan
 
     def matters(self, job: Job, row: int) -> bool:
         """Whether a node may well leave before it has done one item of a batch job."""
-        return (
-            self._state.forecast is not None
-            and self._supply is not None
-            and not job.spec.interactive
-            and self._first_s(job, row) >= LONG_S
-        )
+        return self._state.forecast is not None and not job.spec.interactive and self._first_s(job, row) >= LONG_S
 
     def pairs(self, jobs: Sequence[Job], rows: Sequence[int], now_s: float) -> list[tuple[Job, int]]:
-        """What to lend to whom, the best first; those alike in the order given, jobs before nodes."""
-        forecast, supply = self._state.forecast, self._supply
-        assert forecast is not None and supply is not None
+        """Which of these jobs, of one model, to lend to which node, the best first; those alike in the order given,
+        jobs before nodes."""
+        likeness = self._likeness(jobs, rows, now_s)
+        choosy = np.array([_is_choosy(job, now_s) for job in jobs])
+        likeness[(likeness < _HOPELESS) & choosy] = -1.0
+        flat = likeness.T.ravel()
+        order = np.argsort(-flat, kind="stable")
+        return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in order[flat[order] >= 0.0].tolist()]
+
+    def unfit(self, job: Job, rows: Sequence[int], now_s: float) -> set[int]:
+        """Which of these nodes are not given a job because they will hardly be there."""
+        asked = [row for row in rows if self.matters(job, row)] if _is_choosy(job, now_s) else []
+        likeness = self._likeness([job], asked, now_s)[:, 0] if asked else ()
+        return {row for row, like in zip(asked, likeness, strict=True) if like < _HOPELESS}
+
+    def _likeness(self, jobs: Sequence[Job], rows: Sequence[int], now_s: float) -> Floats:
+        """How likely each node stays for the first item of each job, against other nodes: [N, J], 1 at most."""
+        assert self._state.forecast is not None, "it matters only where there is one"
         first_s = np.array([[self._first_s(job, row) for job in jobs] for row in rows])
-        gain = np.minimum(forecast.stays(np.array(rows, np.int32), first_s, now_s) / supply.stays(first_s), 1.0)
-        order = np.argsort(-gain.T.ravel(), kind="stable")
-        best = order[gain.T.ravel()[order] >= _HOPELESS]
-        return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in best.tolist()]
+        chance = self._state.forecast.stays(np.array(rows, np.int32), first_s, now_s)
+        likeness: Floats = np.minimum(chance / self._plan.supply.stays(jobs[0].spec.model, first_s), 1.0)
+        return likeness
 
     def _first_s(self, job: Job, row: int) -> float:
         """Until the first item is done."""
         speed = self._state.fleet.speed(row, job.spec.model, job.spec.item_work)
         return speed.load_s + 1.0 / speed.items_per_s
+
+
+def _is_choosy(job: Job, now_s: float) -> bool:
+    """Whether it has a deadline to make."""
+    return now_s < job.spec.deadline_s < inf

@@ -9,6 +9,7 @@ from coordinator.core.events import LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
 from coordinator.core.matching import Matching
+from coordinator.core.plan import Plan
 from coordinator.core.queues import Entry, Queue, Queues, rank
 from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
@@ -48,12 +49,12 @@ class _Kept:
 class Placement:
     """Lends what is queued to what is free, until one of them runs out."""
 
-    def __init__(self, state: State, queues: Queues, ledger: Ledger) -> None:
+    def __init__(self, state: State, queues: Queues, ledger: Ledger, plan: Plan) -> None:
         self._state = state
         self._queues = queues
         self._ledger = ledger
         self.residency = Residency(state, queues)
-        self.matching = Matching(state)
+        self.matching = Matching(state, plan)
 
     def place(self, now_s: float, effects: Effects) -> None:
         """Lend all that some free node is fit for, the most urgent first."""

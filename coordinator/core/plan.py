@@ -20,7 +20,7 @@ from coordinator.core.events import JobId, JobSpec
 from coordinator.core.job import Band, Job
 from coordinator.core.queues import Queues
 from coordinator.core.state import State
-from coordinator.core.supply import LONGEST_S, Floats, Supply, foresee
+from coordinator.core.supply import LONGEST_S, UNKNOWN, Floats, Supply, foresee
 
 _GRID_S = np.concatenate((np.geomspace(1.0, LONGEST_S, 400), LONGEST_S * np.geomspace(1.1, 1000.0, 40)))
 """Deadlines, seconds from the making of the plan: a job's is taken for the last of these before it."""
@@ -148,7 +148,7 @@ class Plan:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self.supply = Supply(-inf, {}, {}, np.ones(1))
+        self.supply = UNKNOWN
         self._nodes = 0  # that took work then
         self._arrivals = Arrivals()
         self._rooms: dict[str, _Room] = {}  # by tenant, since the plan was made last

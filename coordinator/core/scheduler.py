@@ -84,7 +84,7 @@ class Scheduler:
         self._queues = Queues(state.shares)
         self._ledger = Ledger(state, self._queues)
         self._plan = Plan(state, self._queues)
-        self._placement = Placement(state, self._queues, self._ledger)
+        self._placement = Placement(state, self._queues, self._ledger, self._plan)
         self._hindsight = Hindsight(state.fleet)
         self._watch = None if forecast is None else Watch(forecast, state.tally)
         self._sequence = 0
@@ -107,7 +107,6 @@ class Scheduler:
             self._placement.residency.plan(
                 self._plan.supply, self._plan.due, self._plan.waiting_s, self._plan.spare_s
             )
-            self._placement.matching.plan(self._plan.supply)
             self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
@@ -139,11 +138,11 @@ class Scheduler:
 
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
-        return explain.explain_job(self.state, self._plan, self._placement.residency, job, now_s)
+        return explain.explain_job(self.state, self._plan, self._placement, job, now_s)
 
     def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
         """Why a node has the work that it has; None when it has not joined."""
-        return explain.explain_node(self.state, self._placement.residency, row, now_s)
+        return explain.explain_node(self.state, self._placement, row, now_s)
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError with the one that does not hold."""

@@ -3,7 +3,8 @@
 Work is counted in seconds of a node of the kind that is best at its model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ Floats = NDArray[np.float64]
 LONGEST_S = 2 * 86_400.0
 _HORIZONS_S = np.concatenate(([0.0], np.geomspace(1.0, LONGEST_S, 48)))
 """Where the forecast is asked, seconds from then."""
+
+_STAYS_S = np.concatenate(([0.0], np.geomspace(60.0, 8 * 3600.0, 24)))
+"""Where it is asked how long those stay that are here: items do not take longer."""
 
 _LEAST_STAY = 0.01
 
@@ -31,6 +35,7 @@ class KindSupply:
     strength: float  # against the best kind
     nodes: float  # that take new work
     node_s: Floats  # [H] node-seconds until each of _HORIZONS_S
+    stay: Floats  # [S] chance that one which is here stays until each of _STAYS_S
 
     def work(self, horizon_s: Floats | float) -> Floats:
         """What it does until then; from LONGEST_S on as much a second as at its end."""
@@ -47,16 +52,18 @@ class Supply:
     made_s: float
     kinds: dict[KindId, KindSupply]
     best: dict[str, float]  # items a second of one node, of the kind that is best at it
-    stay: Floats  # [H] chance that a node which takes new work now stays until each of _HORIZONS_S
 
     @property
     def strengths(self) -> dict[KindId, float]:
         """Of a node of each kind, against the best kind."""
         return {kind: supply.strength for kind, supply in self.kinds.items()}
 
-    def stays(self, horizon_s: Floats) -> Floats:
-        """The chance that a node of the fleet stays so long: the mean, and never nothing."""
-        chance: Floats = np.interp(horizon_s, _HORIZONS_S, self.stay).clip(_LEAST_STAY)
+    def stays(self, model: str, horizon_s: Floats) -> Floats:
+        """The chance that a node which runs a model stays so long: the mean, and never nothing."""
+        able = [supply for supply in self.kinds.values() if model in supply.rates]
+        nodes = sum(supply.nodes for supply in able)
+        stay = sum((supply.nodes / nodes * supply.stay for supply in able), np.zeros(len(_STAYS_S)))
+        chance: Floats = np.interp(horizon_s, _STAYS_S, stay).clip(_LEAST_STAY)
         return chance
 
     def able(self, model: str, item_work: float, within_s: float) -> int:
@@ -77,6 +84,10 @@ class Supply:
         return total
 
 
+UNKNOWN = Supply(-inf, {}, {})
+"""Before it was asked."""
+
+
 def foresee(state: State, now_s: float) -> Supply:
     """What the fleet will be able to do, as far as can be told now. Without a forecast: what it can now."""
     fleet, forecast = state.fleet, state.forecast
@@ -88,24 +99,22 @@ def foresee(state: State, now_s: float) -> Supply:
         here = rows[serving[rows]]
         share = float(fleet.share[here].mean())
         rates = {model: rate * share for model, rate in fleet.kinds[kind].items()}
-        nodes = np.full(len(_HORIZONS_S), float(len(here)))
+        nodes, stay = np.full(len(_HORIZONS_S), float(len(here))), np.ones(len(_STAYS_S))
         if forecast is not None:
             most = max(_LEAST_SAMPLE, _SAMPLE * len(rows) // fleet.size)
             sample = rows[:: -(-len(rows) // most)].astype(np.int32)
             chance = forecast.present(sample, _HORIZONS_S, now_s).mean(axis=0)
             if chance[0] > 0:
                 nodes *= chance / chance[0]
+            sample = here[:: -(-len(here) // most)].astype(np.int32)
+            stay = forecast.stays(sample, _STAYS_S, now_s).mean(axis=0)
         steps = np.diff(_HORIZONS_S) * (nodes[1:] + nodes[:-1]) / 2.0
-        kinds[kind] = KindSupply(rates, 0.0, float(len(here)), np.concatenate(([0.0], np.cumsum(steps))))
+        kinds[kind] = KindSupply(rates, 0.0, float(len(here)), np.concatenate(([0.0], np.cumsum(steps))), stay)
         for model, rate in rates.items():
             best[model] = max(best.get(model, 0.0), rate)
     for kind, found in kinds.items():
         strength = (
             float(np.mean([rate / best[model] for model, rate in found.rates.items()])) if found.rates else 0.0
         )
-        kinds[kind] = KindSupply(found.rates, strength, found.nodes, found.node_s)
-    stay = np.ones(len(_HORIZONS_S))
-    here = np.flatnonzero(serving)
-    if forecast is not None and here.size:
-        stay = forecast.stays(here[:: -(-here.size // _SAMPLE)].astype(np.int32), _HORIZONS_S, now_s).mean(axis=0)
-    return Supply(now_s, kinds, best, stay)
+        kinds[kind] = replace(found, strength=strength)
+    return Supply(now_s, kinds, best)
