@@ -38,6 +38,7 @@ class Lot:
     capability: int = 0
     resident: frozenset[str] = frozenset()  # models that need not be loaded
     heavy: frozenset[str] = frozenset()  # models that it would take long to load
+    heaviest_s: float = 0.0  # to load the one of them that takes longest
     connected: bool = True
     lost_s: float | None = None  # when its link broke
     disconnecting: bool = False  # its link was told to break
@@ -93,6 +94,7 @@ class Fleet:
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
         self.version = 0  # grows whenever a row that takes work changes
+        self.moved = 0  # grows whenever other rows take work, or some with another capability
         # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
         self.freed = [0, 0]
         self._capabilities: list[Capability] = [()]
@@ -120,6 +122,7 @@ class Fleet:
         lot.heavy = frozenset(
             model for model, speed in speeds.items() if speed.load_s >= self._settings.load_matters_s
         )
+        lot.heaviest_s = max((speeds[model].load_s for model in lot.heavy), default=0.0)
         capability = self._capability_id(speeds)
         if capability != lot.capability:
             lot.capability = capability
@@ -132,6 +135,7 @@ class Fleet:
         self.draining[row] = False
         self.departures[row] += 1
         self.version += 1
+        self.moved += 1
         self._take_out(row)
 
     def serves(self, row: int) -> bool:
@@ -218,8 +222,10 @@ class Fleet:
 
     def refresh(self, row: int, now_s: float) -> None:
         """Put a row into the buckets where it belongs now."""
+        before = int(self._capability[row])
         self._take_out(row)
         if not self.serves(row):
+            self.moved += before != _NOWHERE
             return
         capability = self.lot_of(row).capability
         window = _window_class(float(self.until_s[row]) - now_s)
@@ -237,6 +243,7 @@ class Fleet:
         self._serving[capability] += 1
         self._capability[row] = capability
         self.version += 1
+        self.moved += before != capability
 
     def refresh_all(self, rows: Rows, now_s: float) -> None:
         """Put rows into the buckets where they belong now: a bucket at a time when they are many."""
@@ -276,6 +283,7 @@ class Fleet:
                 self._serving[number] += change * count
         self._capability[rows] = capability
         self.version += 1
+        self.moved += 1
         self.freed = [freed + 1 for freed in self.freed]
 
     def _take_out_of(

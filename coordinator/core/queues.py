@@ -32,10 +32,13 @@ class Queue:
     def head(self) -> Job | None:
         """The most urgent job with something to place; forgets those that have nothing left."""
         best: tuple[Rank, Job] | None = None
-        for tenant in tuple(self.entries):
+        tenants = tuple(self.entries)
+        for tenant in tenants:
             if not self.waits(tenant):
                 continue
             job = self.entries[tenant][0][4]
+            if len(tenants) == 1:
+                return job
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
                 best = ranked, job
@@ -43,12 +46,13 @@ class Queue:
 
     def waits(self, tenant: str) -> bool:
         """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
-        entries = self.entries.get(tenant, [])
-        while entries and not _stands(entries[0]):
+        entries = self.entries.get(tenant, ())
+        while entries:
+            if _stands(entries[0]):
+                return True
             _forget(heappop(entries))
-        if not entries:
-            self.entries.pop(tenant, None)
-        return bool(entries)
+        self.entries.pop(tenant, None)
+        return False
 
     def drop(self, job: Job) -> Entry:
         """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
@@ -59,10 +63,11 @@ class Queue:
         entries = self.entries.setdefault(entry[4].spec.tenant, [])
         heappush(entries, entry)
         if len(entries) > self.rebuilt_at:
-            for stale in entries:
-                if not _stands(stale):
-                    _forget(stale)
-            entries[:] = filter(_stands, entries)
+            standing = [entry for entry in entries if _stands(entry)]
+            for entry in entries:
+                if not _stands(entry):
+                    _forget(entry)
+            entries[:] = standing
             heapify(entries)
             self.rebuilt_at = max(_FEW, 2 * len(entries))
 
@@ -77,8 +82,7 @@ class Queue:
 
 
 def _stands(entry: Entry) -> bool:
-    *_, number, job = entry
-    return number == job.entry and job.placeable > 0
+    return entry[3] == entry[4].entry and entry[4].placeable > 0
 
 
 def _forget(entry: Entry) -> None:
@@ -126,12 +130,13 @@ class Queues:
 
     def open_tenants(self) -> set[str]:
         """Tenants with a batch job in a queue that has no deadline."""
+        band = Band.OPEN
         return {
             tenant
             for queue in self._queues.values()
             if not queue.interactive
             for tenant, entries in queue.entries.items()
-            if any(entry[0] == Band.OPEN and _stands(entry) for entry in entries)
+            if any(entry[0] == band and _stands(entry) for entry in entries)
         }
 
     def soonest_s(self, model: str) -> float:
@@ -150,12 +155,13 @@ class Queues:
         """Whether a batch job stands in a queue."""
         return any(queue.entries for queue in self._queues.values() if not queue.interactive)
 
-    def first_jobs(self, most: int) -> Iterator[Job]:
-        """Batch jobs with something to place, not more than so many of each queue and tenant."""
+    def first_jobs(self, last: Band, most: int) -> Iterator[Job]:
+        """Batch jobs with something to place, up to this band, not more than so many of each queue and tenant."""
         for queue in self._queues.values():
             if not queue.interactive:
                 for entries in queue.entries.values():
-                    yield from (entry[4] for entry in islice(filter(_stands, entries), most))
+                    standing = (entry[4] for entry in entries if entry[0] <= last and _stands(entry))
+                    yield from islice(standing, most)
 
     def unblock(self) -> None:
         """Something changed by which a node may be found."""

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from math import inf
 
 from coordinator.core.fleet import KindId, Lot
-from coordinator.core.plan import Due
 from coordinator.core.queues import Queues
 from coordinator.core.state import State
 from coordinator.core.supply import Supply
@@ -29,7 +28,7 @@ class Residency:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self._due: dict[str, Due] = {}
+        self._nodes_for: dict[str, float] = {}  # nodes of the best kind that a model needs, lest deadlines pass
         self._strengths: dict[KindId, float] = {}
         self._waiting_s: defaultdict[str, float] = defaultdict(float)  # work, on a node of the best kind
         self._best: dict[str, float] = {}
@@ -37,11 +36,12 @@ class Residency:
         self._loading: dict[int, str] = {}  # node: the model it was lent work for that it has to load
         self._moved: Counter[tuple[KindId, str]] = Counter()  # by those loads
         self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
-        self._counted_at = -1  # the fleet's version when that was counted
+        self._counted_at = -1  # the fleet's version when that was looked at last
+        self._counted_of = -1  # its `moved` when that was counted
 
-    def plan(self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float]) -> None:
-        """What the nodes can do, and by model what is due and the work that waits for it."""
-        self._due = due
+    def plan(self, supply: Supply, nodes_for: dict[str, float], waiting_s: dict[str, float]) -> None:
+        """What the nodes can do, and by model how many of them it needs and the work that waits for it."""
+        self._nodes_for = nodes_for
         self._strengths = supply.strengths
         self._best = supply.best
         self._waiting_s = defaultdict(float, waiting_s)
@@ -53,13 +53,14 @@ class Residency:
             and model not in self._lot(row).resident
         }
         self._loading, self._moved = {}, Counter()
+        self._counted_of = -1
         for row, model in loading.items():
             self._load(row, model)
 
     def lend(self, row: int, model: str, items: float) -> None:
         """A node was lent so many of a model's items."""
         lot = self._lot(row)
-        if self._refused_s and self._wanted(row, model):
+        if self._refused_s and self._wanted(lot, model):
             self._refused_s.pop(model, None)
         if model in lot.heavy:
             self._load(row, model)
@@ -75,20 +76,18 @@ class Residency:
         lot = self._lot(row)
         if not lot.heavy:
             return True
-        longest_s = max(lot.speeds[other].load_s for other in lot.heavy)
-        if now_s - self._refused_s.get(model, now_s) > _PATIENCE * longest_s:
+        refused_s = self._refused_s.get(model)
+        if refused_s is not None and now_s - refused_s > _PATIENCE * lot.heaviest_s:
             return True
-        return self._wanted(row, model)
+        return self._wanted(lot, model)
 
-    def _wanted(self, row: int, model: str) -> bool:
-        lot = self._lot(row)
+    def _wanted(self, lot: Lot, model: str) -> bool:
         if model not in lot.heavy:
-            others = lot.heavy - lot.resident
-            return not any(self._presses(row, other, model) for other in others)
-        if all(self._presses(row, model, other) for other in lot.resident):
+            return not any(self._presses(lot, other, model) for other in lot.heavy)
+        if all(self._presses(lot, model, other) for other in lot.resident):
             return True
-        wait_s = self._wait_s(model)
-        return all(wait_s > self._wait_s(other) + _WORTH * lot.speeds[model].load_s for other in lot.resident)
+        wait_s, worth_s = self._wait_s(model), _WORTH * lot.speeds[model].load_s
+        return all(wait_s > self._wait_s(other) + worth_s for other in lot.resident)
 
     def _lot(self, row: int) -> Lot:
         return self._state.fleet.lot_of(row)
@@ -97,18 +96,18 @@ class Residency:
         if row not in self._loading:
             kind = self._state.fleet.kind(row)
             self._loading[row] = model
-            self._counted_at = -1
+            self._counted_at = self._counted_of = -1
             self._moved[kind, model] += 1
             self._moved.subtract((kind, other) for other in self._lot(row).resident)
 
-    def _presses(self, row: int, model: str, other: str) -> bool:
+    def _presses(self, lot: Lot, model: str, other: str) -> bool:
         """Whether a model lacks nodes for its deadlines, of which the next is clearly earlier than another's."""
-        soonest_s = self._queues.soonest_s(model)
-        load_s = self._lot(row).speeds[model].load_s
-        if soonest_s == inf or not self._queues.soonest_s(other) - soonest_s > _SOONER * load_s:
+        if not self._nodes_for.get(model, -inf) > self._power_of(model):
             return False
-        due = self._due.get(model)
-        return due is not None and bool((due.work_s > self._power_of(model) * due.due_s).any())
+        soonest_s = self._queues.soonest_s(model)
+        if soonest_s == inf:
+            return False
+        return self._queues.soonest_s(other) - soonest_s > _SOONER * lot.speeds[model].load_s
 
     def _wait_s(self, model: str) -> float:
         """How long the nodes that have a model take for what waits for it."""
@@ -120,9 +119,11 @@ class Residency:
         fleet = self._state.fleet
         if self._counted_at != fleet.version:
             self._counted_at = fleet.version
-            resident = Counter(fleet.resident())
-            resident.update(self._moved)
-            self._power = defaultdict(float)
-            for (kind, known), nodes in resident.items():
-                self._power[known] += nodes * self._strengths.get(kind, 0.0)
+            if self._counted_of != fleet.moved:
+                self._counted_of = fleet.moved
+                resident = Counter(fleet.resident())
+                resident.update(self._moved)
+                self._power = defaultdict(float)
+                for (kind, known), nodes in resident.items():
+                    self._power[known] += nodes * self._strengths.get(kind, 0.0)
         return self._power[model]

@@ -104,7 +104,7 @@ class Scheduler:
             self._watch.settle(now_s)
         planned = self._plan.make(now_s)
         if planned:
-            self._placement.residency.plan(self._plan.supply, self._plan.due, self._plan.waiting_s)
+            self._placement.residency.plan(self._plan.supply, self._plan.nodes_for, self._plan.waiting_s)
             self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
