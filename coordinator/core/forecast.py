@@ -228,6 +228,18 @@ class Forecast:
         self._rate()
         horizon_h = np.minimum(horizon_s * self._pace_h[rows, None], LONGEST_H)
         now_h = self._now_h(rows, now_s)[:, None]
+        _, lengths = np.frexp(horizon_h.max(axis=1, initial=0.0))
+        apart = np.unique(lengths)  # whose clock runs faster looks at more hours, which the others need not
+        if len(apart) == 1:
+            return self._present(rows, horizon_h, now_h)
+        chances = np.zeros(horizon_h.shape)
+        for length in apart.tolist():
+            some = lengths == length
+            chances[some] = self._present(rows[some], horizon_h[some], now_h[some])
+        return chances
+
+    def _present(self, rows: Rows, horizon_h: Floats, now_h: Floats) -> Floats:
+        """As `present`, in hours of the car: [N, H], at [N, 1] on its clock."""
         hours = int(np.ceil(horizon_h.max(initial=0.0))) + 1
         edge_h = np.floor(now_h) + np.arange(1, hours + 1)
         stays = self._stays(rows, np.concatenate([horizon_h, edge_h - now_h], axis=1), now_h)
