@@ -62,6 +62,7 @@ class Fleet:
         ("interactive_leases", np.int16),
         ("items_done", np.int64),
         ("departures", np.int32),
+        ("_kind", np.int32),
         ("_capability", np.int32),
         ("_batch_key", np.int32),
         ("_interactive_key", np.int32),
@@ -81,6 +82,7 @@ class Fleet:
     interactive_leases: NDArray[np.int16]
     items_done: NDArray[np.int64]
     departures: NDArray[np.int32]
+    _kind: NDArray[np.int32]
     _capability: NDArray[np.int32]  # where a row stands: its capability and its buckets there; -1 for none
     _batch_key: NDArray[np.int32]
     _interactive_key: NDArray[np.int32]
@@ -110,6 +112,7 @@ class Fleet:
         """Enter a lot's vehicles: they are here, and offer nothing yet."""
         self._grow(int(rows.max(initial=-1)) + 1)
         self.lot[rows] = lot
+        self._kind[rows] = 0
         self.profile[rows] = [self._profile_id(profile) for profile in profiles]
         self.seen_s[rows] = now_s
         self.lots[lot] = Lot(incarnation, rows)
@@ -126,6 +129,7 @@ class Fleet:
         capability = self._capability_id(speeds)
         if capability != lot.capability:
             lot.capability = capability
+            self._kind[lot.rows[self.lot[lot.rows] == lot_id]] = self._kind_of[capability]
             self.refresh_all(lot.rows[self.present[lot.rows]], now_s)
 
     def leave(self, row: int) -> None:
@@ -169,12 +173,9 @@ class Fleet:
         """A number that vehicles share which run the same models as fast, with the same ones resident."""
         return self.lot_of(row).capability
 
-    def kinds_of_all(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def kinds_of_all(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The kind of every row, and whether it takes new work now."""
-        kinds = np.zeros(int(self.lot[: self.size].max(initial=0)) + 1, np.intp)
-        for number, lot in self.lots.items():
-            kinds[number] = self._kind_of[lot.capability]
-        return kinds[self.lot[: self.size]], self._capability[: self.size] != _NOWHERE
+        return self._kind[: self.size], self._capability[: self.size] != _NOWHERE
 
     def resident(self) -> dict[tuple[KindId, str], int]:
         """Vehicles that take new work, by kind and by each model that is resident in their lots."""

@@ -447,6 +447,8 @@ class Scheduler:
 
     def _end_silent(self, now_s: float, effects: Effects) -> None:
         silent = self.fleet.silent(now_s)
+        if not len(silent):
+            return
         for row in silent.tolist():
             self._leave(row, Cause.SILENT, now_s, effects)
         for lot_id in np.unique(self.fleet.lot[silent]).tolist():
