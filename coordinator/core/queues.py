@@ -26,6 +26,7 @@ class Queue:
     interactive: bool
     shares: Shares
     entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
+    open: set[str] = field(default_factory=set)  # tenants that may have an entry without a deadline among these
     rebuilt_at: int = _FEW  # entries, of which those are left out that do not stand
     blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
@@ -130,14 +131,15 @@ class Queues:
 
     def open_tenants(self) -> set[str]:
         """Tenants with a batch job in a queue that has no deadline."""
-        band = Band.OPEN
-        return {
-            tenant
-            for queue in self._queues.values()
-            if not queue.interactive
-            for tenant, entries in queue.entries.items()
-            if any(entry[0] == band and _stands(entry) for entry in entries)
-        }
+        tenants: set[str] = set()
+        for queue in self._queues.values():
+            for tenant in () if queue.interactive else tuple(queue.open):
+                entries = [entry for entry in queue.entries.get(tenant, ()) if entry[0] is Band.OPEN]
+                if not entries:
+                    queue.open.discard(tenant)
+                elif any(map(_stands, entries)):
+                    tenants.add(tenant)
+        return tenants
 
     def soonest_s(self, model: str) -> float:
         """When the most urgent job of the plan that waits for a model has to be begun; infinity: none does."""
@@ -171,6 +173,8 @@ class Queues:
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1
         job.entry = self._entries
+        if job.band is Band.OPEN:
+            queue.open.add(job.spec.tenant)
         queue.push((job.band, job.urgency, job.sequence, job.entry, job))
         queue.blocked_at = -1
 
