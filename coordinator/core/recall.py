@@ -1,7 +1,7 @@
 """Recalls: nodes that a job takes from less urgent ones, at the boundary of an item, lest it miss its deadline."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from coordinator.core.effects import Effects, Revoke
@@ -32,7 +32,9 @@ class Recall:
         short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
         if not short:
             return
-        victims = {model: self._victims(model) for model in {need.job.spec.model for need in short}}
+        jobs = [job for job in self._state.jobs.values() if job.leases and not job.spec.interactive]
+        jobs.sort(key=lambda job: (job.band, job.urgency, job.sequence), reverse=True)
+        victims = {model: self._victims(jobs, model) for model in {need.job.spec.model for need in short}}
         coming = self._coming()
         for need in short:
             job, model = need.job, need.job.spec.model
@@ -70,11 +72,10 @@ class Recall:
                 coming[model] += self._strengths.get(state.fleet.kind(node), 0.0)
         return coming
 
-    def _victims(self, model: str) -> Iterator[tuple[Job, Lease]]:
-        """Leases on nodes that have a model, the least urgent first."""
+    def _victims(self, jobs: Iterable[Job], model: str) -> Iterator[tuple[Job, Lease]]:
+        """Leases on nodes that have a model, of jobs of which the least urgent come first."""
         state = self._state
-        jobs = [job for job in state.jobs.values() if job.leases and not job.spec.interactive]
-        for job in sorted(jobs, key=lambda job: (job.band, job.urgency, job.sequence), reverse=True):
+        for job in jobs:
             for lease in job.leases.values():
                 known = lease.token in state.recalled or lease.solo
                 if not known and model in state.fleet.lot_of(lease.node).resident:
