@@ -154,7 +154,7 @@ class Fleet:
 
     def lot_of(self, row: int) -> Lot:
         """The lot of a vehicle."""
-        return self.lots[LotId(int(self.lot[row]))]
+        return self.lots[LotId(self.lot.item(row))]
 
     def profile_of(self, row: int) -> str:
         """The label of a vehicle's hardware profile."""
@@ -163,7 +163,7 @@ class Fleet:
     def speed(self, row: int, model: str, item_work: float = 1.0) -> ModelSpeed:
         """How this vehicle alone runs a model that its lot offers, with items of so much work."""
         speed = self.lot_of(row).speeds[model]
-        return ModelSpeed(speed.items_per_s * float(self.share[row]) / item_work, speed.load_s, speed.batch_items)
+        return ModelSpeed(speed.items_per_s * self.share.item(row) / item_work, speed.load_s, speed.batch_items)
 
     def kind(self, row: int) -> KindId:
         """The kind of a vehicle, here or not."""
@@ -223,14 +223,14 @@ class Fleet:
 
     def refresh(self, row: int, now_s: float) -> None:
         """Put a row into the buckets where it belongs now."""
-        before = int(self._capability[row])
+        before = self._capability.item(row)
         self._take_out(row)
         if not self.serves(row):
             self.moved += before != _NOWHERE
             return
         capability = self.lot_of(row).capability
-        window = _window_class(float(self.until_s[row]) - now_s)
-        batch, interactive = int(self.batch_leases[row]), int(self.interactive_leases[row])
+        window = _window_class(self.until_s.item(row) - now_s)
+        batch, interactive = self.batch_leases.item(row), self.interactive_leases.item(row)
         if batch < self._settings.slices_in_hand:
             key = batch * _WINDOW_CLASSES - window
             self._free[False][capability].setdefault(key, {})[row] = None
@@ -339,11 +339,11 @@ class Fleet:
         return (in_buckets, sum(self._serving)) == (stand, serving)
 
     def _take_out(self, row: int) -> None:
-        capability = int(self._capability[row])
+        capability = self._capability.item(row)
         if capability == _NOWHERE:
             return
         for kind, column in ((False, self._batch_key), (True, self._interactive_key)):
-            key = int(column[row])
+            key = column.item(row)
             if key != _NO_KEY:
                 buckets = self._free[kind][capability]
                 bucket = buckets[key]

@@ -262,6 +262,12 @@ class Forecast:
 
     def _stays(self, rows: Rows, horizon_h: Floats, now_h: Floats) -> Floats:
         """As `stays`, in hours of the car: [N, H], at [N, 1] on its clock."""
+        here = np.isfinite(self._plugged_h[rows])
+        if not here.all():
+            chances = np.zeros(horizon_h.shape)
+            if here.any():
+                chances[here] = self._stays(rows[here], horizon_h[here], now_h[here])
+            return chances
         first_h = np.floor(now_h)
         edge_h = first_h + np.arange(np.ceil(horizon_h.max(initial=0.0)) + 2)
         begin_h, end_h = np.maximum(edge_h, now_h), edge_h + 1.0
@@ -275,7 +281,7 @@ class Forecast:
         piece = (np.floor(now_h + horizon_h) - first_h).astype(np.intp)
         beyond_h = np.take_along_axis(end_h, piece, 1) - (now_h + horizon_h)
         risk_then = np.take_along_axis(risk, piece, 1) - np.take_along_axis(rate, piece, 1) * beyond_h
-        return np.where(np.isfinite(self._plugged_h[rows, None]), np.exp(-np.maximum(risk_then, 0.0)), 0.0)
+        return np.exp(-np.maximum(risk_then, 0.0))
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""
