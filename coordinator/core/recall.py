@@ -32,7 +32,8 @@ class Recall:
         short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
         if not short:
             return
-        jobs = [job for job in self._state.jobs.values() if job.leases and not job.spec.interactive]
+        numbers = {lease.job for lease in self._state.leases.values() if not lease.interactive}
+        jobs = [self._state.jobs[number] for number in numbers]
         jobs.sort(key=lambda job: (job.band, job.urgency, job.sequence), reverse=True)
         victims = {model: self._victims(jobs, model) for model in {need.job.spec.model for need in short}}
         coming = self._coming()
@@ -60,7 +61,7 @@ class Recall:
         if lease.token in self._state.recalled:
             return 0.0
         fleet = self._state.fleet
-        return self._strengths.get(fleet.kind(lease.node), 0.0) / max(int(fleet.batch_leases[lease.node]), 1)
+        return self._strengths.get(fleet.kind(lease.node), 0.0) / max(fleet.batch_leases.item(lease.node), 1)
 
     def _coming(self) -> defaultdict[str, float]:
         """Nodes that were asked back before, by the models that they have."""
@@ -74,11 +75,11 @@ class Recall:
 
     def _victims(self, jobs: Iterable[Job], model: str) -> Iterator[tuple[Job, Lease]]:
         """Leases on nodes that have a model, of jobs of which the least urgent come first."""
-        state = self._state
+        fleet, recalled = self._state.fleet, self._state.recalled
         for job in jobs:
             for lease in job.leases.values():
-                known = lease.token in state.recalled or lease.solo
-                if not known and model in state.fleet.lot_of(lease.node).resident:
+                has_it = model in fleet.lot_of(lease.node).resident
+                if has_it and not lease.solo and lease.token not in recalled:
                     yield job, lease
 
     def _fits(self, job: Job, row: int, now_s: float) -> bool:
