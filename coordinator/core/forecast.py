@@ -272,11 +272,12 @@ class Forecast:
         edge_h = first_h + np.arange(np.ceil(horizon_h.max(initial=0.0)) + 2)
         begin_h, end_h = np.maximum(edge_h, now_h), edge_h + 1.0
         pieces = self._pieces(rows[:, None], begin_h, end_h)
-        early, due_per_h = self._word_of(rows)
         _, kind, hour, _ = pieces.cells
         rate = pieces.rate * (1.0 + self._own_excess[rows[:, None], kind, hour])
-        rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
-        rate += due_per_h * pieces.due
+        if pieces.told.any():
+            early, due_per_h = self._word_of(rows)
+            rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
+            rate += due_per_h * pieces.due
         risk = np.cumsum(rate * pieces.length_h, axis=1)
         piece = (np.floor(now_h + horizon_h) - first_h).astype(np.intp)
         beyond_h = np.take_along_axis(end_h, piece, 1) - (now_h + horizon_h)
