@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import log
+from math import inf, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,7 @@ class Fleet:
         self.size = 0
         for name, dtype in self._COLUMNS:
             setattr(self, name, np.zeros(0, dtype))
+        self._heard_s = -inf  # no row that is here was heard of last before this
         self.priced = False  # a vehicle that costs something was offered
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
@@ -312,7 +313,11 @@ class Fleet:
 
     def silent(self, now_s: float) -> Rows:
         """Rows here on an open link that have not been heard of for too long."""
-        quiet = self.present[: self.size] & (self.seen_s[: self.size] + self._settings.silent_after_s <= now_s)
+        if self._heard_s + self._settings.silent_after_s > now_s:
+            return np.zeros(0, np.int32)
+        present = self.present[: self.size]
+        quiet = present & (self.seen_s[: self.size] + self._settings.silent_after_s <= now_s)
+        self._heard_s = float(self.seen_s[: self.size].min(initial=now_s, where=present))
         return np.flatnonzero(quiet).astype(np.int32)
 
     def buckets_are_true(self) -> bool:
