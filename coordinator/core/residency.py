@@ -83,8 +83,8 @@ class Residency:
 
     def _wanted(self, lot: Lot, model: str) -> bool:
         if model not in lot.heavy:
-            return not any(self._presses(lot, other, model) for other in lot.heavy)
-        if all(self._presses(lot, model, other) for other in lot.resident):
+            return not any(self._presses(lot, other, model) for other in lot.heavy if self._lacks(other))
+        if self._lacks(model) and all(self._presses(lot, model, other) for other in lot.resident):
             return True
         wait_s, worth_s = self._wait_s(model), _WORTH * lot.speeds[model].load_s
         return all(wait_s > self._wait_s(other) + worth_s for other in lot.resident)
@@ -100,10 +100,12 @@ class Residency:
             self._moved[kind, model] += 1
             self._moved.subtract((kind, other) for other in self._lot(row).resident)
 
+    def _lacks(self, model: str) -> bool:
+        """Whether a model lacks nodes for its deadlines."""
+        return self._nodes_for.get(model, -inf) > self._power_of(model)
+
     def _presses(self, lot: Lot, model: str, other: str) -> bool:
-        """Whether a model lacks nodes for its deadlines, of which the next is clearly earlier than another's."""
-        if not self._nodes_for.get(model, -inf) > self._power_of(model):
-            return False
+        """Whether the next deadline of a model that lacks nodes is clearly earlier than another's."""
         soonest_s = self._queues.soonest_s(model)
         if soonest_s == inf:
             return False
