@@ -1,6 +1,7 @@
 """The cars of a simulated week: when each is plugged in, how fast it is, and what is known of its habits."""
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -26,6 +27,8 @@ from coordinator.core.forecast import AGES_H, WEEK_H, Cohort, Forecast
 from node import day
 
 _HISTORY = 120  # stays of a car that the forecast is told of: half a year of nights
+_STEP_S = HOUR_S / 2
+"""Before the week, the forecast is told so often."""
 _END_H = END_S / HOUR_S
 _WALKED_DAYS = 26 * 7  # before the week, of cars that are drawn from fits
 
@@ -59,19 +62,23 @@ class Fleet:
     cohorts: tuple[Cohort, ...]
 
     def forecast(self) -> Forecast:
-        """What a coordinator would know of these cars when the week begins."""
+        """What a coordinator would know of these cars when the week begins: it saw them come and go."""
         made = Forecast(self.cohorts)
-        for at in range(_HISTORY):
-            cars = [car for car in self.cars if len(car.before) > at]
-            if not cars:
-                break
-            stays = [car.before[at] for car in cars]
-            begins_h = np.array([stay.begin_s for stay in stays]) / HOUR_S
-            lasts_s = np.array([stay.end_s - stay.begin_s for stay in stays])
-            rows = np.array([car.number for car in cars], np.int32)
-            of = np.array([car.cohort for car in cars], np.intp)
-            made.plugged_in(rows, of, begins_h % WEEK_H, 0.0, pace=lasts_s)  # so that all of them end at 1 s
-            made.left(rows, 1.0)
+        come: defaultdict[int, list[int]] = defaultdict(list)
+        gone: defaultdict[int, list[int]] = defaultdict(list)
+        for car in self.cars:
+            for stay in car.before:
+                begin, end = floor(stay.begin_s / _STEP_S), floor(stay.end_s / _STEP_S)
+                if begin < end:
+                    come[begin].append(car.number)
+                    gone[end].append(car.number)
+        cohort = np.array([car.cohort for car in self.cars], np.intp)
+        for step in sorted(come.keys() | gone.keys()):
+            left, here = np.array(gone[step], np.int32), np.array(come[step], np.int32)
+            made.left(left, step * _STEP_S)
+            made.plugged_in(
+                here, cohort[here], np.full(len(here), step * _STEP_S / HOUR_S % WEEK_H), step * _STEP_S
+            )
         return made
 
     def work_s(self, until_s: float) -> float:

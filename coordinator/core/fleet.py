@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import log
+from math import inf, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ class Lot:
     capability: int = 0
     resident: frozenset[str] = frozenset()  # models that need not be loaded
     heavy: frozenset[str] = frozenset()  # models that it would take long to load
+    heaviest_s: float = 0.0  # to load the one of them that takes longest
     connected: bool = True
     lost_s: float | None = None  # when its link broke
     disconnecting: bool = False  # its link was told to break
@@ -61,6 +62,7 @@ class Fleet:
         ("interactive_leases", np.int16),
         ("items_done", np.int64),
         ("departures", np.int32),
+        ("_kind", np.int32),
         ("_capability", np.int32),
         ("_batch_key", np.int32),
         ("_interactive_key", np.int32),
@@ -80,6 +82,7 @@ class Fleet:
     interactive_leases: NDArray[np.int16]
     items_done: NDArray[np.int64]
     departures: NDArray[np.int32]
+    _kind: NDArray[np.int32]
     _capability: NDArray[np.int32]  # where a row stands: its capability and its buckets there; -1 for none
     _batch_key: NDArray[np.int32]
     _interactive_key: NDArray[np.int32]
@@ -89,10 +92,12 @@ class Fleet:
         self.size = 0
         for name, dtype in self._COLUMNS:
             setattr(self, name, np.zeros(0, dtype))
+        self._heard_s = -inf  # no row that is here was heard of last before this
         self.priced = False  # a vehicle that costs something was offered
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
         self.version = 0  # grows whenever a row that takes work changes
+        self.moved = 0  # grows whenever other rows take work, or some with another capability
         # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
         self.freed = [0, 0]
         self._capabilities: list[Capability] = [()]
@@ -108,6 +113,7 @@ class Fleet:
         """Enter a lot's vehicles: they are here, and offer nothing yet."""
         self._grow(int(rows.max(initial=-1)) + 1)
         self.lot[rows] = lot
+        self._kind[rows] = 0
         self.profile[rows] = [self._profile_id(profile) for profile in profiles]
         self.seen_s[rows] = now_s
         self.lots[lot] = Lot(incarnation, rows)
@@ -120,9 +126,11 @@ class Fleet:
         lot.heavy = frozenset(
             model for model, speed in speeds.items() if speed.load_s >= self._settings.load_matters_s
         )
+        lot.heaviest_s = max((speeds[model].load_s for model in lot.heavy), default=0.0)
         capability = self._capability_id(speeds)
         if capability != lot.capability:
             lot.capability = capability
+            self._kind[lot.rows[self.lot[lot.rows] == lot_id]] = self._kind_of[capability]
             self.refresh_all(lot.rows[self.present[lot.rows]], now_s)
 
     def leave(self, row: int) -> None:
@@ -132,6 +140,7 @@ class Fleet:
         self.draining[row] = False
         self.departures[row] += 1
         self.version += 1
+        self.moved += 1
         self._take_out(row)
 
     def serves(self, row: int) -> bool:
@@ -146,7 +155,7 @@ class Fleet:
 
     def lot_of(self, row: int) -> Lot:
         """The lot of a vehicle."""
-        return self.lots[LotId(int(self.lot[row]))]
+        return self.lots[LotId(self.lot.item(row))]
 
     def profile_of(self, row: int) -> str:
         """The label of a vehicle's hardware profile."""
@@ -155,7 +164,7 @@ class Fleet:
     def speed(self, row: int, model: str, item_work: float = 1.0) -> ModelSpeed:
         """How this vehicle alone runs a model that its lot offers, with items of so much work."""
         speed = self.lot_of(row).speeds[model]
-        return ModelSpeed(speed.items_per_s * float(self.share[row]) / item_work, speed.load_s, speed.batch_items)
+        return ModelSpeed(speed.items_per_s * self.share.item(row) / item_work, speed.load_s, speed.batch_items)
 
     def kind(self, row: int) -> KindId:
         """The kind of a vehicle, here or not."""
@@ -165,12 +174,9 @@ class Fleet:
         """A number that vehicles share which run the same models as fast, with the same ones resident."""
         return self.lot_of(row).capability
 
-    def kinds_of_all(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def kinds_of_all(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The kind of every row, and whether it takes new work now."""
-        kinds = np.zeros(int(self.lot[: self.size].max(initial=0)) + 1, np.intp)
-        for number, lot in self.lots.items():
-            kinds[number] = self._kind_of[lot.capability]
-        return kinds[self.lot[: self.size]], self._capability[: self.size] != _NOWHERE
+        return self._kind[: self.size], self._capability[: self.size] != _NOWHERE
 
     def resident(self) -> dict[tuple[KindId, str], int]:
         """Vehicles that take new work, by kind and by each model that is resident in their lots."""
@@ -218,12 +224,14 @@ class Fleet:
 
     def refresh(self, row: int, now_s: float) -> None:
         """Put a row into the buckets where it belongs now."""
+        before = self._capability.item(row)
         self._take_out(row)
         if not self.serves(row):
+            self.moved += before != _NOWHERE
             return
         capability = self.lot_of(row).capability
-        window = _window_class(float(self.until_s[row]) - now_s)
-        batch, interactive = int(self.batch_leases[row]), int(self.interactive_leases[row])
+        window = _window_class(self.until_s.item(row) - now_s)
+        batch, interactive = self.batch_leases.item(row), self.interactive_leases.item(row)
         if batch < self._settings.slices_in_hand:
             key = batch * _WINDOW_CLASSES - window
             self._free[False][capability].setdefault(key, {})[row] = None
@@ -237,6 +245,7 @@ class Fleet:
         self._serving[capability] += 1
         self._capability[row] = capability
         self.version += 1
+        self.moved += before != capability
 
     def refresh_all(self, rows: Rows, now_s: float) -> None:
         """Put rows into the buckets where they belong now: a bucket at a time when they are many."""
@@ -276,6 +285,7 @@ class Fleet:
                 self._serving[number] += change * count
         self._capability[rows] = capability
         self.version += 1
+        self.moved += 1
         self.freed = [freed + 1 for freed in self.freed]
 
     def _take_out_of(
@@ -303,7 +313,11 @@ class Fleet:
 
     def silent(self, now_s: float) -> Rows:
         """Rows here on an open link that have not been heard of for too long."""
-        quiet = self.present[: self.size] & (self.seen_s[: self.size] + self._settings.silent_after_s <= now_s)
+        if self._heard_s + self._settings.silent_after_s > now_s:
+            return np.zeros(0, np.int32)
+        present = self.present[: self.size]
+        quiet = present & (self.seen_s[: self.size] + self._settings.silent_after_s <= now_s)
+        self._heard_s = float(self.seen_s[: self.size].min(initial=now_s, where=present))
         return np.flatnonzero(quiet).astype(np.int32)
 
     def buckets_are_true(self) -> bool:
@@ -330,11 +344,11 @@ class Fleet:
         return (in_buckets, sum(self._serving)) == (stand, serving)
 
     def _take_out(self, row: int) -> None:
-        capability = int(self._capability[row])
+        capability = self._capability.item(row)
         if capability == _NOWHERE:
             return
         for kind, column in ((False, self._batch_key), (True, self._interactive_key)):
-            key = int(column[row])
+            key = column.item(row)
             if key != _NO_KEY:
                 buckets = self._free[kind][capability]
                 bucket = buckets[key]

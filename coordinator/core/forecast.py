@@ -228,6 +228,18 @@ class Forecast:
         self._rate()
         horizon_h = np.minimum(horizon_s * self._pace_h[rows, None], LONGEST_H)
         now_h = self._now_h(rows, now_s)[:, None]
+        _, lengths = np.frexp(horizon_h.max(axis=1, initial=0.0))
+        apart = np.unique(lengths)  # whose clock runs faster looks at more hours, which the others need not
+        if len(apart) == 1:
+            return self._present(rows, horizon_h, now_h)
+        chances = np.zeros(horizon_h.shape)
+        for length in apart.tolist():
+            some = lengths == length
+            chances[some] = self._present(rows[some], horizon_h[some], now_h[some])
+        return chances
+
+    def _present(self, rows: Rows, horizon_h: Floats, now_h: Floats) -> Floats:
+        """As `present`, in hours of the car: [N, H], at [N, 1] on its clock."""
         hours = int(np.ceil(horizon_h.max(initial=0.0))) + 1
         edge_h = np.floor(now_h) + np.arange(1, hours + 1)
         stays = self._stays(rows, np.concatenate([horizon_h, edge_h - now_h], axis=1), now_h)
@@ -250,20 +262,27 @@ class Forecast:
 
     def _stays(self, rows: Rows, horizon_h: Floats, now_h: Floats) -> Floats:
         """As `stays`, in hours of the car: [N, H], at [N, 1] on its clock."""
+        here = np.isfinite(self._plugged_h[rows])
+        if not here.all():
+            chances = np.zeros(horizon_h.shape)
+            if here.any():
+                chances[here] = self._stays(rows[here], horizon_h[here], now_h[here])
+            return chances
         first_h = np.floor(now_h)
         edge_h = first_h + np.arange(np.ceil(horizon_h.max(initial=0.0)) + 2)
         begin_h, end_h = np.maximum(edge_h, now_h), edge_h + 1.0
         pieces = self._pieces(rows[:, None], begin_h, end_h)
-        early, due_per_h = self._word_of(rows)
         _, kind, hour, _ = pieces.cells
         rate = pieces.rate * (1.0 + self._own_excess[rows[:, None], kind, hour])
-        rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
-        rate += due_per_h * pieces.due
+        if pieces.told.any():
+            early, due_per_h = self._word_of(rows)
+            rate *= np.where(pieces.told, early + (1.0 - early) * pieces.due, 1.0)
+            rate += due_per_h * pieces.due
         risk = np.cumsum(rate * pieces.length_h, axis=1)
         piece = (np.floor(now_h + horizon_h) - first_h).astype(np.intp)
         beyond_h = np.take_along_axis(end_h, piece, 1) - (now_h + horizon_h)
         risk_then = np.take_along_axis(risk, piece, 1) - np.take_along_axis(rate, piece, 1) * beyond_h
-        return np.where(np.isfinite(self._plugged_h[rows, None]), np.exp(-np.maximum(risk_then, 0.0)), 0.0)
+        return np.exp(-np.maximum(risk_then, 0.0))
 
     def learnt(self) -> tuple[Cohort, ...]:
         """What is known of the cohorts by now."""

@@ -7,6 +7,7 @@ that it is confined to. Who does not come in gets what is left over, and is aske
 anew. Tenants are planned apart, each with its fair share: value compares only within a tenant.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from coordinator.core.supply import LONGEST_S, UNKNOWN, Floats, Supply, foresee
 
 _GRID_S = np.concatenate((np.geomspace(1.0, LONGEST_S, 400), LONGEST_S * np.geomspace(1.1, 1000.0, 40)))
 """Deadlines, seconds from the making of the plan: a job's is taken for the last of these before it."""
+
+_PLACES_S: list[float] = _GRID_S.tolist()
 
 _DOUBT = 0.15
 """Standard deviation of the capacity until a deadline, against what was forecast (assumed)."""
@@ -47,14 +50,6 @@ class Quote:
 
     finish_s: float  # coordinator seconds; infinity when nothing here can run it
     on_time: float  # chance that it is done by its deadline; 1 when it has none
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Due:
-    """Work of one model, seconds of a node of the best kind: so much is to be done so soon from now."""
-
-    due_s: Floats
-    work_s: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +151,8 @@ class Plan:
         self._made_s = -inf
         self._stale = False
         self._came = False  # a job with a deadline, since then
-        self.due: dict[str, Due] = {}
-        """What of the plan is to be done for each model, by when."""
+        self.nodes_for: dict[str, float] = {}
+        """Nodes of the best kind that each model needs at once for what is planned."""
         self.needs: list[Need] = []
         """What of the plan needs how many nodes, the earliest first."""
         self.waiting_s: dict[str, float] = {}
@@ -208,12 +203,12 @@ class Plan:
                 self._put_in(claim)
             else:
                 self._leave_out(claim)
-        self.due = _due(taken)
+        self.nodes_for = _nodes_for(taken)
         self.needs = sorted(needs, key=lambda need: need.job.urgency)
         waiting_s: defaultdict[str, float] = defaultdict(float)
         spare_s: defaultdict[str, float] = defaultdict(float)
-        for job in self._queues.first_jobs(_MOST_JOBS):
-            if job.band <= Band.SPARE and job.spec.model in self.supply.best:
+        for job in self._queues.first_jobs(Band.SPARE, _MOST_JOBS):
+            if job.spec.model in self.supply.best:
                 into_s = spare_s if job.band is Band.SPARE else waiting_s
                 into_s[job.spec.model] += job.placeable * job.spec.item_work / self.supply.best[job.spec.model]
         self.waiting_s, self.spare_s = dict(waiting_s), dict(spare_s)
@@ -301,7 +296,7 @@ def _precedence(claim: _Claim) -> tuple[float, int]:
 
 
 def _place(due_s: float) -> int:
-    return max(0, int(np.searchsorted(_GRID_S, due_s, "right")) - 1)
+    return max(0, bisect_right(_PLACES_S, due_s) - 1)
 
 
 def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: float) -> dict[str, float]:
@@ -319,12 +314,11 @@ def _max_min(wanted: dict[str, float], weights: dict[str, float], capacity: floa
     }
 
 
-def _due(claims: Iterable[_Claim]) -> dict[str, Due]:
-    """What is to be done for each model, the earliest first."""
-    of_model: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+def _nodes_for(claims: Iterable[_Claim]) -> dict[str, float]:
+    """Nodes of the best kind that each model needs at once, lest one of these deadlines passes."""
+    work_s: defaultdict[str, float] = defaultdict(float)
+    nodes: dict[str, float] = {}
     for claim in sorted(claims, key=lambda claim: claim.due_s):
-        of_model[claim.model].append((claim.due_s, claim.work_s))
-    return {
-        model: Due(np.array([due_s for due_s, _ in due]), np.cumsum([work_s for _, work_s in due]))
-        for model, due in of_model.items()
-    }
+        work_s[claim.model] += claim.work_s
+        nodes[claim.model] = max(nodes.get(claim.model, -inf), work_s[claim.model] / claim.due_s)
+    return nodes

@@ -26,16 +26,20 @@ class Queue:
     interactive: bool
     shares: Shares
     entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
+    open: set[str] = field(default_factory=set)  # tenants that may have an entry without a deadline among these
     rebuilt_at: int = _FEW  # entries, of which those are left out that do not stand
     blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
     def head(self) -> Job | None:
         """The most urgent job with something to place; forgets those that have nothing left."""
         best: tuple[Rank, Job] | None = None
-        for tenant in tuple(self.entries):
+        tenants = tuple(self.entries)
+        for tenant in tenants:
             if not self.waits(tenant):
                 continue
             job = self.entries[tenant][0][4]
+            if len(tenants) == 1:
+                return job
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
                 best = ranked, job
@@ -43,12 +47,13 @@ class Queue:
 
     def waits(self, tenant: str) -> bool:
         """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
-        entries = self.entries.get(tenant, [])
-        while entries and not _stands(entries[0]):
+        entries = self.entries.get(tenant, ())
+        while entries:
+            if _stands(entries[0]):
+                return True
             _forget(heappop(entries))
-        if not entries:
-            self.entries.pop(tenant, None)
-        return bool(entries)
+        self.entries.pop(tenant, None)
+        return False
 
     def beside(self, job: Job, most: int) -> list[Job]:
         """The most urgent jobs of its tenant and band, a job that `head` gave the first of them."""
@@ -64,10 +69,11 @@ class Queue:
         entries = self.entries.setdefault(entry[4].spec.tenant, [])
         heappush(entries, entry)
         if len(entries) > self.rebuilt_at:
-            for stale in entries:
-                if not _stands(stale):
-                    _forget(stale)
-            entries[:] = filter(_stands, entries)
+            standing = [entry for entry in entries if _stands(entry)]
+            for entry in entries:
+                if not _stands(entry):
+                    _forget(entry)
+            entries[:] = standing
             heapify(entries)
             self.rebuilt_at = max(_FEW, 2 * len(entries))
 
@@ -82,8 +88,7 @@ class Queue:
 
 
 def _stands(entry: Entry) -> bool:
-    *_, number, job = entry
-    return number == job.entry and job.placeable > 0
+    return entry[3] == entry[4].entry and entry[4].placeable > 0
 
 
 def _forget(entry: Entry) -> None:
@@ -131,13 +136,15 @@ class Queues:
 
     def open_tenants(self) -> set[str]:
         """Tenants with a batch job in a queue that has no deadline."""
-        return {
-            tenant
-            for queue in self._queues.values()
-            if not queue.interactive
-            for tenant, entries in queue.entries.items()
-            if any(entry[0] == Band.OPEN and _stands(entry) for entry in entries)
-        }
+        tenants: set[str] = set()
+        for queue in self._queues.values():
+            for tenant in () if queue.interactive else tuple(queue.open):
+                entries = [entry for entry in queue.entries.get(tenant, ()) if entry[0] is Band.OPEN]
+                if not entries:
+                    queue.open.discard(tenant)
+                elif any(map(_stands, entries)):
+                    tenants.add(tenant)
+        return tenants
 
     def soonest_s(self, model: str) -> float:
         """When the most urgent job of the plan that waits for a model has to be begun; infinity: none does."""
@@ -161,12 +168,13 @@ class Queues:
         """Whether a batch job stands in a queue."""
         return any(queue.entries for queue in self._queues.values() if not queue.interactive)
 
-    def first_jobs(self, most: int) -> Iterator[Job]:
-        """Batch jobs with something to place, not more than so many of each queue and tenant."""
+    def first_jobs(self, last: Band, most: int) -> Iterator[Job]:
+        """Batch jobs with something to place, up to this band, not more than so many of each queue and tenant."""
         for queue in self._queues.values():
             if not queue.interactive:
                 for entries in queue.entries.values():
-                    yield from (entry[4] for entry in islice(filter(_stands, entries), most))
+                    standing = (entry[4] for entry in entries if entry[0] <= last and _stands(entry))
+                    yield from islice(standing, most)
 
     def unblock(self) -> None:
         """Something changed by which a node may be found."""
@@ -176,6 +184,8 @@ class Queues:
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1
         job.entry = self._entries
+        if job.band is Band.OPEN:
+            queue.open.add(job.spec.tenant)
         queue.push((job.band, job.urgency, job.sequence, job.entry, job))
         queue.blocked_at = -1
 

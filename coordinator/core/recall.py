@@ -1,7 +1,7 @@
 """Recalls: nodes that a job takes from less urgent ones, at the boundary of an item, lest it miss its deadline."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from coordinator.core.effects import Effects, Revoke
@@ -32,7 +32,10 @@ class Recall:
         short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
         if not short:
             return
-        victims = {model: self._victims(model) for model in {need.job.spec.model for need in short}}
+        numbers = {lease.job for lease in self._state.leases.values() if not lease.interactive}
+        jobs = [self._state.jobs[number] for number in numbers]
+        jobs.sort(key=lambda job: (job.band, job.urgency, job.sequence), reverse=True)
+        victims = {model: self._victims(jobs, model) for model in {need.job.spec.model for need in short}}
         coming = self._coming()
         for need in short:
             job, model = need.job, need.job.spec.model
@@ -58,7 +61,7 @@ class Recall:
         if lease.token in self._state.recalled:
             return 0.0
         fleet = self._state.fleet
-        return self._strengths.get(fleet.kind(lease.node), 0.0) / max(int(fleet.batch_leases[lease.node]), 1)
+        return self._strengths.get(fleet.kind(lease.node), 0.0) / max(fleet.batch_leases.item(lease.node), 1)
 
     def _coming(self) -> defaultdict[str, float]:
         """Nodes that were asked back before, by the models that they have."""
@@ -70,14 +73,13 @@ class Recall:
                 coming[model] += self._strengths.get(state.fleet.kind(node), 0.0)
         return coming
 
-    def _victims(self, model: str) -> Iterator[tuple[Job, Lease]]:
-        """Leases on nodes that have a model, the least urgent first."""
-        state = self._state
-        jobs = [job for job in state.jobs.values() if job.leases and not job.spec.interactive]
-        for job in sorted(jobs, key=lambda job: (job.band, job.urgency, job.sequence), reverse=True):
+    def _victims(self, jobs: Iterable[Job], model: str) -> Iterator[tuple[Job, Lease]]:
+        """Leases on nodes that have a model, of jobs of which the least urgent come first."""
+        fleet, recalled = self._state.fleet, self._state.recalled
+        for job in jobs:
             for lease in job.leases.values():
-                known = lease.token in state.recalled or lease.solo
-                if not known and model in state.fleet.lot_of(lease.node).resident:
+                has_it = model in fleet.lot_of(lease.node).resident
+                if has_it and not lease.solo and lease.token not in recalled:
                     yield job, lease
 
     def _fits(self, job: Job, row: int, now_s: float) -> bool:

@@ -8,10 +8,9 @@ from collections import Counter, defaultdict
 from math import inf
 
 from coordinator.core.fleet import KindId, Lot
-from coordinator.core.plan import Due
+from coordinator.core.plan import Plan
 from coordinator.core.queues import Queues
 from coordinator.core.state import State
-from coordinator.core.supply import Supply
 
 _WORTH = 12.0
 """A model is loaded if that shortens the wait for it by so many times the loading."""
@@ -32,7 +31,7 @@ class Residency:
     def __init__(self, state: State, queues: Queues) -> None:
         self._state = state
         self._queues = queues
-        self._due: dict[str, Due] = {}
+        self._nodes_for: dict[str, float] = {}  # nodes of the best kind that a model needs, lest deadlines pass
         self._strengths: dict[KindId, float] = {}
         self._waiting_s: defaultdict[str, float] = defaultdict(float)  # work, on a node of the best kind
         self._spare_s: dict[str, float] = {}
@@ -41,17 +40,14 @@ class Residency:
         self._loading: dict[int, str] = {}  # node: the model it was lent work for that it has to load
         self._moved: Counter[tuple[KindId, str]] = Counter()  # by those loads
         self._power: defaultdict[str, float] = defaultdict(float)  # nodes of the best kind that have a model
-        self._counted_at = -1  # the fleet's version when that was counted
+        self._counted_at = -1  # the fleet's `moved` when that was counted
 
-    def plan(
-        self, supply: Supply, due: dict[str, Due], waiting_s: dict[str, float], spare_s: dict[str, float]
-    ) -> None:
-        """What the nodes can do, and by model what is due, the work that waits and what the plan left out."""
-        self._spare_s = spare_s
-        self._due = due
-        self._strengths = supply.strengths
-        self._best = supply.best
-        self._waiting_s = defaultdict(float, waiting_s)
+    def plan(self, plan: Plan) -> None:
+        """What the nodes can do, how many of them each model needs, and the work that waits."""
+        self._nodes_for, self._spare_s = plan.nodes_for, plan.spare_s
+        self._strengths = plan.supply.strengths
+        self._best = plan.supply.best
+        self._waiting_s = defaultdict(float, plan.waiting_s)
         self._refused_s = {model: s for model, s in self._refused_s.items() if self._queues.waits(model)}
         loading = {
             row: model
@@ -60,13 +56,14 @@ class Residency:
             and model not in self._lot(row).resident
         }
         self._loading, self._moved = {}, Counter()
+        self._counted_at = -1
         for row, model in loading.items():
             self._load(row, model)
 
     def lend(self, row: int, model: str, items: float) -> None:
         """A node was lent so many of a model's items."""
         lot = self._lot(row)
-        if self._refused_s and self._wanted(row, model):
+        if self._refused_s and self._wanted(lot, model):
             self._refused_s.pop(model, None)
         if model in lot.heavy:
             self._load(row, model)
@@ -82,22 +79,20 @@ class Residency:
         lot = self._lot(row)
         if not lot.heavy:
             return True
-        longest_s = max(lot.speeds[other].load_s for other in lot.heavy)
-        if now_s - self._refused_s.get(model, now_s) > _PATIENCE * longest_s:
+        refused_s = self._refused_s.get(model)
+        if refused_s is not None and now_s - refused_s > _PATIENCE * lot.heaviest_s:
             return True
-        return self._wanted(row, model)
+        return self._wanted(lot, model)
 
-    def _wanted(self, row: int, model: str) -> bool:
-        lot = self._lot(row)
+    def _wanted(self, lot: Lot, model: str) -> bool:
         if model not in lot.heavy:
-            others = lot.heavy - lot.resident
-            return not any(self._presses(row, other, model) for other in others)
-        if all(self._presses(row, model, other) for other in lot.resident):
+            return not any(self._presses(lot, other, model) for other in lot.heavy if self._lacks(other))
+        if self._lacks(model) and all(self._presses(lot, model, other) for other in lot.resident):
             return True
         if self._fills(lot, model):
             return True
-        wait_s = self._wait_s(model)
-        return all(wait_s > self._wait_s(other) + _WORTH * lot.speeds[model].load_s for other in lot.resident)
+        wait_s, worth_s = self._wait_s(model), _WORTH * lot.speeds[model].load_s
+        return all(wait_s > self._wait_s(other) + worth_s for other in lot.resident)
 
     def _fills(self, lot: Lot, model: str) -> bool:
         """Whether a lot has nothing to do but what is late, and what waits for a model is worth loading it."""
@@ -117,14 +112,16 @@ class Residency:
             self._moved[kind, model] += 1
             self._moved.subtract((kind, other) for other in self._lot(row).resident)
 
-    def _presses(self, row: int, model: str, other: str) -> bool:
-        """Whether a model lacks nodes for its deadlines, of which the next is clearly earlier than another's."""
+    def _lacks(self, model: str) -> bool:
+        """Whether a model lacks nodes for its deadlines."""
+        return self._nodes_for.get(model, -inf) > self._power_of(model)
+
+    def _presses(self, lot: Lot, model: str, other: str) -> bool:
+        """Whether the next deadline of a model that lacks nodes is clearly earlier than another's."""
         soonest_s = self._queues.soonest_s(model)
-        load_s = self._lot(row).speeds[model].load_s
-        if soonest_s == inf or not self._queues.soonest_s(other) - soonest_s > _SOONER * load_s:
+        if soonest_s == inf:
             return False
-        due = self._due.get(model)
-        return due is not None and bool((due.work_s > self._power_of(model) * due.due_s).any())
+        return self._queues.soonest_s(other) - soonest_s > _SOONER * lot.speeds[model].load_s
 
     def _wait_s(self, model: str) -> float:
         """How long the nodes that have a model take for what waits for it."""
@@ -134,8 +131,8 @@ class Residency:
     def _power_of(self, model: str) -> float:
         """Nodes of the best kind that have a model."""
         fleet = self._state.fleet
-        if self._counted_at != fleet.version:
-            self._counted_at = fleet.version
+        if self._counted_at != fleet.moved:
+            self._counted_at = fleet.moved
             resident = Counter(fleet.resident())
             resident.update(self._moved)
             self._power = defaultdict(float)

@@ -104,9 +104,7 @@ class Scheduler:
             self._watch.settle(now_s)
         planned = self._plan.make(now_s)
         if planned:
-            self._placement.residency.plan(
-                self._plan.supply, self._plan.due, self._plan.waiting_s, self._plan.spare_s
-            )
+            self._placement.residency.plan(self._plan)
             self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
@@ -449,6 +447,8 @@ class Scheduler:
 
     def _end_silent(self, now_s: float, effects: Effects) -> None:
         silent = self.fleet.silent(now_s)
+        if not len(silent):
+            return
         for row in silent.tolist():
             self._leave(row, Cause.SILENT, now_s, effects)
         for lot_id in np.unique(self.fleet.lot[silent]).tolist():
