@@ -51,9 +51,13 @@ SETTINGS = SchedulingSettings(
 """Long slices for a long week, and plans for hours; nothing is silent and no lease runs out."""
 
 ABLATIONS: dict[str, SchedulingSettings] = {
+    "no-admission": replace(SETTINGS, plan_margin=1e6),
+    "no-value": replace(SETTINGS, by_value=False),
+    "no-bonus": replace(SETTINGS, completion_bonus=False),
     "no-reserve": replace(SETTINGS, reserve=0.0),
     "no-yields": replace(SETTINGS, yields=False),
     "no-residency": replace(SETTINGS, load_matters_s=1e9),
+    "no-matching": replace(SETTINGS, long_item_s=1e9),
 }
 """The core less one of its ideas, by name."""
 

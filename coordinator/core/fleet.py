@@ -50,6 +50,7 @@ class Fleet:
     _COLUMNS = (
         ("lot", np.int32),
         ("profile", np.int16),
+        ("site", np.int32),
         ("power_w", np.float32),
         ("present", np.bool_),
         ("cordoned", np.bool_),
@@ -70,6 +71,7 @@ class Fleet:
 
     lot: NDArray[np.int32]
     profile: NDArray[np.int16]
+    site: NDArray[np.int32]  # those of one site share a number; 0: unknown
     power_w: NDArray[np.float32]
     present: NDArray[np.bool_]
     cordoned: NDArray[np.bool_]
@@ -96,6 +98,7 @@ class Fleet:
         self.priced = False  # a vehicle that costs something was offered
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
+        self._sites: dict[str, int] = {"": 0}
         self.version = 0  # grows whenever a row that takes work changes
         self.moved = 0  # grows whenever other rows take work, or some with another capability
         # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
@@ -109,12 +112,15 @@ class Fleet:
         self._kind_of: list[KindId] = [0]  # by capability
         self._free: tuple[list[dict[int, Bucket]], ...] = ([{}], [{}])  # [interactive][capability][key]: rows
 
-    def join(self, lot: LotId, incarnation: int, rows: Rows, profiles: Iterable[str], now_s: float) -> None:
-        """Enter a lot's vehicles: they are here, and offer nothing yet."""
+    def join(
+        self, lot: LotId, incarnation: int, rows: Rows, profiles: Iterable[str], sites: Iterable[str], now_s: float
+    ) -> None:
+        """Enter a lot's vehicles: they are here, and offer nothing yet. Sites may be left out."""
         self._grow(int(rows.max(initial=-1)) + 1)
         self.lot[rows] = lot
         self._kind[rows] = 0
         self.profile[rows] = [self._profile_id(profile) for profile in profiles]
+        self.site[rows] = [self._sites.setdefault(site, len(self._sites)) for site in sites] or 0
         self.seen_s[rows] = now_s
         self.lots[lot] = Lot(incarnation, rows)
 

@@ -1,10 +1,12 @@
 """Matching: which long item goes to which node, by the chance that the node will still be there when it ends.
 
 An item that cannot be cut is lost whole with its node. What counts is not the chance alone but how it compares: a
-node that is likelier than most to stay for long gets what takes long, one that leaves soon what is short.
+node that is likelier than most to stay for long gets what takes long, one that leaves soon what is short. Of nodes
+as likely, those of other sites are taken first. Items that are short lose nothing worth the asking.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from math import inf
 
 import numpy as np
@@ -14,12 +16,14 @@ from coordinator.core.plan import Plan
 from coordinator.core.state import State
 from coordinator.core.supply import Floats
 
-LONG_S = 600.0
-"""Work until the first item of a slice is done, loading included, from which on it is worth asking the forecast:
-that takes some 100 us (assumed)."""
-
 _HOPELESS = 0.25
 """A node is not given what it finishes so much more rarely than other nodes do, if that has a deadline to make."""
+
+_TOGETHER = 0.2
+"""What a site counts as less where all leases of a job are: its nodes may leave together (assumed)."""
+
+_SAMPLE = 32
+"""Leases of a job that are looked at."""
 
 
 class Matching:
@@ -31,12 +35,15 @@ class Matching:
 
     def matters(self, job: Job, row: int) -> bool:
         """Whether a node may well leave before it has done one item of a batch job."""
-        return self._state.forecast is not None and not job.spec.interactive and self._first_s(job, row) >= LONG_S
+        if self._state.forecast is None or job.spec.interactive:
+            return False
+        return self._first_s(job, row) >= self._state.settings.long_item_s
 
     def pairs(self, jobs: Sequence[Job], rows: Sequence[int], now_s: float) -> list[tuple[Job, int]]:
         """Which of these jobs, of one model, to lend to which node, the best first; those alike in the order given,
         jobs before nodes."""
         likeness = self._likeness(jobs, rows, now_s)
+        likeness *= self._apart(jobs, rows)
         choosy = np.array([_is_choosy(job, now_s) for job in jobs])
         likeness[(likeness < _HOPELESS) & choosy] = -1.0
         flat = likeness.T.ravel()
@@ -56,6 +63,17 @@ class Matching:
         chance = self._state.forecast.stays(np.array(rows, np.int32), first_s, now_s)
         likeness: Floats = np.minimum(chance / self._plan.supply.stays(jobs[0].spec.model, first_s), 1.0)
         return likeness
+
+    def _apart(self, jobs: Sequence[Job], rows: Sequence[int]) -> Floats:
+        """Less than 1 where a job is at work already on the site of a node, by how much of it is: [N, J]."""
+        site, apart = self._state.fleet.site, np.ones((len(rows), len(jobs)))
+        sites = site[list(rows)]
+        if sites.any():
+            for at, job in enumerate(jobs):
+                held = site[[lease.node for lease in islice(job.leases.values(), _SAMPLE)]]
+                if held.size:
+                    apart[:, at] -= _TOGETHER * ((sites[:, None] == held) & (held != 0)).mean(axis=1)
+        return apart
 
     def _first_s(self, job: Job, row: int) -> float:
         """Until the first item is done."""

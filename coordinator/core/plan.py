@@ -274,9 +274,12 @@ class Plan:
         best = supply.best.get(spec.model, 0.0)
         item_s = spec.item_work / best if best else inf
         kinds = supply.able(spec.model, spec.item_work, due_s) if due_s > 0 else 0
-        density, reserve = job.density, 0.0
+        settings, reserve = self._state.settings, 0.0
+        density = job.density if settings.completion_bonus else spec.value / (spec.items * spec.item_work)
+        if not settings.by_value:
+            density = 1.0
         if not job.promised:
-            reserve = self._state.settings.reserve * self._arrivals.rate_above(spec.tenant, density)
+            reserve = settings.reserve * self._arrivals.rate_above(spec.tenant, density)
         return _Claim(job, kinds, spec.model, job.left(now_s) * item_s, due_s, density, reserve, item_s)
 
     def _new_rooms(self, claims: Iterable[_Claim], now_s: float, part: float) -> dict[str, _Room]:

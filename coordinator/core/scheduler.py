@@ -236,6 +236,7 @@ class Scheduler:
         if event.sequence:
             effects.acknowledge.append(Acknowledge(event.lot, event.sequence))
             if event.sequence <= self._acknowledged.get(event.lot, 0):
+                self._end_again(event, now_s)
                 return  # sent again after a reconnection
             self._acknowledged[event.lot] = event.sequence
         for report in event.reports:
@@ -250,6 +251,13 @@ class Scheduler:
                 effects.send.append(Revoke(event.lot, report.token, "unknown"))
         if event.left is not None:
             self._left(event.left, now_s, effects)
+
+    def _end_again(self, event: Progressed, now_s: float) -> None:
+        """End what a lot still held when it came back, because it did not know that its end had been told."""
+        for report in event.reports:
+            lease = self.leases.get(report.token)
+            if report.ended is not None and lease is not None and lease.lot == event.lot:
+                self._ledger.end(lease, report.ended, now_s)
 
     def _report(self, lease: Lease, report: Report, now_s: float, effects: Effects) -> None:
         job = self.jobs[lease.job]
@@ -343,7 +351,7 @@ class Scheduler:
             if known is not None:
                 self._die(event.lot, now_s, effects)
             self._acknowledged.pop(event.lot, None)
-            fleet.join(event.lot, event.incarnation, event.node, event.profile, now_s)
+            fleet.join(event.lot, event.incarnation, event.node, event.profile, event.site, now_s)
         fleet.power_w[event.node] = event.power_w
         forgotten = {token for row in event.node.tolist() for token in self.held.get(row, ())}
         dropped: list[Token] = []

@@ -43,15 +43,22 @@ class SchedulingSettings:
     """How often the plan is made anew, while there is work. A job is asked about when it comes, too."""
     foresee_every_s: float = 30.0
     """How often the forecast is asked what the fleet will be able to do."""
-    plan_margin: float = 0.72
+    plan_margin: float = 0.78
     """Part of the forecast capacity that the plan gives away: nodes are not free at once, forecasts err.
-    Chosen on the first seed of `python -m benchmarks policy`, of 0.72 and 0.85. A quote takes all of it."""
+    Chosen on the first seed of `python -m benchmarks policy`, of 0.6 to 0.9. A quote takes all of it."""
     plan_tail: float = 0.05
     """Part of the time to a deadline that the plan leaves for the last slices to end."""
     reserve: float = 0.5
     """Part of the work expected of higher value that the plan keeps room for."""
     load_matters_s: float = 10.0
     """A model that loads faster is loaded wherever there is room; others where they are needed most (assumed)."""
+    by_value: bool = True
+    """Whether the plan lets in by value for the work that is left; otherwise by submission."""
+    completion_bonus: bool = True
+    """Whether what is done of a job adds to the value of the rest: its whole value is at stake."""
+    long_item_s: float = 600.0
+    """From so much work until the first item of a slice is done on, loading included, the forecast is asked whether
+    the node stays: that takes some 100 us (assumed)."""
     yields: bool = True
     """Whether a job that would miss its deadline takes nodes from less urgent ones, at the boundary of an item."""
     weights: tuple[tuple[str, float], ...] = ()

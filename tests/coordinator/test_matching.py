@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from coordinator.core.events import Habits, NodesOffered
+from coordinator.core.events import Habits, LotId, LotJoined, ModelSpeed, NodesOffered, SpeedsMeasured
 from coordinator.core.explain import Obstacle
 from coordinator.core.forecast import SHAPE, Cohort, Forecast
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
-from tests.coordinator.fleet import Town
+from tests.coordinator.fleet import MODEL, Town
 
 SETTINGS = SchedulingSettings(
     slices_in_hand=1, yields=False, plan_margin=1.0, plan_every_s=1.0, foresee_every_s=1.0
@@ -28,6 +28,11 @@ def town(settings: SchedulingSettings = SETTINGS) -> Town:
 def park(some: Town, *cohorts: int) -> None:
     """Cars of these cohorts, none of them with anything to do."""
     some.park(len(cohorts))
+    offer(some, *cohorts)
+
+
+def offer(some: Town, *cohorts: int) -> None:
+    """These cars, from the first row on, are plugged in."""
     rows, size = np.arange(len(cohorts), dtype=np.int32), len(cohorts)
     habits = Habits(np.array(cohorts), np.full(size, 30.0), np.zeros(size), np.ones(size), np.zeros(size, np.bool_))
     some.step(NodesOffered(rows, np.full(size, some.now_s + 1e7), np.ones(size), habits))
@@ -66,6 +71,19 @@ def test_where_all_leave_soon_long_items_are_lent_all_the_same() -> None:
     park(some, FLEETING, FLEETING)
     some.submit(2, item_work=HOURLY)
     assert len(some.scheduler.leases) == 2
+
+
+def test_of_nodes_as_likely_to_stay_those_of_another_site_are_taken_first() -> None:
+    some = town()
+    rows = np.arange(4, dtype=np.int32)
+    some.step(
+        LotJoined(LotId(0), 1, rows, ("hw4",) * 4, np.full(4, 160.0), site=("depot", "depot", "garage", "depot")),
+        SpeedsMeasured(LotId(0), {MODEL: ModelSpeed(100.0, 0.0, 8)}),
+    )
+    offer(some, STEADY, STEADY, STEADY, STEADY)
+    some.submit(2, item_work=HOURLY)
+    sites = [some.scheduler.fleet.site[lease.node] for lease in some.scheduler.leases.values()]
+    assert len(set(sites)) == 2
 
 
 def test_a_deadline_is_not_put_on_a_node_that_will_hardly_be_there() -> None:

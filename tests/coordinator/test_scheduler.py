@@ -276,6 +276,22 @@ def test_a_grant_that_never_arrived_goes_back_when_the_lot_joins_again() -> None
     assert again.token != grant.token
 
 
+def test_a_lease_that_had_ended_when_its_lot_came_back_is_not_held_for_it() -> None:
+    town = Town()
+    town.park(cars=1)
+    job = town.submit(10)
+    grant, *_ = town.grants()
+    town.report(grant.token, sequence=1, ended=LeaseEnd.UNPLUGGED)
+    town.unplug(0)
+    town.step(LotLost(LotId(0)))  # before it heard that its message had come
+    held = HeldLease(grant.token, 0, job, MODEL, grant.ranges, 0)
+    town.step(LotJoined(LotId(0), 1, np.array([0], np.int32), ("hw4",), np.array([160.0]), (held,)))
+    assert grant.token in town.scheduler.leases
+    town.report(grant.token, sequence=1, ended=LeaseEnd.UNPLUGGED)  # told again
+    assert grant.token not in town.scheduler.leases
+    assert town.scheduler.jobs[job].placeable == 10
+
+
 def test_a_lease_that_is_not_known_is_dropped_by_the_welcome() -> None:
     town = Town()
     zombie = HeldLease(Token(1, 99), 0, town.submit(10), MODEL, ((0, 5),), 0)
