@@ -50,16 +50,16 @@ SETTINGS = SchedulingSettings(
 )
 """Long slices for a long week, and plans for hours; nothing is silent and no lease runs out."""
 
-ABLATIONS: dict[str, SchedulingSettings] = {
-    "no-admission": replace(SETTINGS, plan_margin=1e6),
-    "no-value": replace(SETTINGS, by_value=False),
-    "no-bonus": replace(SETTINGS, completion_bonus=False),
-    "no-reserve": replace(SETTINGS, reserve=0.0),
-    "no-yields": replace(SETTINGS, yields=False),
-    "no-residency": replace(SETTINGS, load_matters_s=1e9),
-    "no-matching": replace(SETTINGS, long_item_s=1e9),
+ABLATIONS: dict[str, tuple[str, SchedulingSettings]] = {
+    "no-admission": ("base:0.9", replace(SETTINGS, plan_margin=1e6)),
+    "no-value": ("base:0.9", replace(SETTINGS, by_value=False)),
+    "no-bonus": ("base:0.9", replace(SETTINGS, completion_bonus=False)),
+    "no-reserve": ("base:0.9", replace(SETTINGS, reserve=0.0)),
+    "no-yields": ("base:0.9", replace(SETTINGS, yields=False)),
+    "no-residency": ("weights:0.9", replace(SETTINGS, load_matters_s=1e9)),
+    "no-matching": ("churn:0.9", replace(SETTINGS, long_item_s=1e9)),
 }
-"""The core less one of its ideas, by name."""
+"""The core less one of its ideas, by name: the cell where it should matter, unless another is asked for."""
 
 _EPOCH = 1
 _FAR_S = 1e8  # no owner has said when the car leaves

@@ -31,7 +31,7 @@ Found = Mapping[Run, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All runs of some cells, policies and seeds; ablations have fewer seeds."""
+    """All runs of some cells, policies and seeds; what no goal needs has fewer seeds."""
 
     found: Found
     cells: Sequence[str]
@@ -52,6 +52,12 @@ class Results:
     def score(self, cell: str, policy: str) -> list[float]:
         """Value over the bound as the suite counts it."""
         return self.samples(cell, policy, "items" if CELLS[cell].suite.by_item else "value")
+
+    def lead(self, cell: str, policy: str) -> float | None:
+        """By how much a policy's score is above that of the core's, over the seeds that both have."""
+        ours, its = (dict(zip(self.seeds(cell, one), self.score(cell, one), strict=True)) for one in (OURS, policy))
+        both = ours.keys() & its.keys()
+        return mean(its[seed] - ours[seed] for seed in both) if both else None
 
     def gap_closed(self, cell: str) -> float | None:
         """How far the forecast gets from knowing nothing of departures to knowing all, over all seeds."""
@@ -95,6 +101,19 @@ class Results:
         """Tables of a row for each policy and a column for each cell."""
         for what, digits in (("value", 3), ("items", 3), ("lost", 2), ("spilt", 2), ("late", 1), ("answered", 2)):
             self._show(console, what, digits)
+        self._compare(console)
+
+    def _compare(self, console: Console) -> None:
+        console.print(f"score less that of {OURS}, points of 100: mean over the same seeds", highlight=False)
+        table = Table()
+        table.add_column("policy")
+        for cell in self.cells:
+            table.add_column(cell, justify="right")
+        for policy in self.policies:
+            row = [self.lead(cell, policy) for cell in self.cells]
+            if policy != OURS and any(lead is not None for lead in row):
+                table.add_row(policy, *("" if lead is None else f"{100 * lead:+.1f}" for lead in row))
+        console.print(table)
 
     def _show(self, console: Console, what: str, digits: int) -> None:
         unit = ", %" if what in _PER_CENT else ""

@@ -21,6 +21,7 @@ from coordinator.core.settings import SchedulingSettings
 
 BOUND = "bound"
 OURS, BLIND, ORACLE = "ours", "no-forecast", "oracle"
+STRONG = "edf"
 
 _Maker = Callable[[Fleet, Suite], Policy]
 
@@ -34,11 +35,11 @@ POLICIES: dict[str, _Maker] = {
     "random": baselines.Random,
     "fifo": baselines.First,
     "boinc": baselines.Boinc,
-    "edf": baselines.Deadlines,
+    STRONG: baselines.Deadlines,
     OURS: lambda fleet, suite: core.Core(fleet, suite, fleet.forecast()),
     BLIND: lambda fleet, suite: core.Core(fleet, suite, None),
     ORACLE: lambda fleet, suite: core.Core(fleet, suite, core.Oracle(fleet)),
-    **{name: _less(settings) for name, settings in core.ABLATIONS.items()},
+    **{name: _less(settings) for name, (_, settings) in core.ABLATIONS.items()},
 }
 
 
