@@ -94,15 +94,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _runs(cells: Sequence[str], policies: Sequence[str], seeds: Sequence[int], *, everything: bool) -> list[Run]:
-    """Seed by seed. Unless they are asked for, policies that no goal needs have few seeds, and ablations one cell."""
-    runs: list[Run] = []
-    for seed in seeds:
-        for cell in cells:
-            for policy in policies:
-                if everything or _is_due(cell, policy, seed):
-                    runs.append(Run(cell, policy, seed))
-            runs.append(Run(cell, BOUND, seed))
-    return runs
+    """Seed by seed. Unless they are asked for, policies that no goal needs have few seeds, ablations one cell."""
+    return [
+        Run(cell, policy, seed)
+        for seed in seeds
+        for cell in cells
+        for policy in (*policies, BOUND)
+        if everything or policy == BOUND or _is_due(cell, policy, seed)
+    ]
 
 
 def _is_due(cell: str, policy: str, seed: int) -> bool:
