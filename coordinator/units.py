@@ -8,12 +8,12 @@ _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 def duration(seconds: float) -> str:
     """In the two largest units, as people say it."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 3599.5:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
     if seconds < 48 * 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+        return "{} h {} min".format(*divmod(round(seconds / 60), 60))
     return f"{seconds / 86400:,.0f} days" if math.isfinite(seconds) else "always"
 
 

@@ -19,6 +19,14 @@ def test_what_is_no_duration_is_said(text: str) -> None:
         seconds(text)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (119.9, "2 min 0 s"), (3599.6, "1 h 0 min"), (7199.9, "2 h 0 min")],
+)
+def test_what_is_almost_a_whole_is_said_as_one(value: float, text: str) -> None:
+    assert duration(value) == text
+
+
 def test_a_chance_is_shown_to_three_digits() -> None:
     shown = [percent(part) for part in (0.0, 0.005, 0.97, 0.9972, 1.0)]
     assert shown == ["0 %", "0.5 %", "97 %", "99.7 %", "100 %"]
