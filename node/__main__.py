@@ -84,7 +84,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     ):
         if not (math.isfinite(figure) and figure >= 0):
             raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
-    day.load(options.day)
+    if day.load(options.day).comes_and_goes:
+        profile.require_vehicles(profiles, f"on --day {options.day} they drive")
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
         lots = math.ceil(count / options.vehicles_per_actor)

@@ -120,7 +120,7 @@ class Agent:
             for s in speeds  # all of them are resident
         ]
         self._vehicles = [
-            Vehicle(name, kind.name, kind.board_w, config.site)
+            Vehicle(name, kind.name, kind.board_w or 0.0, config.site)
             for name, kind in zip(config.names, profiles, strict=True)
         ]
         self._started_s = self._told_s = self._loop.time()

@@ -2,7 +2,7 @@
 
 Pure. On the charger the wall gives its power until the daily limit; what the car and its computer draw comes
 off first, and beyond the limit the wall covers it. Away from the charger nothing is modelled but what the
-trip took, which is subtracted on arrival.
+trip took, which is subtracted on arrival. What has no pack counts as full, always.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from node.profile import Profile
+from node.profile import Pack, Profile
 
 FLOOR = 0.05
 """No driver arrives with less (assumed)."""
+_NO_PACK = Pack(usable_kwh=np.inf, wall_kw=0.0, charge_to=1.0)
 
 
 class Battery:
     """N packs."""
 
     def __init__(self, profiles: Sequence[Profile], state_of_charge: NDArray[np.float64]) -> None:
-        self.state_of_charge = state_of_charge.copy()  # [N] 0 to 1
-        self._usable_kwh = np.array([profile.usable_kwh for profile in profiles])  # [N]
-        self._wall_kw = np.array([profile.wall_kw for profile in profiles])  # [N]
-        self._charge_to = np.array([profile.charge_to for profile in profiles])  # [N]
-        self._awake_kw = np.array([profile.awake_w for profile in profiles]) / 1000.0  # [N]
-        self._board_kw = np.array([profile.board_w for profile in profiles]) / 1000.0  # [N]
+        packs = [profile.battery or _NO_PACK for profile in profiles]
+        self._usable_kwh = np.array([pack.usable_kwh for pack in packs])  # [N]
+        self._wall_kw = np.array([pack.wall_kw for pack in packs])  # [N]
+        self._charge_to = np.array([pack.charge_to for pack in packs])  # [N]
+        self._awake_kw = np.array([profile.awake_w or 0.0 for profile in profiles]) / 1000.0  # [N] unknown: 0
+        self._board_kw = np.array([profile.board_w or 0.0 for profile in profiles]) / 1000.0  # [N] unknown: 0
+        self.state_of_charge = np.where(np.isinf(self._usable_kwh), 1.0, state_of_charge)  # [N] 0 to 1
 
     def arrive(self, nodes: NDArray[np.intp], used_kwh: NDArray[np.float64]) -> None:
         """These [K] come back from trips that took so much energy [K]."""

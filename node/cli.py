@@ -8,6 +8,7 @@ import typer
 
 from node import client
 from node.commands import models
+from node.commands.profiles import profiles
 
 Names = Annotated[list[str], typer.Argument(metavar="NODE…", help="Vehicles, as `carpool nodes` lists them.")]
 Cluster = Annotated[
@@ -17,8 +18,9 @@ Cluster = Annotated[
 
 
 def commands(app: typer.Typer) -> None:
-    """Add `models`, `plug` and `unplug`."""
+    """Add `models`, `profiles`, `plug` and `unplug`."""
     app.add_typer(models.models, name="models")
+    app.command()(profiles)
     app.command()(plug)
     app.command()(unplug)
 

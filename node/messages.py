@@ -56,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Vehicle:
-    """One car as the coordinator is told of it; power_w is its computer's modelled draw under load."""
+    """One car as the coordinator is told of it; power_w is its computer's modelled draw under load, 0: unknown."""
 
     name: str
     profile: str

@@ -1,28 +1,53 @@
 """Hardware profiles: what is known of a vehicle's computer, one TOML file each in node/profiles.
 
-A fact about hardware is a line in a file with its source, never a class per chip.
+A fact about hardware is a line in a file with its source, never a class per chip. A figure that nobody knows is
+absent there and None here. What has no battery is no vehicle: a rack in a data centre, a chip to compare with.
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+
+FIGURES: Mapping[str, tuple[str, str]] = {
+    "int8_tops": ("compute", "TOPS"),
+    "half_tops": ("compute", "TOPS"),
+    "memory_gb": ("compute", "GB"),
+    "bandwidth_gb_per_s": ("compute", "GB/s"),
+    "board_w": ("power", "W"),
+    "awake_w": ("power", "W"),
+    "usable_kwh": ("battery", "kWh"),
+    "wall_kw": ("battery", "kW"),
+    "charge_to": ("battery", ""),
+}
+"""Every figure that a profile may have: its table in the file, and its unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A vehicle's battery."""
+
+    usable_kwh: float
+    wall_kw: float  # what the wall gives while it charges
+    charge_to: float  # state of charge at which charging ends, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One kind of vehicle."""
+    """One kind of vehicle, or of computer that is none. None: unknown."""
 
     name: str
     title: str
-    int8_tops: float  # dense, 10^12 operations a second
-    memory_gb: float
-    bandwidth_gb_per_s: float
-    board_w: float  # the computer's draw under load, watts
-    awake_w: float  # the car around it, awake and idle, watts
-    usable_kwh: float  # of its pack
-    wall_kw: float  # what the wall gives while it charges
-    charge_to: float  # state of charge at which charging ends, 0 to 1
+    int8_tops: float | None  # dense, 10^12 operations a second
+    half_tops: float | None  # the same of 16 bits, bf16 or fp16
+    memory_gb: float | None
+    bandwidth_gb_per_s: float | None
+    board_w: float | None  # the computer's draw under load, watts
+    awake_w: float | None  # the car around it, awake and idle, watts
+    battery: Pack | None  # None: it has none
+    figures: Mapping[str, float]  # all that are known, by name, those of the battery too
+    spread: Mapping[str, tuple[float, float]]  # between which sources disagree, of figures that are disputed
+    source: Mapping[str, str]  # of each figure
 
 
 def names() -> tuple[str, ...]:
@@ -35,15 +60,55 @@ def load(name: str) -> Profile:
     """The profile of that name; raises ValueError when there is none."""
     if name not in names():
         raise ValueError(f"there is no profile {name!r}; choose one of {', '.join(names())}")
-    text = resources.files("node").joinpath("profiles", f"{name}.toml").read_text(encoding="utf-8")
+    return parse(resources.files("node").joinpath("profiles", f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Profile:
+    """A profile from TOML; raises ValueError naming a figure that is not known here, or lacks its source."""
     tables = tomllib.loads(text)
+    figures: dict[str, float] = {}
+    for table in ("compute", "power", "battery"):
+        for key, value in tables.get(table, {}).items():
+            if FIGURES.get(key, ("",))[0] != table:
+                raise ValueError(f"profile {tables['name']}: [{table}] has no figure {key!r}")
+            figures[key] = float(value)
+    source: dict[str, str] = tables.get("source", {})
+    if figures.keys() != source.keys():
+        raise ValueError(
+            f"profile {tables['name']}: give each figure its line in [source], and nothing else; "
+            f"these do not fit: {', '.join(sorted(figures.keys() ^ source.keys()))}"
+        )
+    spread = {key: (float(low), float(high)) for key, (low, high) in tables.get("spread", {}).items()}
+    for key, (low, high) in spread.items():
+        if key not in figures or not low <= figures[key] <= high:
+            raise ValueError(
+                f"profile {tables['name']}: the spread of {key}, {low:g} to {high:g}, lacks its figure"
+            )
+    known = figures.get
     return Profile(
         name=tables["name"],
         title=tables["title"],
-        **{key: float(value) for key, value in tables["compute"].items()},
-        **{key: float(value) for key, value in tables["power"].items()},
-        **{key: float(value) for key, value in tables["battery"].items()},
+        int8_tops=known("int8_tops"),
+        half_tops=known("half_tops"),
+        memory_gb=known("memory_gb"),
+        bandwidth_gb_per_s=known("bandwidth_gb_per_s"),
+        board_w=known("board_w"),
+        awake_w=known("awake_w"),
+        battery=Pack(**{key: figures[key] for key in tables["battery"]}) if "battery" in tables else None,
+        figures=figures,
+        spread=spread,
+        source=source,
     )
+
+
+def require_vehicles(mix: Iterable[str], why: str) -> None:
+    """Raises ValueError, which says why a vehicle is needed, when one of these is none."""
+    for name in dict.fromkeys(mix):
+        if load(name).battery is None:
+            vehicles = ", ".join(other for other in names() if load(other).battery is not None)
+            raise ValueError(
+                f"profile {name!r} is no vehicle, it has no battery, and {why}; choose one of {vehicles}"
+            )
 
 
 def assign(mix: str, vehicles: int | None) -> Sequence[str]:

@@ -23,7 +23,11 @@ RAY_WITHIN_S = 120.0
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, hw4"),
+        (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, b200"),
+        (
+            ["--profile", "h100", "--day", "home"],
+            "'h100' is no vehicle, it has no battery, and on --day home they drive",
+        ),
         (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
         (["--day", "sunday"], "there is no day 'sunday'"),
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
