@@ -30,6 +30,9 @@ BENCHMARKS = (
         "benchmarks.policy.command",
         "value on time, by policy, of a clairvoyant bound: weeks of real stays",
     ),
+    Benchmark(
+        "roofline", "benchmarks.roofline", "what the roofline says of real models here, beside what they take"
+    ),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
     Benchmark("world", "benchmarks.world.command", "faults of all kinds on virtual time, every promise checked"),
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from node.models import ModelCache
+from node.roofline import Cost
 
 
 class Stopped(Exception):
@@ -73,6 +74,12 @@ class Workload(Protocol):
 
     def run(self, prepared: Sequence[Any], control: Control) -> Sequence[Outcome]:
         """Compute one micro-batch. Raises Stopped, or whatever the model raises."""
+
+    def cost(self, prepared: Sequence[Any], outcomes: Sequence[Any]) -> Cost:
+        """What a micro-batch that was run asks of any computer: how long its answers are is known only then."""
+
+    def ordinary_cost(self) -> Cost:
+        """The cost of a micro-batch of ordinary items."""
 
     def items_per_s(self) -> float:
         """Measure the speed on ordinary items, items a second. Takes about a second; warms up on the way."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from node.roofline import Operation, attention, elementwise, linear
+
 
 @dataclass(frozen=True, slots=True)
 class BertShape:
@@ -128,3 +130,21 @@ class Bert(nn.Module):
         for layer in self.encoder.layer:
             hidden = layer(hidden, runs)
         return hidden
+
+
+def operations(shape: BertShape, lengths: Sequence[int]) -> tuple[Operation, ...]:
+    """What one pass over texts of so many tokens each consists of."""
+    tokens, width, inner, layers = sum(lengths), shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
+    heads = shape.num_attention_heads
+    return (
+        elementwise(5.0 * tokens * width),  # three rows looked up and added; normalised
+        linear(tokens, width, width, 4 * layers),
+        *(
+            attention(lengths.count(length), length, length, heads, heads, width // heads, layers)
+            for length in sorted(set(lengths), reverse=True)
+        ),
+        linear(tokens, width, inner, layers),
+        elementwise(2.0 * tokens * inner, layers),  # GELU
+        linear(tokens, inner, width, layers),
+        elementwise(5.0 * tokens * width, 2 * layers),  # added to what came in, and normalised
+    )

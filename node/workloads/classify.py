@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from node.models import CachedModel, ModelError
+from node.roofline import Cost, Phase
 from node.workloads import BadInput, Control, Outcome
 from node.workloads.device import Guard, device_named, dtype_named, on_device
-from node.workloads.efficientnet import IMAGE_SIZE, EfficientNetLite0
+from node.workloads.efficientnet import IMAGE_SIZE, EfficientNetLite0, operations
 from node.workloads.weights import load_network
 
 BATCH_ITEMS = {"cpu": 8, "cuda": 64}
@@ -45,6 +46,7 @@ class Classify:
         self._device = device
         self._dtype = network.stem.weight.dtype
         self._guard = Guard(network, device)
+        self._parameters = sum(parameter.numel() for parameter in network.parameters())
         # Decoding a large picture cannot be interrupted: on a thread of its own it holds nobody up.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self.batch_items = BATCH_ITEMS[device.type]
@@ -65,6 +67,16 @@ class Classify:
         pictures = [item for item in decoded if not isinstance(item, BadInput)]
         results = iter(self._classes(pictures, control) if pictures else ())
         return [item if isinstance(item, BadInput) else next(results) for item in decoded]
+
+    def cost(self, prepared: Sequence[bytes], outcomes: Sequence[Outcome]) -> Cost:
+        """One pass over the pictures; reading them is not the accelerator's."""
+        count = len(prepared)
+        passed = {Phase.ENCODE: operations(self._network, count)}
+        return Cost(self._parameters, 0.0, count, {Phase.ENCODE: count}, passed)
+
+    def ordinary_cost(self) -> Cost:
+        """Any pictures cost the same."""
+        return self.cost([b""] * self.batch_items, ())
 
     def items_per_s(self) -> float:
         """Speed on photographs of 640 x 480 pixels."""

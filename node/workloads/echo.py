@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from node.roofline import Cost
 from node.workloads import Control
 
 
@@ -24,6 +25,14 @@ class Echo:
     def run(self, prepared: Sequence[bytes], control: Control) -> Sequence[bytes]:
         """The inputs again."""
         return prepared
+
+    def cost(self, prepared: Sequence[bytes], outcomes: Sequence[object]) -> Cost:
+        """Nothing."""
+        return Cost(0.0, 0.0, len(prepared), {}, {})
+
+    def ordinary_cost(self) -> Cost:
+        """Nothing."""
+        return Cost(0.0, 0.0, self.batch_items, {}, {})
 
     def items_per_s(self) -> float:
         """Assumed: nothing is computed, the wire sets the pace."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from node.roofline import Operation, elementwise, linear
+
 IMAGE_SIZE = 224
 """Height and width of its input, pixels."""
 
@@ -84,6 +86,27 @@ class EfficientNetLite0(nn.Module):
         features = functional.relu6(self.head(self.blocks(functional.relu6(self.stem(pixels)))))
         logits: Tensor = self.classes(features.mean((2, 3)))
         return logits
+
+
+def operations(network: EfficientNetLite0, pictures: int) -> tuple[Operation, ...]:
+    """What one pass over so many pictures consists of."""
+    made: list[Operation] = [elementwise(3.0 * pictures * 3 * IMAGE_SIZE**2)]  # normalised
+    side = IMAGE_SIZE
+    for name, layer in network.named_modules():
+        if isinstance(layer, SameConvolution):
+            before, side = side, math.ceil(side / layer.stride[0])
+            outputs = pictures * side**2 * layer.out_channels
+            inputs = pictures * before**2 * layer.in_channels
+            inner, moved = layer.weight[0].numel(), inputs + outputs + layer.weight.numel()
+            # A filter of one channel by itself is no product of matrices: its pixels move, that is all.
+            thinnest = min(inner, layer.out_channels) if layer.groups == 1 else math.inf
+            made.append(Operation(2.0 * outputs * inner, moved, thinnest=thinnest))
+            if not name.endswith("project"):
+                made.append(elementwise(2.0 * outputs))  # ReLU6
+        elif isinstance(layer, Block) and layer.residual:
+            made.append(elementwise(3.0 * pictures * side**2 * layer.project.out_channels))
+    made.append(linear(pictures, _HEAD, _CLASSES))
+    return tuple(made)
 
 
 def _blocks() -> Iterator[Block]:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from node.models import CachedModel, ModelError
-from node.workloads import BadInput, Control
-from node.workloads.bert import Bert, BertShape
+from node.roofline import Cost, Phase
+from node.workloads import BadInput, Control, Outcome
+from node.workloads.bert import Bert, BertShape, operations
 from node.workloads.device import Guard, device_named, dtype_named, on_device
 from node.workloads.weights import config_of, load_network
 
@@ -36,8 +37,12 @@ class Embed:
     kind = "embed"
     computes = True
 
-    def __init__(self, encoder: Bert, tokenizer: Tokenizer, pooling: str, device: torch.device) -> None:
+    def __init__(
+        self, encoder: Bert, shape: BertShape, tokenizer: Tokenizer, pooling: str, device: torch.device
+    ) -> None:
         self._encoder = encoder
+        self._shape = shape
+        self._parameters = sum(parameter.numel() for parameter in encoder.parameters())
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._device = device
@@ -94,6 +99,17 @@ class Embed:
             rows = functional.normalize(pooled).cpu().numpy().astype("<f4", copy=False)
         return [row.tobytes() for row in rows]
 
+    def cost(self, prepared: Sequence[list[int]], outcomes: Sequence[Outcome]) -> Cost:
+        """One pass over all tokens."""
+        lengths = [len(ids) for ids in prepared]
+        passed = {Phase.ENCODE: operations(self._shape, lengths)}
+        return Cost(self._parameters, 0.0, len(lengths), {Phase.ENCODE: sum(lengths)}, passed)
+
+    def ordinary_cost(self) -> Cost:
+        """Of sentences of some 25 tokens."""
+        prepared = self.prepare([_ORDINARY] * self.batch_items, Control())
+        return self.cost([item for item in prepared if not isinstance(item, BadInput)], ())
+
     def items_per_s(self) -> float:
         """Speed on sentences of some 25 tokens."""
         prepared = self.prepare([_ORDINARY] * self.batch_items, Control())
@@ -129,7 +145,7 @@ def load(model: CachedModel, device: str, dtype: str) -> Embed:
     longest = config["max_position_embeddings"]
     wanted = config_of(model, "sentence_bert_config.json").get("max_seq_length") or longest
     tokenizer.enable_truncation(min(longest, wanted))
-    return Embed(encoder, tokenizer, _pooling(model), place)
+    return Embed(encoder, BertShape.of(config), tokenizer, _pooling(model), place)
 
 
 def _pooling(model: CachedModel) -> str:

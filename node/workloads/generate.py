@@ -9,16 +9,18 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from node.models import CachedModel
+from node.roofline import Cost, Operation, Phase
 from node.workloads import BadInput, Control, Outcome
 from node.workloads.chat import DEFAULT_TOKENS, ChatRequest, answer, read_request
 from node.workloads.device import Guard, device_named, dtype_named, on_device
-from node.workloads.llama import KeyValues, Llama, LlamaShape
+from node.workloads.llama import KeyValues, Llama, LlamaShape, operations
 from node.workloads.template import ChatTemplate, template_of
 from node.workloads.weights import config_of, load_network
 
@@ -33,6 +35,8 @@ PREFILL_TOKENS = {"cpu": 256, "cuda": 4_096}
 
 LONGEST_CONTEXT = 8_192
 """Tokens of a prompt and its answer together, if the model itself does not hold fewer."""
+
+_ORDINARY = b'{"messages": [{"role": "user", "content": "Why is the sky blue?"}]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Generate:
         self._context = context
         self._device = device
         self._guard = Guard(network, device)
+        self._parameters = sum(parameter.numel() for parameter in network.parameters())
         self.batch_items = BATCH_ROWS[device.type]
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Prompt | BadInput]:
@@ -130,10 +135,44 @@ class Generate:
         texts = [self.text(row.tokens[:count]) for count in range(len(row.gaps))]
         return self._answer(row, reason), tuple(Step(*step) for step in zip(texts, row.gaps, strict=True))
 
+    def cost(self, prepared: Sequence[Prompt], outcomes: Sequence[Any]) -> Cost:
+        """Prompts in chunks, then a step for each token of the answers, over the rows that go on."""
+        steps = [_steps(outcome) for outcome in outcomes if isinstance(outcome, bytes)]
+        return self._cost([len(prompt.ids) for prompt in prepared], steps or [0])
+
+    def ordinary_cost(self) -> Cost:
+        """Of short prompts with answers of ordinary length."""
+        (prompt,) = self.prepare([_ORDINARY], Control())
+        assert isinstance(prompt, Prompt), "the model's template takes a question"
+        return self._cost([len(prompt.ids)] * self.batch_items, [DEFAULT_TOKENS - 1] * self.batch_items)
+
+    def _cost(self, prompts: Sequence[int], steps: Sequence[int]) -> Cost:
+        """Of prompts of so many tokens, and so many steps of each row."""
+        shape, rows, longest = self._network.shape, len(prompts), max(prompts)
+        chunk = max(16, PREFILL_TOKENS[self._device.type] // rows)
+        prefill: list[Operation] = []
+        for first in range(0, longest, chunk):
+            last = first + chunk >= longest
+            prefill += operations(shape, rows, min(chunk, longest - first), first, last)
+        decode: list[Operation] = []
+        begun = 0
+        for end in sorted(set(steps) - {0}):
+            going_on = sum(count >= end for count in steps)
+            decode += operations(shape, going_on, 1, longest + (begun + end - 1) / 2, True, end - begun)
+            begun = end
+        width = 2.0 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+        return Cost(
+            self._parameters,
+            rows * (longest + max(steps)) * width,
+            rows,
+            {Phase.PREFILL: rows * longest, Phase.DECODE: sum(steps)},
+            {Phase.PREFILL: tuple(prefill), Phase.DECODE: tuple(decode)},
+        )
+
     def items_per_s(self) -> float:
         """Speed on short prompts with answers of ordinary length, from a few of their steps."""
         steps = 3
-        body = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 1}
+        body = json.loads(_ORDINARY)
         timings = []
         for tokens in (1, 1, 1 + steps):
             payload = json.dumps(body | {"max_tokens": tokens}).encode()
@@ -264,6 +303,14 @@ class _Batch:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._network.logits(hidden[:, -1])
+
+
+def _steps(result: bytes) -> int:
+    """How many tokens of a row were passed through after its prompt: all but the last one, or all if one more,
+    which is told to nobody, ended it."""
+    read = json.loads(result)
+    tokens: int = read["completion_tokens"]
+    return tokens if read["finish_reason"] == "stop" else max(tokens - 1, 0)
 
 
 def sample(logits: Tensor, request: ChatRequest, position: int) -> int:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from node.roofline import Operation, attention, elementwise, linear
+
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
@@ -203,3 +205,27 @@ def rotate(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = turn
     half = heads.shape[-1] // 2
     return heads * cosine + torch.cat((-heads[..., half:], heads[..., :half]), -1) * sine
+
+
+def operations(
+    shape: LlamaShape, rows: int, new: int, filled: float, logits: bool, times: float = 1.0
+) -> tuple[Operation, ...]:
+    """What a pass of `new` tokens in each of so many rows consists of, over keys and values of which `filled`
+    positions are there already; with or without the last tokens' logits."""
+    tokens, width, inner = rows * new, shape.hidden_size, shape.intermediate_size
+    wide, narrow = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    layers = shape.num_hidden_layers * times
+    made = (
+        linear(tokens, width, wide, layers),
+        linear(tokens, width, narrow, 2 * layers),
+        elementwise(4.0 * tokens * (wide + narrow), layers),  # rotated; keys and values put away
+        attention(
+            rows, new, filled + new, shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim, layers
+        ),
+        linear(tokens, wide, width, layers),
+        linear(tokens, width, inner, 2 * layers),
+        elementwise(5.0 * tokens * inner, layers),  # SiLU, and the gate
+        linear(tokens, inner, width, layers),
+        elementwise(5.0 * tokens * width, 2 * layers),  # normalised; added to what came in
+    )
+    return (*made, linear(rows, width, shape.vocab_size, times)) if logits else made
