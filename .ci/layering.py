@@ -16,6 +16,7 @@ PRODUCT = ("coordinator", "node", "protos")
 PURE = (
     "coordinator.core",
     *("node.battery", "node.day", "node.events", "node.lease", "node.link", "node.lot", "node.messages"),
+    "node.pacing",
     *("node.profile", "node.roofline", "node.speeds", "node.vehicles"),
 )
 # What a clock, a loop, a log, another thread or process, and chance come from.

@@ -60,6 +60,9 @@ def up_command(
         int | None, typer.Option(min=1, help="Cars in one Ray actor. Default: as many actors as cores.")
     ] = None,
     speed: Annotated[float | None, typer.Option(help="Of the cars' clock; 60: an hour is a minute.")] = None,
+    pace: Annotated[
+        str, typer.Option(metavar="host|profile", help="profile: cars answer no sooner than theirs would.")
+    ] = "",
     day: Annotated[str, typer.Option(metavar="NAME", help="When cars are plugged in. Default: parked.")] = "",
     models: Annotated[str, typer.Option(metavar="A,B", help="Default: every model in the cache.")] = "",
     noop: Annotated[bool, typer.Option("--noop", help="Offer noop too, a model that echoes.")] = False,
@@ -87,6 +90,7 @@ def up_command(
         profile=profile,
         vehicles_per_actor=vehicles_per_actor,
         speed=speed,
+        pace=pace,
         day=day,
         models=models_to_offer(models, noop),
         device=device,

@@ -34,6 +34,7 @@ class Plan:
     profile: str
     vehicles_per_actor: int | None
     speed: float | None
+    pace: str
     day: str
     models: tuple[str, ...]
     device: str
@@ -74,6 +75,7 @@ class Plan:
             "--profile": self.profile,
             "--vehicles-per-actor": self.vehicles_per_actor,
             "--speed": self.speed,
+            "--pace": self.pace,
             "--day": self.day,
             "--models": ",".join(self.models),
             "--device": self.device,

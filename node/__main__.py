@@ -12,12 +12,15 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from node import day, profile
 from node.config import LotConfig
+from node.pacing import PACES
+from node.roofline import Machine
 
 
 def main() -> int:
@@ -92,6 +95,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     elif options.ray:
         lots = min(os.cpu_count() or 1, count)
     firsts = [count * lot // lots for lot in range(lots + 1)]
+    if options.pace == "profile":
+        firsts = _by_profile(firsts, profiles, options.ray)
     models = None if options.models is None else tuple(filter(None, options.models.split(",")))
     return [
         LotConfig(
@@ -112,9 +117,24 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             site=options.site,
             price_per_kwh=options.price_per_kwh,
             carbon_g_per_kwh=options.carbon_g_per_kwh,
+            pace=options.pace,
         )
         for start, end in pairwise(firsts)
     ]
+
+
+def _by_profile(firsts: list[int], profiles: Sequence[str], ray: bool) -> list[int]:
+    """Where lots begin when all cars of each are to be of one profile; raises ValueError when that cannot be."""
+    for name in dict.fromkeys(profiles):
+        Machine.of(profile.load(name))
+    changes = [car for car, pair in enumerate(pairwise(profiles), 1) if pair[0] != pair[1]]
+    if changes and not ray:
+        kinds = ", ".join(dict.fromkeys(profiles))
+        raise ValueError(
+            f"--pace profile: the cars of a lot share one pace, and --profile names {kinds}; "
+            f"start a lot for each of them, or give --ray"
+        )
+    return sorted({*firsts, *changes})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     add("--price-per-kwh", type=float, default=0.0, metavar="X", help="electricity, in the unit of jobs' values")
     add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")
     add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")
+    add("--pace", default="host", choices=PACES, help="profile: answer no sooner than the profile would")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
     add("--threads", type=_count, default=1, metavar="N", help="of torch, for each lot")

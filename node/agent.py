@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from os import getpid
 from pathlib import Path
 
@@ -44,6 +45,8 @@ from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
 from node.models import NOOP, ModelCache, ModelError
+from node.pacing import Pace
+from node.roofline import Machine
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Nodes
@@ -89,6 +92,7 @@ class Agent:
                 device=config.device,
                 dtype=config.dtype,
                 threads=config.threads,
+                pace=_pace(config),
             )
 
         return cls(config, equip)
@@ -132,7 +136,8 @@ class Agent:
             config.carbon_g_per_kwh,
         )
         incarnation = secrets.randbits(64) or 1
-        self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways)
+        paced = {s.name: s.paced_items_per_s for s in speeds if isfinite(s.paced_items_per_s)}
+        self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways, paced)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
         self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
@@ -337,7 +342,8 @@ class Agent:
         """The executor finished a micro-batch."""
         assert isinstance(finished.key, Token), "the lot's works are keyed by token"
         errors = [ItemError(*error) for error in finished.errors]
-        self._post(Worked(finished.key, finished.items, finished.results, errors, finished.busy_s, finished.last))
+        items, results = finished.items, finished.results
+        self._post(Worked(finished.key, items, results, errors, finished.busy_s, finished.last, finished.paced_s))
 
     def _post(self, news: Event | tuple[Announced, threading.Event]) -> None:
         self._inbox.append(news)
@@ -359,6 +365,14 @@ class Agent:
         self._handle(events)
         for announced, on_wire in announcements:
             self._uplink.announced(announced.token, on_wire)
+
+
+def _pace(config: LotConfig) -> Pace | None:
+    """What its cars keep; raises ValueError when their profile cannot be timed."""
+    if config.pace == "host":
+        return None
+    (name,) = set(config.profiles)
+    return Pace(Machine.of(profile.load(name)), config.speed)
 
 
 def _work(granted: Granted) -> Work:

@@ -25,6 +25,7 @@ class LotConfig:
     site: str = ""  # where its vehicles stand
     price_per_kwh: float = 0.0  # of electricity there, in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
+    pace: str = "host"  # or "profile": its cars, all of one profile, answer no sooner than that would
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ class Worked:
     errors: Sequence[ItemError]
     busy_s: float
     last: bool
+    paced_s: float = 0.0  # what the car's profile takes for it, modelled, in real seconds; 0: not paced
 
 
 @dataclass(frozen=True, slots=True)

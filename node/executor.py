@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from itertools import chain, zip_longest
+from math import inf
 from typing import Any
 
 from node import attempt
 from node.attempt import Failure
 from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
-from node.running import Batch, Running, Stop, Task, batches_of
+from node.pacing import Chips, Pace
+from node.roofline import model as modelled
+from node.running import Batch, Computed, Running, Stop, Task, batches_of
 from node.turns import Turns
 from node.work import Key, Listener, ModelSpeed, Work
 from node.workloads import Control, Stopped, Workload, load
@@ -31,7 +34,15 @@ class Executor:
     """Loads models and runs works. Make it, `start` it, and `close` it."""
 
     def __init__(
-        self, listener: Listener, *, cache: ModelCache, models: Sequence[str], device: str, dtype: str, threads: int
+        self,
+        listener: Listener,
+        *,
+        cache: ModelCache,
+        models: Sequence[str],
+        device: str,
+        dtype: str,
+        threads: int,
+        pace: Pace | None = None,  # as fast as it goes
     ) -> None:
         self._listener = listener
         self._cache = cache
@@ -39,6 +50,7 @@ class Executor:
         self._device = device
         self._dtype = dtype
         self._threads = threads
+        self._pace = pace
         self._workloads: dict[str, Workload] = {}
         self._limits: dict[str, int] = {}
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: look around
@@ -48,6 +60,7 @@ class Executor:
         self._tasks: dict[Key, Task] = {}
         self._running: list[Running] = []  # the last one has the thread
         self._stops: list[Stop] = []
+        self._chips: Chips[Computed] = Chips()  # nothing is held without a pace
         self._closed = False
         self._died: BaseException | None = None
         self._started: Future[tuple[ModelSpeed, ...]] = Future()
@@ -86,6 +99,7 @@ class Executor:
                     continue
                 task.winding_down = task.winding_down or gently
                 task.stopped = task.stopped or not gently
+                self._stop_held(task, stop)
                 for running, urgent in zip_longest(self._running, self._running[1:]):
                     if not any(other is task for other, _ in running.parts):
                         continue
@@ -96,13 +110,29 @@ class Executor:
                     elif urgent is None:
                         stop.waits_for.add(task)
                     else:  # it was interrupted for urgent work, and will not come back
-                        stop.lost_s[key] = running.busy_s(task, until_s=urgent.began_s)
-            waiting = bool(stop.waits_for)
-            if waiting:
-                self._stops.append(stop)
-        if not waiting:
-            stop.future.set_result(stop.lost_s)
+                        stop.lost_s[key] += running.busy_s(task, until_s=urgent.began_s)
+            self._stops.append(stop)
+            answered = self._answered()
+        for over in answered:
+            over.future.set_result(over.lost_s)
         return stop.future
+
+    def _stop_held(self, task: Task, stop: Stop) -> None:
+        """What of a task is held back: wait for it, or throw it away. Needs the lock."""
+        if stop.gently:
+            if self._holds(task):
+                self._tasks[task.work.key] = task
+                stop.waits_for.add(task)
+            return
+        for computed in self._chips.drop(lambda computed: computed.task is task, time.perf_counter()):
+            stop.lost_s[task.work.key] += computed.busy_s
+            self._inbox.put(None)  # its chip is free
+        if not any(other is task for running in self._running for other, _ in running.parts):
+            for earlier in self._stops:
+                earlier.waits_for.discard(task)
+
+    def _holds(self, task: Task) -> bool:
+        return self._chips.any(lambda computed: computed.task is task)
 
     def close(self) -> None:
         """End everything, and the thread."""
@@ -137,14 +167,28 @@ class Executor:
         self._started.set_result(speeds)
         try:
             while not self._closed:
-                self._admit(wait=not self._turns)
-                if self._turns.urgent is not None:
-                    self._run_urgent()
-                elif (task := self._turns.first()) is not None:
-                    self._run_turn(task)
+                self._admit()
+                self._release()
+                if not self._serve_once() and not self._closed:
+                    self._admit(wait=True)
         except BaseException as error:
             self._died = error
             raise
+
+    def _serve_once(self) -> bool:
+        """Run what is next; False when there is nothing that may run now."""
+        task = self._turns.urgent or self._turns.first(self._may_run)
+        if task is None or (task.solo and self._chips.holding):  # a solo work has nothing else in flight
+            return False
+        if self._turns.urgent is not None:
+            self._run_urgent()
+        else:
+            self._run_turn(task)
+        return True
+
+    def _may_run(self, task: Task) -> bool:
+        """Whether its car's chip is free."""
+        return self._chips.free(task.vehicle, time.perf_counter())
 
     def _load(self) -> tuple[ModelSpeed, ...]:
         speeds = []
@@ -160,14 +204,28 @@ class Executor:
             digest = "" if name == NOOP else self._cache.get(name).digest
             self._workloads[name], self._limits[name] = workload, limit
             speed = workload.items_per_s()
-            speeds.append(ModelSpeed(name, digest, workload.kind, speed, workload.batch_items, limit, load_s))
+            paced = self._paced_items_per_s(workload)
+            speeds.append(
+                ModelSpeed(name, digest, workload.kind, speed, workload.batch_items, limit, load_s, paced)
+            )
         return tuple(speeds)
+
+    def _paced_items_per_s(self, workload: Workload) -> float:
+        """Of one car, on ordinary items. Raises ValueError when the model does not fit its memory."""
+        if self._pace is None:
+            return inf
+        cost = workload.ordinary_cost()
+        took_s = modelled(self._pace.machine, cost).total_s / self._pace.speed
+        return cost.items / took_s if took_s > 0 else inf
 
     def _admit(self, wait: bool = False) -> None:
         """Take what arrived, waiting for something if asked to."""
         while True:
+            patience_s = None
+            if wait and self._chips.holding:
+                patience_s = max(0.0, self._chips.next_s - time.perf_counter())
             try:
-                task = self._inbox.get(block=wait)
+                task = self._inbox.get(wait, patience_s)
             except queue.Empty:
                 return
             wait = False
@@ -184,6 +242,7 @@ class Executor:
 
     def _run_urgent_in_between(self) -> None:
         """Called from inside batch work, between two layers."""
+        self._release()
         if self._inbox.empty() and self._turns.urgent is None:
             return
         self._admit()
@@ -199,7 +258,8 @@ class Executor:
             if self._announced_alone(task) and self._prepared(task):
                 self._run_next(task, None)
         elif self._prepared(task):
-            self._announce(task, self._turns.following(task))
+            # Which car is next depends on whose chip is free then.
+            self._announce(task, self._turns.following(task) if self._pace is None else None)
             if self._on_the_wire(task):
                 self._run_next(task, self._run_urgent_in_between)
 
@@ -241,6 +301,7 @@ class Executor:
         assert task.announced is not None, "announced before"
         while not task.announced.wait(_LOOK_S):
             self._admit()
+            self._release()
             if task.unwanted or (interruptible and self._turns.urgent is not None):
                 return False
         return not task.unwanted
@@ -295,6 +356,9 @@ class Executor:
         except Stopped:
             pass
         else:
+            if self._pace is not None:
+                self._hold(batch, running, outcomes, self._pace.real_s(workload.cost(batch.items, outcomes)))
+                return
             first = 0
             for task, places in batch.parts:
                 part = outcomes[first : first + len(places)] if len(batch.parts) > 1 else outcomes
@@ -304,9 +368,42 @@ class Executor:
                     told.append(task)
         self._leave(running, told)
 
-    def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any]) -> bool:
+    def _hold(self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float) -> None:
+        """End running work whose results are told when its car would have them."""
+        computed: list[Computed] = []
+        first = 0
+        with self._lock:
+            for task, places in batch.parts:
+                part = outcomes[first : first + len(places)]
+                first += len(places)
+                if not task.stopped:
+                    share_s = paced_s * len(places) / len(batch.items)
+                    computed.append(Computed(task, places, part, running.busy_s(task), share_s))
+            work = batch.parts[0][0].work
+            if computed:
+                self._chips.hold(work.vehicle, computed, running.began_s, paced_s, work.interactive)
+        self._leave(running, ())
+        self._release()
+
+    def _release(self) -> None:
+        """Tell what is due by now."""
+        while self._chips.next_s <= time.perf_counter():
+            with self._lock:
+                due = self._chips.take(time.perf_counter())
+                if due is None:
+                    return
+                running = Running(tuple((c.task, len(c.places)) for c in due), Control(), time.perf_counter())
+                self._running.append(running)
+            told = []
+            for computed in due:
+                computed.task.unreported_s += computed.busy_s
+                if self._report(computed.task, computed.places, computed.outcomes, computed.paced_s):
+                    told.append(computed.task)
+            self._leave(running, told)
+
+    def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any], paced_s: float = 0.0) -> bool:
         """Tell the listener how these inputs of a task ended; False when nothing of them has."""
-        finished = task.finish(places, outcomes)
+        finished = task.finish(places, outcomes, paced_s)
         if finished is None:
             return False
         if finished.last:
@@ -318,7 +415,8 @@ class Executor:
 
     def _enter(self, parts: tuple[tuple[Task, int], ...], urgent: Callable[[], None] | None) -> Running | None:
         """Begin something for these tasks; None when all of them were stopped."""
-        running = Running(parts, Control(urgent=urgent), time.perf_counter())
+        between = self._release if urgent is None and self._pace is not None else urgent
+        running = Running(parts, Control(urgent=between), time.perf_counter())
         with self._lock:
             running.heed(begun=False)
             if running.control.ended:
@@ -336,7 +434,7 @@ class Executor:
             self._running.remove(running)
             answered = self._ended(running, told)
             for task, _ in running.parts:
-                if task.winding_down and self._tasks.get(task.work.key) is task:
+                if task.winding_down and self._tasks.get(task.work.key) is task and not self._holds(task):
                     del self._tasks[task.work.key]
         for stop in answered:
             stop.future.set_result(stop.lost_s)
@@ -347,9 +445,13 @@ class Executor:
             if stop.gently and interrupted:
                 continue
             for task, _ in running.parts:
-                if task in stop.waits_for:
+                if task in stop.waits_for and not self._holds(task):
                     stop.waits_for.remove(task)
-                    stop.lost_s[task.work.key] = 0.0 if task in told else running.busy_s(task)
+                    stop.lost_s[task.work.key] += 0.0 if task in told else running.busy_s(task)
+        return self._answered()
+
+    def _answered(self) -> list[Stop]:
+        """Stops that wait for nothing any more. Needs the lock."""
         answered = [stop for stop in self._stops if not stop.waits_for]
         self._stops = [stop for stop in self._stops if stop.waits_for]
         return answered

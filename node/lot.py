@@ -5,7 +5,7 @@ and writes what `take` yields. A lease lives here from its grant until the coord
 end; a vehicle's departure is told after the ends of its leases, and an offer after the departure before it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
@@ -66,10 +66,11 @@ class Lot:
         vehicles: Sequence[Vehicle],
         models: Sequence[ModelOffer],
         ways: Ways = _NOTHING_KNOWN,
+        paced: Mapping[str, float] | None = None,  # items a second of one car by its profile, modelled, by model
     ) -> None:
         self._lot_id = lot_id
         self._incarnation = incarnation
-        self._speeds = Speeds(models)
+        self._speeds = Speeds(models, paced)
         self._leases: dict[Token, Lease] = {}
         self._fresh: dict[Token, Lease] = {}  # those with something to report, in order
         self._fresh_bytes = 0
@@ -126,6 +127,7 @@ class Lot:
             if not self._fresh:
                 departures, self._departures = self._departures, []
             yield Message(reports=reports, departures=departures)
+        self._speeds.shared_by(self.vehicles.sharing)
         models = self._speeds.table(now_s) if self._speeds.stale else ()
         offers = self.vehicles.offers(now_s) if self.vehicles.stale else None
         present, self._beat = (self.vehicles.present() if self._beat else None), False
@@ -211,9 +213,10 @@ class Lot:
         if lease is None or lease.ended is not None:
             return
         lease.useful_s += worked.busy_s
-        lease.energy_modelled_j += worked.busy_s * float(self.vehicles.power_w[lease.node])
+        computed_s = worked.paced_s * self._pace if worked.paced_s else worked.busy_s
+        lease.energy_modelled_j += computed_s * float(self.vehicles.power_w[lease.node])
         if not lease.interactive and worked.items:
-            self._speeds.record(lease.model, len(worked.items), worked.busy_s)
+            self._speeds.record(lease.model, len(worked.items), worked.busy_s, worked.paced_s)
         if worked.errors:
             lease.fail(worked.errors)
         items, results = worked.items, worked.results

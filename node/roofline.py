@@ -131,12 +131,17 @@ def model(machine: Machine, cost: Cost) -> Modelled:
             f"profile {machine.name!r} has {machine.memory_bytes / 1e9:,.3g} GB of memory, and the model with "
             f"what it keeps of its items takes {needed / 1e9:,.3g} GB; choose one with more, or a smaller model"
         )
-    seconds, compute_bound_s = {}, 0.0
+    phases, compute_bound_s = {}, 0.0
     for phase, operations in cost.operations.items():
-        seconds[phase], bound_s = _seconds(machine, operations)
+        phases[phase], bound_s = _seconds(machine, operations)
         compute_bound_s += bound_s
-    total_s = sum(seconds.values())
-    return Modelled(seconds, compute_bound_s, None if machine.power_w is None else total_s * machine.power_w)
+    total_s = sum(phases.values())
+    return Modelled(phases, compute_bound_s, None if machine.power_w is None else total_s * machine.power_w)
+
+
+def seconds(machine: Machine, cost: Cost) -> float:
+    """A micro-batch on a machine, whether it fits or not."""
+    return sum(_seconds(machine, operations)[0] for operations in cost.operations.values())
 
 
 def _seconds(machine: Machine, operations: Iterable[Operation]) -> tuple[float, float]:

@@ -54,7 +54,7 @@ class Task:
     def last_batch(self) -> bool:
         return self.batches is not None and len(self.batches) < 2
 
-    def finish(self, places: Sequence[int], outcomes: Sequence[Any]) -> Finished | None:
+    def finish(self, places: Sequence[int], outcomes: Sequence[Any], paced_s: float = 0.0) -> Finished | None:
         """Book how these inputs ended; None when nothing of them has, since all were dropped."""
         offsets = self.work.offsets
         errors: tuple[tuple[int, str, str], ...] = ()
@@ -69,7 +69,7 @@ class Task:
             return None
         self.left -= len(items) + len(errors)
         busy_s, self.unreported_s = self.unreported_s, 0.0
-        return Finished(self.work.key, items, results, errors, busy_s, self.left == 0)
+        return Finished(self.work.key, items, results, errors, busy_s, self.left == 0, paced_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,17 @@ class Batch:
         """Offsets in the lease of the items of a micro-batch that has one task."""
         ((task, places),) = self.parts
         return [task.work.offsets[place] for place in places]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What a micro-batch gave for one task, held back for the pace of its car."""
+
+    task: Task
+    places: Sequence[int]
+    outcomes: Sequence[Any]
+    busy_s: float
+    paced_s: float
 
 
 @dataclass(slots=True, eq=False)

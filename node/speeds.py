@@ -1,7 +1,10 @@
-"""How fast the executor runs each model: as measured at the start, then as it turns out."""
+"""How fast the executor runs each model: as measured at the start, then as it turns out; and no faster, for all its
+cars together, than their profiles would, where the lot keeps their pace.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from node.messages import ModelOffer
 
@@ -16,17 +19,34 @@ LEAST_BUSY_S = 0.5
 
 
 @dataclass(slots=True)
-class _Measured:
+class _Rate:
+    """Items a second: as first said, until enough was seen."""
+
+    said: float
     items: float = 0.0
-    busy_s: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, items: int, seconds: float) -> None:
+        """So many took so long."""
+        weight = max(0.0, 1.0 - seconds / MEMORY_S)
+        self.items = self.items * weight + items
+        self.seconds = self.seconds * weight + seconds
+
+    @property
+    def now(self) -> float:
+        """As far as is known."""
+        return self.items / self.seconds if self.seconds >= LEAST_BUSY_S and self.items > 0 else self.said
 
 
 class Speeds:
     """The lot's table of models."""
 
-    def __init__(self, models: Sequence[ModelOffer]) -> None:
+    def __init__(self, models: Sequence[ModelOffer], paced: Mapping[str, float] | None = None) -> None:
+        """`paced` says how many items a second one car may do by its profile, modelled, by model."""
         self._models = {model.model: model for model in models}
-        self._measured = {model.model: _Measured() for model in models}
+        self._measured = {model.model: _Rate(model.items_per_s) for model in models}
+        self._modelled = {name: _Rate(rate) for name, rate in (paced or {}).items()}
+        self._cars = 1
         self._told_s = float("-inf")
         self._stale = True
 
@@ -43,18 +63,22 @@ class Speeds:
         self._stale = True
         self._told_s = float("-inf")
 
-    def record(self, model: str, items: int, busy_s: float) -> None:
-        """A micro-batch of so many items took the executor so long."""
-        measured = self._measured.get(model)
-        if measured is None:
+    def record(self, model: str, items: int, busy_s: float, paced_s: float = 0.0) -> None:
+        """A micro-batch of so many items took the executor so long, and would take a car `paced_s`."""
+        if model not in self._models:
             return
-        weight = max(0.0, 1.0 - busy_s / MEMORY_S)
-        measured.items = measured.items * weight + items
-        measured.busy_s = measured.busy_s * weight + busy_s
-        if measured.busy_s >= LEAST_BUSY_S:
-            offered = self._models[model].items_per_s
-            if abs(self._speed(model) - offered) > TOLD_CHANGE * offered:
-                self._stale = True
+        self._measured[model].add(items, busy_s)
+        if model in self._modelled and paced_s > 0:
+            self._modelled[model].add(items, paced_s)
+        self._stale = self._stale or self._moved(model)
+
+    def shared_by(self, cars: int) -> None:
+        """So many cars are offered: each has its share of what the table says."""
+        if not self._modelled or cars == self._cars or cars == 0:
+            return
+        self._cars = cars
+        if any(map(self._moved, self._modelled)):
+            self.retell()  # at once: the shares are told now
 
     def table(self, now_s: float) -> tuple[ModelOffer, ...]:
         """The whole table when it has to be told now, else nothing."""
@@ -62,10 +86,14 @@ class Speeds:
             return ()
         self._stale = False
         self._told_s = now_s
-        for name, measured in self._measured.items():
-            if measured.busy_s >= LEAST_BUSY_S and measured.items > 0:
-                self._models[name] = replace(self._models[name], items_per_s=self._speed(name))
+        for name, offer in self._models.items():
+            self._models[name] = replace(offer, items_per_s=self._speed(name))
         return tuple(self._models.values())
 
+    def _moved(self, model: str) -> bool:
+        offered = self._models[model].items_per_s
+        return abs(self._speed(model) - offered) > TOLD_CHANGE * offered
+
     def _speed(self, model: str) -> float:
-        return self._measured[model].items / self._measured[model].busy_s
+        modelled = self._modelled.get(model)
+        return min(self._measured[model].now, inf if modelled is None else self._cars * modelled.now)

@@ -4,7 +4,7 @@ Pure: it orders works, and knows neither threads nor torch.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -74,15 +74,15 @@ class Turns(Generic[W]):
             self._urgent = deque(work for work in self._urgent if id(work) not in chosen)
         return taken
 
-    def first(self) -> W | None:
-        """The batch work whose micro-batch is next."""
-        while self._cars:
-            vehicle, works = next(iter(self._cars.items()))
+    def first(self, may_run: Callable[[W], bool] | None = None) -> W | None:
+        """The batch work whose micro-batch is next, of those that may run now."""
+        for vehicle, works in list(self._cars.items()):
             while works and works[0].over:
                 works.popleft()
-            if works:
+            if not works:
+                del self._cars[vehicle]
+            elif may_run is None or may_run(works[0]):
                 return works[0]
-            del self._cars[vehicle]
         return None
 
     def following(self, work: W) -> W | None:

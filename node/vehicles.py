@@ -50,6 +50,11 @@ class Vehicles:
         """Whether some offer may have changed since they were last told."""
         return self._stale
 
+    @property
+    def sharing(self) -> int:
+        """How many are offered: each has an equal share."""
+        return int(np.count_nonzero(self.serving & ~self.leaving & ~self.draining))
+
     def arrive(
         self, nodes: Nodes, plugged_s: NDArray[np.float64], leaves_s: NDArray[np.float64], declared: bool = False
     ) -> None:
@@ -99,7 +104,7 @@ class Vehicles:
         """What the coordinator has to be told about windows and shares now, if anything."""
         self._stale = False
         here = self.serving & ~self.leaving
-        share = np.where(here & ~self.draining, 1.0 / max(1, int(np.count_nonzero(here & ~self.draining))), 0.0)
+        share = np.where(here & ~self.draining, 1.0 / max(1, self.sharing), 0.0)
         known_s = np.maximum(self._told_leaves_s - now_s, LEAST_WINDOW_S)
         moved = np.abs(self._leaves_s - self._told_leaves_s) > RETOLD_CHANGE * known_s
         shared = ~(np.abs(share - self._told_share) <= RETOLD_CHANGE * self._told_share)  # also when NaN

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 Key = Hashable
@@ -32,6 +33,7 @@ class Finished:
     errors: tuple[tuple[int, str, str], ...]  # offset, code, message
     busy_s: float  # its part of the time that the executor was at work
     last: bool  # nothing of this work is left
+    paced_s: float = 0.0  # what its car's profile takes for it, modelled, on the compressed clock; 0: not paced
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class ModelSpeed:
     batch_items: int  # items that one micro-batch holds well
     max_item_bytes: int
     load_s: float  # what loading it took; it is resident now
+    paced_items_per_s: float = inf  # of one car by its profile, modelled, on the compressed clock
 
 
 class Listener(Protocol):

@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 import pytest
 
-from node import client
+from node import client, profile
 from node.address import addresses
 from node.agent import Agent
 from node.config import LotConfig
 from node.models import ModelCache
+from node.roofline import Machine, seconds
 from node.uplink import CoordinatorRefused
+from node.workloads import load
 from protos import jobs_pb2, link_pb2, link_pb2_grpc
 
 WITHIN_S = 20.0
@@ -225,6 +227,28 @@ def test_batch_work_is_announced_done_and_reported(
             assert len({*await lot.coordinator.results(100)}) == 1
 
     monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    go(scene())
+
+
+def test_a_paced_lot_offers_its_profiles_speed_and_keeps_it(
+    tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    bert = load(small_cache, "bert")
+    ordinary = bert.ordinary_cost()
+    batch_s = seconds(Machine.of(profile.load("hw4")), ordinary)
+    speed = batch_s / 0.3  # of the cars' clock, so that a micro-batch takes a third of a second
+
+    async def scene() -> None:
+        paced = {"profiles": ("hw4", "hw4"), "pace": "profile", "speed": speed}
+        async with running(tmp_path, models=("bert",), noop=False, **paced) as lot:
+            first = await lot.coordinator.until(lambda m: bool(m.models))
+            assert first.models[0].items_per_s == pytest.approx(2 * ordinary.items / 0.3, rel=1e-3)
+            began_s = time.monotonic()
+            await lot.coordinator.to_say.put(grant(1, 0, [b"a car is parked"] * 300, model="bert"))
+            assert len({*await lot.coordinator.results(300)}) == 1
+            assert time.monotonic() - began_s > 0.3
+
     go(scene())
 
 

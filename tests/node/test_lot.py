@@ -1,5 +1,7 @@
 """A lot keeps its promises: events in, orders and messages out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -469,6 +471,31 @@ def test_a_speed_that_moved_is_told_but_not_at_once_again() -> None:
         lot.handle([worked(A, list(range(start, start + 100)), busy_s=0.8)], 10.5)
     assert not [m for m in taken(lot, 11.0) if m.models]
     assert [m for m in taken(lot, 12.5) if m.models]
+
+
+def test_a_paced_lot_offers_no_more_than_its_cars_profiles_together() -> None:
+    cars = [Vehicle(f"car-{n}", "hw4", 160.0) for n in range(4)]
+    lot = Lot("lot", 7, cars, [ECHO], Ways(pace=60.0), {"noop": 200.0})
+    lot.handle([PluggedIn(np.arange(2), np.full(2, 3600.0)), Welcomed(())], 0.0)
+
+    def told(now_s: float) -> list[float]:
+        return [message.models[0].items_per_s for message in lot.take(now_s) if message.models]
+
+    assert told(0.0) == [400.0]
+    lot.handle([PluggedIn(np.array([2]), np.array([3600.0]))], 0.5)
+    assert told(0.5) == [600.0], "at once, with the shares"
+    lot.handle([Unplugged(np.arange(2))], 1.0)
+    assert told(1.0) == [200.0]
+    lot.handle([grant(node=2, items=400)], 5.0)
+    for start in range(0, 400, 100):  # long items: a car takes 1 s for a hundred, this machine 0.1 s
+        done = worked(A, list(range(start, start + 100)))
+        lot.handle([replace(done, paced_s=1.0)], 5.0)
+    messages = taken(lot, 5.0)
+    (report,) = [report for message in messages for report in message.reports]
+    assert report.energy_modelled_j == pytest.approx(4 * 1.0 * 60.0 * 160.0), "in the profile's own time"
+    assert report.useful_s == pytest.approx(0.4), "measured"
+    (models,) = [message.models for message in messages if message.models]
+    assert models[0].items_per_s == pytest.approx(100.0)
 
 
 @given(st.lists(st.integers(0, 4095), unique=True, max_size=200))

@@ -30,6 +30,11 @@ RAY_WITHIN_S = 120.0
         ),
         (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
         (["--day", "sunday"], "there is no day 'sunday'"),
+        (["--pace", "profile", "--profile", "optimus"], "'optimus' cannot be timed, its int8_tops is unknown"),
+        (
+            ["--pace", "profile", "--profile", "hw4:1,ai5:1"],
+            "share one pace, and --profile names hw4, ai5; start a lot",
+        ),
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
@@ -122,3 +127,12 @@ def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
     assert sum(sizes) == 9
     assert max(sizes) - min(sizes) <= 1
     assert [config.first_index for config in configs(given)] == [sum(sizes[:at]) for at in range(len(sizes))]
+
+
+def test_each_actor_of_a_paced_fleet_has_cars_of_one_profile() -> None:
+    flags = ["--coordinator", "127.0.0.1:1", "--ray", "--pace", "profile", "--vehicles-per-actor", "3"]
+    lots = configs(parser().parse_args([*flags, "--profile", "hw4:4,rack:1,hw3:3"]))
+    assert all(len(set(lot.profiles)) == 1 for lot in lots)
+    assert [name for lot in lots for name in lot.profiles] == ["hw4"] * 4 + ["rack"] + ["hw3"] * 3
+    assert [lot.first_index for lot in lots] == [0, 2, 4, 5]
+    assert {lot.pace for lot in lots} == {"profile"}

@@ -1,0 +1,102 @@
+"""Pacing: a car answers no sooner than its profile would, though it is this machine that computes.
+
+Pure; seconds are real ones and come in as parameters. Each car has a chip of its own: what was computed here is
+held back until that chip would have computed it, and the next batch work of the car is begun only then. Interactive
+work goes first on the chip, too: it begins at once, and what the chip was at ends later by so much.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Generic, TypeVar
+
+from node.roofline import Cost, Machine, seconds
+
+PACES = ("host", "profile")
+"""As fast as this machine computes; or no faster than the profile."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A profile's computer on a compressed clock."""
+
+    machine: Machine
+    speed: float  # simulated seconds in a real one
+
+    def real_s(self, cost: Cost) -> float:
+        """How long a micro-batch takes there."""
+        return seconds(self.machine, cost) / self.speed
+
+
+@dataclass(slots=True)
+class _Held(Generic[T]):
+    vehicle: int
+    due_s: float
+    interactive: bool
+    results: list[T]
+
+
+@dataclass(slots=True)
+class Chips(Generic[T]):
+    """The chips of a lot's cars, and the results that they would still be computing."""
+
+    _held: list[_Held[T]] = field(default_factory=list)
+    _free_s: dict[int, float] = field(default_factory=dict)  # of batch work, by car
+    _interactive_free_s: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def next_s(self) -> float:
+        """When the next result is due; infinite when none is held."""
+        return min((held.due_s for held in self._held), default=inf)
+
+    @property
+    def holding(self) -> bool:
+        """Whether any result is held."""
+        return bool(self._held)
+
+    def free(self, vehicle: int, now_s: float) -> bool:
+        """Whether a car's chip may begin batch work."""
+        return self._free_s.get(vehicle, -inf) <= now_s
+
+    def hold(self, vehicle: int, results: list[T], began_s: float, takes_s: float, interactive: bool) -> None:
+        """Hold these results of a micro-batch that was begun then, until the chip would have them."""
+        if interactive:
+            start_s = max(began_s, self._interactive_free_s.get(vehicle, -inf))
+            self._interactive_free_s[vehicle] = start_s + takes_s
+            self._free_s[vehicle] = max(start_s, self._free_s.get(vehicle, -inf)) + takes_s
+            for held in self._held:
+                if held.vehicle == vehicle and not held.interactive and held.due_s > start_s:
+                    held.due_s += takes_s
+        else:
+            start_s = max(began_s, self._free_s.get(vehicle, -inf))
+            self._free_s[vehicle] = start_s + takes_s
+        self._held.append(_Held(vehicle, start_s + takes_s, interactive, results))
+
+    def take(self, now_s: float) -> list[T] | None:
+        """The results of a micro-batch that is due, the earliest first; None when none is."""
+        first = min(self._held, key=lambda held: held.due_s, default=None)
+        if first is None or first.due_s > now_s:
+            return None
+        self._held.remove(first)
+        return first.results
+
+    def any(self, wanted: Callable[[T], bool]) -> bool:
+        """Whether a result of this kind is held."""
+        return any(wanted(result) for held in self._held for result in held.results)
+
+    def drop(self, unwanted: Callable[[T], bool], now_s: float) -> list[T]:
+        """Take away what nobody waits for any more; a chip that computed nothing else is free."""
+        dropped = [result for held in self._held for result in held.results if unwanted(result)]
+        touched = {held.vehicle for held in self._held if any(map(unwanted, held.results))}
+        for held in self._held:
+            held.results = [result for result in held.results if not unwanted(result)]
+        self._held = [held for held in self._held if held.results]
+        for vehicle in touched:
+            left = [held for held in self._held if held.vehicle == vehicle]
+            self._free_s[vehicle] = max((held.due_s for held in left), default=now_s)
+            self._interactive_free_s[vehicle] = max(
+                (held.due_s for held in left if held.interactive), default=now_s
+            )
+        return dropped

@@ -1,0 +1,169 @@
+"""A paced car: its answers come no sooner than its profile's, and nobody else waits for them."""
+
+import time
+
+import pytest
+
+from node.executor import Executor
+from node.models import ModelCache
+from node.pacing import Chips, Pace
+from node.roofline import Curve, Machine
+from node.work import Key
+from node.workloads import load, run_alone
+from tests.node.small_models import chat
+from tests.node.test_executor import Ear, work
+
+NEVER_S = 1e6
+TEXT = b"a car is parked until its owner comes back"
+
+
+def pace_of(cache: ModelCache, model: str, batch_s: float) -> Pace:
+    """A pace at which an ordinary micro-batch of this model takes so long."""
+    machine = Machine("slow", Curve.flat(1.0), Curve.flat(1e30), 1.0, None, None)
+    taken_s = Pace(machine, 1.0).real_s(load(cache, model).ordinary_cost())
+    return Pace(machine, taken_s / batch_s)
+
+
+class Paced:
+    """An executor that keeps a pace, and what it says."""
+
+    def __init__(self, cache: ModelCache, pace: Pace, *models: str) -> None:
+        self.ear = Ear()
+        self.executor = Executor(
+            self.ear, cache=cache, models=models, device="cpu", dtype="fp32", threads=1, pace=pace
+        )
+        self.speeds = {speed.name: speed for speed in self.executor.start()}
+
+    def __enter__(self) -> "Paced":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.executor.close()
+
+    def hold(self, key: Key, model: str, *inputs: bytes, vehicle: int = 0) -> None:
+        """Submit a work and wait until it is computed: the next one is announced after that."""
+        self.executor.submit(work(key, inputs, model, vehicle=vehicle))
+        self.executor.submit(work(f"after {key}", [TEXT], "bert", vehicle=100 + vehicle))
+        self.ear.wait_to_hear("announce", f"after {key}")
+
+
+def test_batch_work_of_a_car_is_done_one_micro_batch_after_the_other() -> None:
+    chips: Chips[str] = Chips()
+    chips.hold(0, ["first"], 10.0, 5.0, interactive=False)
+    chips.hold(1, ["other car's"], 11.0, 1.0, interactive=False)
+    assert (chips.free(0, 14.9), chips.free(0, 15.0), chips.free(2, 0.0)) == (False, True, True)
+    assert chips.next_s == 12.0
+    assert chips.take(11.9) is None
+    assert [chips.take(15.0), chips.take(15.0), chips.take(15.0)] == [["other car's"], ["first"], None]
+
+
+def test_interactive_work_goes_first_and_the_rest_ends_later_by_so_much() -> None:
+    chips: Chips[str] = Chips()
+    chips.hold(0, ["batch"], 0.0, 10.0, interactive=False)
+    chips.hold(0, ["asked"], 4.0, 2.0, interactive=True)
+    chips.hold(0, ["asked next"], 4.5, 2.0, interactive=True)
+    assert (chips.take(6.0), chips.take(7.9), chips.take(8.0)) == (["asked"], None, ["asked next"])
+    assert (chips.next_s, chips.free(0, 13.9), chips.free(0, 14.0)) == (14.0, False, True)
+
+
+def test_a_chip_is_free_as_soon_as_nobody_waits_for_its_work() -> None:
+    chips: Chips[str] = Chips()
+    chips.hold(0, ["batch"], 0.0, 10.0, interactive=False)
+    chips.hold(0, ["asked"], 0.0, 10.0, interactive=True)
+    chips.hold(1, ["other"], 0.0, 10.0, interactive=False)
+    assert chips.drop(lambda result: result in ("batch", "asked"), 1.0) == ["batch", "asked"]
+    assert chips.free(0, 1.0)
+    assert not chips.free(1, 1.0)
+    assert chips.holding
+    assert chips.next_s == 10.0
+
+
+def test_an_answer_comes_no_sooner_than_the_profile_would_and_is_the_same(small_cache: ModelCache) -> None:
+    inputs = [TEXT] * 40
+    with Paced(small_cache, pace_of(small_cache, "bert", 0.2), "bert") as paced:
+        began_s = time.perf_counter()
+        paced.executor.submit(work("a", inputs, "bert"))
+        paced.ear.wait_for("a")
+        took_s = time.perf_counter() - began_s
+        assert list(paced.ear.results("a").values()) == run_alone(load(small_cache, "bert"), inputs)
+        said_s = sum(finished.paced_s for finished in paced.ear.finishes)
+        assert took_s >= said_s > 0.2
+        assert sum(finished.busy_s for finished in paced.ear.finishes) < said_s, "measured, and never modelled"
+        speed = paced.speeds["bert"]
+        assert speed.paced_items_per_s == pytest.approx(speed.batch_items / 0.2)
+        assert speed.items_per_s > speed.paced_items_per_s
+
+
+def test_what_a_car_waits_for_holds_up_no_other_car(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "llama", NEVER_S), "bert", "llama", "noop") as paced:
+        paced.hold("slow", "llama", chat("a car", max_tokens=200))
+        paced.executor.submit(work("behind", [chat("a car")], "llama"))
+        for car in range(1, 4):
+            paced.executor.submit(work(car, [TEXT], "noop", vehicle=car))
+        paced.ear.wait_for(1, 2, 3)
+        paced.hold("another", "llama", chat("a car", max_tokens=200), vehicle=1)
+        assert not any(key == "behind" for _, key, _ in paced.ear.heard), "its chip is at work on the one before"
+
+
+def test_an_owner_never_waits_for_the_pace(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "bert", NEVER_S), "bert", "llama") as paced:
+        paced.hold("slow", "bert", TEXT, TEXT)
+        began_s = time.perf_counter()
+        lost = paced.executor.stop(["slow"]).result(10)
+        assert time.perf_counter() - began_s < 0.5
+        assert lost["slow"] > 0
+        assert not paced.ear.results("slow")
+        paced.executor.submit(work("next", [TEXT], "bert"))
+        paced.ear.wait_to_hear("announce", "next")  # its chip is free again
+
+
+def test_a_yield_waits_for_the_pace_and_an_owner_ends_that(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "bert", 1.0), "bert") as paced:
+        paced.hold("some", "bert", *[TEXT] * 8)
+        yielded = paced.executor.stop(["some"], gently=True)
+        assert yielded.result(10) == {"some": 0.0}
+        assert len(paced.ear.results("some")) == 8, "told before it ended"
+    with Paced(small_cache, pace_of(small_cache, "bert", NEVER_S), "bert") as paced:
+        paced.hold("some", "bert", TEXT)
+        yielded = paced.executor.stop(["some"], gently=True)
+        assert not yielded.done()
+        assert paced.executor.stop(["some"]).result(10)["some"] > 0
+        assert yielded.result(10)
+        assert not paced.ear.results("some")
+
+
+def test_a_question_is_answered_while_the_car_would_still_be_at_its_batch_work(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "llama", 600.0), "bert", "llama") as paced:
+        paced.hold("slow", "llama", chat("a car", max_tokens=400))
+        paced.executor.submit(work("asked", [TEXT], "bert", interactive=True))
+        paced.ear.wait_for("asked")
+        assert not paced.ear.results("slow")
+        (asked,) = [finished for finished in paced.ear.finishes if finished.key == "asked"]
+        assert asked.paced_s > 0
+
+
+def test_a_solo_work_waits_until_nothing_else_is_in_flight(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "bert", 1.0), "bert", "noop") as paced:
+        paced.hold("some", "bert", *[TEXT] * 4)
+        paced.executor.submit(work("suspect", [b"x"], solo=True, vehicle=7))
+        paced.executor.submit(work("later", [TEXT], "bert", vehicle=8))
+        paced.ear.wait_for("some", "suspect", "later")
+        order = [(what, key) for what, key, _ in paced.ear.heard]
+        assert order.index(("finished", "some")) < order.index(("announce", "suspect"))
+        assert order.index(("finished", "after some")) < order.index(("announce", "suspect"))
+
+
+def test_closing_ends_what_is_held(small_cache: ModelCache) -> None:
+    with Paced(small_cache, pace_of(small_cache, "bert", NEVER_S), "bert") as paced:
+        paced.hold("some", "bert", TEXT)
+    assert not paced.executor._thread.is_alive()
+
+
+def test_a_model_that_does_not_fit_the_profile_is_said_at_the_start(small_cache: ModelCache) -> None:
+    tiny = Machine("tiny", Curve.flat(1.0), Curve.flat(1.0), 1.0, 10.0, None)
+    executor = Executor(
+        Ear(), cache=small_cache, models=["bert"], device="cpu", dtype="fp32", threads=1, pace=Pace(tiny, 1.0)
+    )
+    with pytest.raises(ValueError, match="profile 'tiny' has 1e-08 GB of memory"):
+        executor.start()
+    executor.close()
