@@ -11,16 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from itertools import chain, zip_longest
+from itertools import chain
 from math import inf
 from typing import Any
 
 from node import attempt
 from node.attempt import Failure
+from node.books import Books
 from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
-from node.pacing import Chips, Pace
+from node.pacing import Pace
 from node.roofline import model as modelled
-from node.running import Batch, Computed, Running, Stop, Task, batches_of
+from node.running import Batch, Running, Task, batches_of
 from node.turns import Turns
 from node.work import Key, Listener, ModelSpeed, Work
 from node.workloads import Control, Stopped, Workload, load
@@ -56,11 +57,7 @@ class Executor:
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: look around
         self._turns: Turns[Task] = Turns()
         self._ahead: Task | None = None  # its next micro-batch is announced already
-        self._lock = threading.Lock()  # over what follows, and Task.stopped
-        self._tasks: dict[Key, Task] = {}
-        self._running: list[Running] = []  # the last one has the thread
-        self._stops: list[Stop] = []
-        self._chips: Chips[Computed] = Chips()  # nothing is held without a pace
+        self._books = Books(freed=lambda: self._inbox.put(None))
         self._closed = False
         self._died: BaseException | None = None
         self._started: Future[tuple[ModelSpeed, ...]] = Future()
@@ -79,9 +76,7 @@ class Executor:
         if not (work.solo or self._workloads[work.model].computes):
             self._answer(task)
             return
-        with self._lock:
-            assert work.key not in self._tasks, "a key names one work at a time"
-            self._tasks[work.key] = task
+        self._books.add(task)
         self._inbox.put(task)
 
     def stop(self, keys: Collection[Key], *, gently: bool = False) -> Future[dict[Key, float]]:
@@ -91,58 +86,17 @@ class Executor:
         they can be stopped in the other way. The future gives the accelerator-seconds thrown away for each key,
         once nothing of them runs any more.
         """
-        stop = Stop(Future(), dict.fromkeys(keys, 0.0), gently)
-        with self._lock:
-            for key in keys:
-                task = self._tasks.pop(key, None)
-                if task is None:
-                    continue
-                task.winding_down = task.winding_down or gently
-                task.stopped = task.stopped or not gently
-                self._stop_held(task, stop)
-                for running, urgent in zip_longest(self._running, self._running[1:]):
-                    if not any(other is task for other, _ in running.parts):
-                        continue
-                    running.heed()
-                    if gently:
-                        self._tasks[key] = task
-                        stop.waits_for.add(task)
-                    elif urgent is None:
-                        stop.waits_for.add(task)
-                    else:  # it was interrupted for urgent work, and will not come back
-                        stop.lost_s[key] += running.busy_s(task, until_s=urgent.began_s)
-            self._stops.append(stop)
-            answered = self._answered()
-        for over in answered:
-            over.future.set_result(over.lost_s)
-        return stop.future
-
-    def _stop_held(self, task: Task, stop: Stop) -> None:
-        """What of a task is held back: wait for it, or throw it away. Needs the lock."""
-        if stop.gently:
-            if self._holds(task):
-                self._tasks[task.work.key] = task
-                stop.waits_for.add(task)
-            return
-        for computed in self._chips.drop(lambda computed: computed.task is task, time.perf_counter()):
-            stop.lost_s[task.work.key] += computed.busy_s
-            self._inbox.put(None)  # its chip is free
-        if not any(other is task for running in self._running for other, _ in running.parts):
-            for earlier in self._stops:
-                earlier.waits_for.discard(task)
-
-    def _holds(self, task: Task) -> bool:
-        return self._chips.any(lambda computed: computed.task is task)
+        return self._books.stop(keys, gently)
 
     def close(self) -> None:
         """End everything, and the thread."""
-        with self._lock:
-            self._closed = True
-            keys = list(self._tasks)
-        self.stop(keys)
+        self.stop(self._books.close(self._end))
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+
+    def _end(self) -> None:
+        self._closed = True
 
     def _answer(self, task: Task) -> None:
         """Run at once, on the caller's thread, a work that computes nothing: no accelerator is to be waited for."""
@@ -177,18 +131,14 @@ class Executor:
 
     def _serve_once(self) -> bool:
         """Run what is next; False when there is nothing that may run now."""
-        task = self._turns.urgent or self._turns.first(self._may_run)
-        if task is None or (task.solo and self._chips.holding):  # a solo work has nothing else in flight
+        task = self._turns.urgent or self._turns.first(self._books.may_run)
+        if task is None or (task.solo and self._books.holding):  # a solo work has nothing else in flight
             return False
         if self._turns.urgent is not None:
             self._run_urgent()
         else:
             self._run_turn(task)
         return True
-
-    def _may_run(self, task: Task) -> bool:
-        """Whether its car's chip is free."""
-        return self._chips.free(task.vehicle, time.perf_counter())
 
     def _load(self) -> tuple[ModelSpeed, ...]:
         speeds = []
@@ -222,8 +172,8 @@ class Executor:
         """Take what arrived, waiting for something if asked to."""
         while True:
             patience_s = None
-            if wait and self._chips.holding:
-                patience_s = max(0.0, self._chips.next_s - time.perf_counter())
+            if wait and self._books.holding:
+                patience_s = max(0.0, self._books.due_s - time.perf_counter())
             try:
                 task = self._inbox.get(wait, patience_s)
             except queue.Empty:
@@ -246,7 +196,7 @@ class Executor:
         if self._inbox.empty() and self._turns.urgent is None:
             return
         self._admit()
-        outer = self._running[-1]
+        outer = self._books.innermost
         began_s = time.perf_counter()
         while (urgent := self._turns.urgent) is not None and not urgent.solo and not outer.control.ended:
             self._run_urgent()
@@ -323,11 +273,11 @@ class Executor:
         try:
             prepared = attempt.read(workload, inputs, limit, running.control)
         except Stopped:
-            self._leave(running, told=())
+            self._books.leave(running, told=())
             return deque()
         for task in tasks:
             task.unreported_s += running.busy_s(task)
-        self._leave(running, told=tasks)
+        self._books.leave(running, told=tasks)
         sound: Sequence[int] = range(len(prepared))
         if Failure in set(map(type, prepared)):
             self._report_failures(tasks, prepared)
@@ -357,7 +307,9 @@ class Executor:
             pass
         else:
             if self._pace is not None:
-                self._hold(batch, running, outcomes, self._pace.real_s(workload.cost(batch.items, outcomes)))
+                paced_s = self._pace.real_s(workload.cost(batch.items, outcomes))
+                self._books.hold(batch, running, outcomes, paced_s)
+                self._release()
                 return
             first = 0
             for task, places in batch.parts:
@@ -366,40 +318,18 @@ class Executor:
                 task.unreported_s += running.busy_s(task)
                 if self._report(task, places, part):
                     told.append(task)
-        self._leave(running, told)
-
-    def _hold(self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float) -> None:
-        """End running work whose results are told when its car would have them."""
-        computed: list[Computed] = []
-        first = 0
-        with self._lock:
-            for task, places in batch.parts:
-                part = outcomes[first : first + len(places)]
-                first += len(places)
-                if not task.stopped:
-                    share_s = paced_s * len(places) / len(batch.items)
-                    computed.append(Computed(task, places, part, running.busy_s(task), share_s))
-            work = batch.parts[0][0].work
-            if computed:
-                self._chips.hold(work.vehicle, computed, running.began_s, paced_s, work.interactive)
-        self._leave(running, ())
-        self._release()
+        self._books.leave(running, told)
 
     def _release(self) -> None:
-        """Tell what is due by now."""
-        while self._chips.next_s <= time.perf_counter():
-            with self._lock:
-                due = self._chips.take(time.perf_counter())
-                if due is None:
-                    return
-                running = Running(tuple((c.task, len(c.places)) for c in due), Control(), time.perf_counter())
-                self._running.append(running)
+        """Tell what cars that keep a pace have done by now."""
+        while (released := self._books.release()) is not None:
+            running, due = released
             told = []
             for computed in due:
                 computed.task.unreported_s += computed.busy_s
                 if self._report(computed.task, computed.places, computed.outcomes, computed.paced_s):
                     told.append(computed.task)
-            self._leave(running, told)
+            self._books.leave(running, told)
 
     def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any], paced_s: float = 0.0) -> bool:
         """Tell the listener how these inputs of a task ended; False when nothing of them has."""
@@ -407,9 +337,7 @@ class Executor:
         if finished is None:
             return False
         if finished.last:
-            with self._lock:
-                if self._tasks.get(task.work.key) is task:
-                    del self._tasks[task.work.key]
+            self._books.done(task)
         self._listener.finished(finished)
         return True
 
@@ -417,41 +345,4 @@ class Executor:
         """Begin something for these tasks; None when all of them were stopped."""
         between = self._release if urgent is None and self._pace is not None else urgent
         running = Running(parts, Control(urgent=between), time.perf_counter())
-        with self._lock:
-            running.heed(begun=False)
-            if running.control.ended:
-                return None
-            # What this interrupts does not run any more, and will not come back if it was stopped.
-            answered = self._ended(self._running[-1], (), interrupted=True) if self._running else []
-            self._running.append(running)
-        for stop in answered:
-            stop.future.set_result(stop.lost_s)
-        return running
-
-    def _leave(self, running: Running, told: Collection[Task]) -> None:
-        """End it. For all its tasks but those in `told` it was in vain."""
-        with self._lock:
-            self._running.remove(running)
-            answered = self._ended(running, told)
-            for task, _ in running.parts:
-                if task.winding_down and self._tasks.get(task.work.key) is task and not self._holds(task):
-                    del self._tasks[task.work.key]
-        for stop in answered:
-            stop.future.set_result(stop.lost_s)
-
-    def _ended(self, running: Running, told: Collection[Task], interrupted: bool = False) -> list[Stop]:
-        """Stops that waited for nothing but this to end, or to be interrupted and not come back. Needs the lock."""
-        for stop in self._stops:
-            if stop.gently and interrupted:
-                continue
-            for task, _ in running.parts:
-                if task in stop.waits_for and not self._holds(task):
-                    stop.waits_for.remove(task)
-                    stop.lost_s[task.work.key] += 0.0 if task in told else running.busy_s(task)
-        return self._answered()
-
-    def _answered(self) -> list[Stop]:
-        """Stops that wait for nothing any more. Needs the lock."""
-        answered = [stop for stop in self._stops if not stop.waits_for]
-        self._stops = [stop for stop in self._stops if stop.waits_for]
-        return answered
+        return running if self._books.enter(running) else None

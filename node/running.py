@@ -113,6 +113,10 @@ class Running:
         until_s = time.perf_counter() if until_s is None else until_s
         return (until_s - self.began_s - self.others_s) * own / items
 
+    def has(self, task: Task) -> bool:
+        """Whether it is for this task, too."""
+        return any(other is task for other, _ in self.parts)
+
     def heed(self, begun: bool = True) -> None:
         """Bring the control up to date with the tasks that were stopped."""
         first = 0
