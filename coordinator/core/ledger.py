@@ -53,6 +53,7 @@ class Ledger:
         for first, count in ranges_of(held.ranges, wanted):
             job.open.remove(first, count)
             job.lent += count
+        self._queues.put(job)
         lease = self._enter(held.token, lot, held.node, job, held.ranges, items, False, 0.0, now_s)
         lease.done = mask(items) & ~wanted  # others have those
         return True

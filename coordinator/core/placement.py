@@ -10,7 +10,7 @@ from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
 from coordinator.core.matching import Matching
 from coordinator.core.plan import Plan
-from coordinator.core.queues import Entry, Queue, Queues, rank
+from coordinator.core.queues import Entry, Line, Queue, Queues, line_of, rank
 from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
@@ -25,7 +25,7 @@ _MOST_MATCHED = 16
 """Nodes of which the one is chosen that suits an item best."""
 
 _MOST_PASSED = 8
-"""Jobs of a tenant, and tenants, that are looked at when the first finds no node that is fit for it."""
+"""Jobs of a line, and lines of either kind, that are looked at when the first finds no node that is fit for it."""
 
 
 class _Kept:
@@ -78,21 +78,23 @@ class Placement:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
         fleet, tally = self._state.fleet, self._state.tally
         passed: list[Entry] = []
-        aside: dict[str, list[Entry]] = {}  # tenants of which the first jobs did not fit
+        misfits: dict[Line, int] = {}
+        aside: set[Line] = set()  # those of which the first jobs did not fit
         placed = False
         rows = _Kept(self._usable(queue, now_s))
         if rows.any():
             capable = fleet.capable(queue.model)
-            while len(aside) < _MOST_PASSED and (job := queue.head()) is not None:
+            while (job := queue.head(aside)) is not None:
                 placed = self._place_matched(queue, job, rows, capable, now_s, effects)
                 if placed:
                     break
                 passed.append(queue.drop(job))
-                tenant = job.spec.tenant
-                if sum(entry[4].spec.tenant == tenant for entry in passed) == _MOST_PASSED:
-                    aside[tenant] = queue.set_aside(tenant)
-            for tenant, entries in aside.items():
-                queue.restore(tenant, entries)
+                line = line_of(job)
+                misfits[line] = misfits.get(line, 0) + 1
+                if misfits[line] == _MOST_PASSED:
+                    aside.add(line)
+                    if sum(other[1] == line[1] for other in aside) == _MOST_PASSED:
+                        aside.update(other for other in queue.entries if other[1] == line[1])
             for entry in passed:
                 queue.push(entry)
         tally.decisions["placed" if placed else "no_node"] += 1
@@ -141,6 +143,8 @@ class Placement:
             ranges, solo = job.carve(count, LotId(int(fleet.lot[row])), choosy)
             if not ranges:
                 continue
+            if job.waiting:
+                self._queues.put(job)  # only these may be left of it
             lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)
             if not spec.interactive:
                 self.residency.lend(row, spec.model, lease.items * spec.item_work)

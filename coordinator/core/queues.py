@@ -1,16 +1,22 @@
 """Jobs with items to place, by model, class and tenant: the tenant that was lent least is served first, and of its
-jobs the one that the plan puts first."""
+jobs the one that the plan puts first.
 
-from collections.abc import Iterator
+Jobs that may have to wait for a node of another lot stand in a line of their own, so that they hide no others.
+"""
+
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, nsmallest
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 
 from coordinator.core.job import Band, Job
 from coordinator.core.shares import Shares
 
 Entry = tuple[int, float, int, int, Job]  # band, urgency, order of submission, number of the entry, job
+Line = tuple[str, bool]
+"""Jobs of a tenant that stand together: those of which only items that went wrong are left, or all others."""
+
 Rank = tuple[bool, float, int, float, int]
 """Sort key: interactive first, then what its tenant was lent, then by the plan, then by submission."""
 
@@ -25,20 +31,20 @@ class Queue:
     model: str
     interactive: bool
     shares: Shares
-    entries: dict[str, list[Entry]] = field(default_factory=dict)  # by tenant
+    entries: dict[Line, list[Entry]] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)  # tenants that may have an entry without a deadline among these
     rebuilt_at: int = _FEW  # entries, of which those are left out that do not stand
     blocked_at: int = -1  # the fleet's `freed` of its class when no node was fit; nothing to try until it grows
 
-    def head(self) -> Job | None:
-        """The most urgent job with something to place; forgets those that have nothing left."""
+    def head(self, aside: Container[Line] = ()) -> Job | None:
+        """The most urgent job with something to place, but for some lines; forgets those that have nothing left."""
         best: tuple[Rank, Job] | None = None
-        tenants = tuple(self.entries)
-        for tenant in tenants:
-            if not self.waits(tenant):
+        lines = tuple(self.entries)
+        for line in lines:
+            if line in aside or not self._waits_in(line):
                 continue
-            job = self.entries[tenant][0][4]
-            if len(tenants) == 1:
+            job = self.entries[line][0][4]
+            if len(lines) == 1:
                 return job
             ranked = rank(job, self.shares)
             if best is None or ranked < best[0]:
@@ -47,26 +53,24 @@ class Queue:
 
     def waits(self, tenant: str) -> bool:
         """Whether a tenant has something to place; forgets its most urgent jobs if they have nothing left."""
-        entries = self.entries.get(tenant, ())
-        while entries:
-            if _stands(entries[0]):
-                return True
-            _forget(heappop(entries))
-        self.entries.pop(tenant, None)
-        return False
+        return self._waits_in((tenant, False)) or self._waits_in((tenant, True))
+
+    def waiting(self) -> Iterator[str]:
+        """Tenants that have something to place."""
+        return filter(self.waits, {tenant: None for tenant, _ in self.entries})
 
     def beside(self, job: Job, most: int) -> list[Job]:
-        """The most urgent jobs of its tenant and band, a job that `head` gave the first of them."""
-        some = (entry for entry in self.entries[job.spec.tenant] if entry[0] == job.band and _stands(entry))
+        """The most urgent jobs of its line and band, a job that `head` gave the first of them."""
+        some = (entry for entry in self.entries[line_of(job)] if entry[0] == job.band and _stands(entry))
         return [entry[4] for entry in nsmallest(most, some)]
 
     def drop(self, job: Job) -> Entry:
         """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
-        return heappop(self.entries[job.spec.tenant])
+        return heappop(self.entries[line_of(job)])
 
     def push(self, entry: Entry) -> None:
         """Let a job stand where its entry says."""
-        entries = self.entries.setdefault(entry[4].spec.tenant, [])
+        entries = self.entries.setdefault(line_of(entry[4]), [])
         heappush(entries, entry)
         if len(entries) > self.rebuilt_at:
             standing = [entry for entry in entries if _stands(entry)]
@@ -77,14 +81,24 @@ class Queue:
             heapify(entries)
             self.rebuilt_at = max(_FEW, 2 * len(entries))
 
-    def set_aside(self, tenant: str) -> list[Entry]:
-        """Take out all jobs of a tenant; the caller gives them to `restore`."""
-        return self.entries.pop(tenant, [])
+    def of(self, tenant: str) -> Iterator[Entry]:
+        """All entries of a tenant, in no order."""
+        return chain.from_iterable(self.entries.get(line, ()) for line in ((tenant, False), (tenant, True)))
 
-    def restore(self, tenant: str, entries: list[Entry]) -> None:
-        """Let these stand again."""
-        if entries:
-            self.entries[tenant] = entries
+    def _waits_in(self, line: Line) -> bool:
+        """Whether a line has something to place; forgets its most urgent jobs if they have nothing left."""
+        entries = self.entries.get(line, ())
+        while entries:
+            if _stands(entries[0]):
+                return True
+            _forget(heappop(entries))
+        self.entries.pop(line, None)
+        return False
+
+
+def line_of(job: Job) -> Line:
+    """Where a queued job stands."""
+    return job.spec.tenant, job.retried
 
 
 def _stands(entry: Entry) -> bool:
@@ -106,8 +120,8 @@ class Queues:
         self._entries = 0
 
     def put(self, job: Job) -> None:
-        """Queue a job that has items to place, unless it is queued."""
-        if job.entry or not job.placeable:
+        """Queue a job that has items to place, unless it is queued where it belongs."""
+        if not job.placeable or (job.entry and job.retried != bool(job.open.count)):
             return
         spec = job.spec
         key = (spec.model, spec.interactive)
@@ -115,7 +129,7 @@ class Queues:
         if queue is None:
             queue = self._queues[key] = Queue(spec.model, spec.interactive, self._shares)
         if not queue.waits(spec.tenant):
-            self._shares.wake(spec.tenant, spec.interactive, filter(queue.waits, tuple(queue.entries)))
+            self._shares.wake(spec.tenant, spec.interactive, queue.waiting())
         self._enter(queue, job)
 
     def rerank(self, job: Job, band: Band, urgency: float) -> None:
@@ -139,7 +153,7 @@ class Queues:
         tenants: set[str] = set()
         for queue in self._queues.values():
             for tenant in () if queue.interactive else tuple(queue.open):
-                entries = [entry for entry in queue.entries.get(tenant, ()) if entry[0] is Band.OPEN]
+                entries = [entry for entry in queue.of(tenant) if entry[0] is Band.OPEN]
                 if not entries:
                     queue.open.discard(tenant)
                 elif any(map(_stands, entries)):
@@ -169,7 +183,7 @@ class Queues:
         return any(queue.entries for queue in self._queues.values() if not queue.interactive)
 
     def first_jobs(self, last: Band, most: int) -> Iterator[Job]:
-        """Batch jobs with something to place, up to this band, not more than so many of each queue and tenant."""
+        """Batch jobs with something to place, up to this band, not more than so many of each queue and line."""
         for queue in self._queues.values():
             if not queue.interactive:
                 for entries in queue.entries.values():
@@ -183,7 +197,7 @@ class Queues:
 
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1
-        job.entry = self._entries
+        job.entry, job.retried = self._entries, not job.open.count
         if job.band is Band.OPEN:
             queue.open.add(job.spec.tenant)
         queue.push((job.band, job.urgency, job.sequence, job.entry, job))
