@@ -68,6 +68,8 @@ class Ledger:
         state = self._state
         job = state.jobs[lease.job]
         del state.leases[lease.token], job.leases[lease.token]
+        if not job.leases:
+            state.at_work.pop(lease.job, None)
         held = state.held[lease.node]
         del held[lease.token]
         if not held:
@@ -140,6 +142,8 @@ class Ledger:
         self._state.leases[token] = lease
         self._state.held.setdefault(row, {})[token] = lease
         job.leases[token] = lease
+        if not spec.interactive:
+            self._state.at_work[spec.job] = job
         heappush(self._expiries, (lease.expires_s, token))
         self._count_held(row, spec.interactive, 1, now_s)
         return lease

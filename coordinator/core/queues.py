@@ -6,7 +6,7 @@ Jobs that may have to wait for a node of another lot stand in a line of their ow
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heapify, heappop, heappush
 from itertools import chain, islice
 from math import inf
 
@@ -22,6 +22,9 @@ Rank = tuple[bool, float, int, float, int]
 
 _FEW = 256
 """Entries of a tenant that are kept until they come up, whether or not they still stand."""
+
+_LOOKED_AT = 4
+"""Entries that are looked at for each that is asked for."""
 
 
 @dataclass(slots=True)
@@ -59,13 +62,27 @@ class Queue:
         """Tenants that have something to place."""
         return filter(self.waits, {tenant: None for tenant, _ in self.entries})
 
-    def beside(self, job: Job, most: int) -> list[Job]:
-        """The most urgent jobs of its line and band, a job that `head` gave the first of them."""
-        some = (entry for entry in self.entries[line_of(job)] if entry[0] == job.band and _stands(entry))
-        return [entry[4] for entry in nsmallest(most, some)]
+    def heads(self) -> Iterator[Job]:
+        """The most urgent job of each line."""
+        for line in tuple(self.entries):
+            if self._waits_in(line):
+                yield self.entries[line][0][4]
+
+    def in_order(self, line: Line) -> Iterator[Job]:
+        """The jobs of a line, the most urgent first; the caller changes nothing until it has stopped iterating."""
+        entries = self.entries.get(line, ())
+        ahead = [(entry, 0) for entry in entries[:1]]  # of a heap, what comes next is below what came
+        while ahead:
+            entry, at = heappop(ahead)
+            if _stands(entry):
+                yield entry[4]
+            for below in (2 * at + 1, 2 * at + 2):
+                if below < len(entries):
+                    heappush(ahead, (entries[below], below))
 
     def drop(self, job: Job) -> Entry:
-        """Take out a job that `head` gave; the caller pushes it again, and its tenant keeps its turn."""
+        """Take out the most urgent job of its line; the caller pushes it again, and its tenant keeps its turn."""
+        self._waits_in(line_of(job))
         return heappop(self.entries[line_of(job)])
 
     def push(self, entry: Entry) -> None:
@@ -153,29 +170,23 @@ class Queues:
         tenants: set[str] = set()
         for queue in self._queues.values():
             for tenant in () if queue.interactive else tuple(queue.open):
-                entries = [entry for entry in queue.of(tenant) if entry[0] is Band.OPEN]
-                if not entries:
-                    queue.open.discard(tenant)
-                elif any(map(_stands, entries)):
+                if any(entry[0] is Band.OPEN and _stands(entry) for entry in queue.of(tenant)):
                     tenants.add(tenant)
+                elif all(entry[0] is not Band.OPEN for entry in queue.of(tenant)):
+                    queue.open.discard(tenant)
         return tenants
 
     def soonest_s(self, model: str) -> float:
         """When the most urgent job of the plan that waits for a model has to be begun; infinity: none does."""
-        queue = self._queues.get((model, False))
-        job = None if queue is None else queue.head()
-        return inf if job is None or job.band is not Band.PLANNED else job.urgency
+        return min((job.urgency for job in self._heads(model) if job.band is Band.PLANNED), default=inf)
 
     def waits(self, model: str) -> bool:
         """Whether a batch job with something to place waits for a model."""
-        queue = self._queues.get((model, False))
-        return queue is not None and queue.head() is not None
+        return next(self._heads(model), None) is not None
 
     def hurries(self, model: str) -> bool:
         """Whether a batch job with something to place waits for a model, and is not late."""
-        queue = self._queues.get((model, False))
-        job = None if queue is None else queue.head()
-        return job is not None and job.band < Band.LATE
+        return any(job.band < Band.LATE for job in self._heads(model))
 
     @property
     def busy(self) -> bool:
@@ -187,13 +198,19 @@ class Queues:
         for queue in self._queues.values():
             if not queue.interactive:
                 for entries in queue.entries.values():
-                    standing = (entry[4] for entry in entries if entry[0] <= last and _stands(entry))
+                    some = islice(entries, _LOOKED_AT * most)  # of a heap, the first are among the most urgent
+                    standing = (entry[4] for entry in some if entry[0] <= last and _stands(entry))
                     yield from islice(standing, most)
 
     def unblock(self) -> None:
         """Something changed by which a node may be found."""
         for queue in self._queues.values():
             queue.blocked_at = -1
+
+    def _heads(self, model: str) -> Iterator[Job]:
+        """The most urgent batch job of each line that waits for a model."""
+        queue = self._queues.get((model, False))
+        return iter(()) if queue is None else queue.heads()
 
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1

@@ -108,7 +108,9 @@ class Scheduler:
             self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
-            Recall(self.state, self._plan.supply.strengths, effects).serve(self._plan.needs, now_s)
+            Recall(self.state, self._placement.matching, self._plan.supply.strengths, effects).serve(
+                self._plan.needs, now_s
+            )
         return effects
 
     def next_wakeup_s(self) -> float | None:

@@ -287,13 +287,13 @@ def test_a_job_of_which_only_what_went_wrong_is_left_stands_apart_until_more_com
     job.give_back(((0, 1),))
     queues.put(job)
     assert queue.head() is job
-    assert queue.beside(job, 2) == [job]
+    assert list(queue.in_order(line_of(job))) == [job]
     assert queue.head({line_of(job)}) is later
-    assert queue.beside(later, 2) == [later]
+    assert list(queue.in_order(line_of(later))) == [later]
     job.give_back(((1, 1),))
     queues.put(job)
     assert line_of(job) == line_of(later)
-    assert queue.beside(job, 2) == [job, later]
+    assert list(queue.in_order(line_of(job))) == [job, later]
 
 
 def test_patience_is_with_work_that_waits_now() -> None:
