@@ -20,7 +20,8 @@ _HOPELESS = 0.25
 """A node is not given what has a deadline if it finishes that so much more rarely than the mean node does."""
 
 _ALIKE = 0.1
-"""Nodes that differ by less are taken for alike: then the most urgent job goes first."""
+"""Of long items, what differs by less is taken for alike: then the most urgent job goes first. Where it is the
+loading that takes long, what is lost least goes first."""
 
 _AT_ONCE = 4096
 """Nodes that the forecast is asked of in one call: it takes about 1 kB for each."""
@@ -51,10 +52,15 @@ class Matching:
         likeness = self._likeness(jobs, rows, now_s)
         choosy = np.array([_is_choosy(job, now_s) for job in jobs])
         hopeless = (likeness < _HOPELESS) & choosy
-        suits = np.round(likeness / _ALIKE) * _ALIKE * self._apart(jobs, rows)
-        flat = np.where(hopeless, -1.0, suits).T.ravel()
-        order = np.argsort(-flat, kind="stable")
-        return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in order[flat[order] >= 0.0].tolist()]
+        suits = likeness * self._apart(jobs, rows)
+        long = np.array(
+            [[self._item_s(job, row) >= self._state.settings.long_item_s for job in jobs] for row in rows]
+        )
+        steps = np.where(long, np.round(suits / _ALIKE), suits / _ALIKE)
+        job, _ = np.indices(suits.T.shape)
+        order = np.lexsort((-suits.T.ravel(), job.ravel(), -steps.T.ravel()))
+        best = order[~hopeless.T.ravel()[order]]
+        return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in best.tolist()]
 
     def unfit(self, job: Job, rows: Sequence[int], now_s: float) -> set[int]:
         """Which of these nodes are not given a job because they will hardly be there."""
@@ -93,8 +99,10 @@ class Matching:
 
     def _first_s(self, job: Job, row: int) -> float:
         """Until the first item is done."""
-        speed = self._state.fleet.speed(row, job.spec.model, job.spec.item_work)
-        return speed.load_s + 1.0 / speed.items_per_s
+        return self._state.fleet.lot_of(row).speeds[job.spec.model].load_s + self._item_s(job, row)
+
+    def _item_s(self, job: Job, row: int) -> float:
+        return 1.0 / self._state.fleet.speed(row, job.spec.model, job.spec.item_work).items_per_s
 
 
 def _is_choosy(job: Job, now_s: float) -> bool:
