@@ -35,6 +35,7 @@ class Plan:
     vehicles_per_actor: int | None
     speed: float | None
     day: str
+    storm: str
     models: tuple[str, ...]
     device: str
     dtype: str
@@ -75,6 +76,7 @@ class Plan:
             "--vehicles-per-actor": self.vehicles_per_actor,
             "--speed": self.speed,
             "--day": self.day,
+            "--storm": self.storm,
             "--models": ",".join(self.models),
             "--device": self.device,
             "--dtype": self.dtype,

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from node import day
+from node import plan
 from node.battery import Battery
-from node.day import DAY_S, HOUR_S, Day
+from node.day import Day
+from node.plan import DAY_S, HOUR_S
 from node.profile import load
 
 PRESENCE = {  # derived_hourly_presence of the data: day of the week, hour -> share of cars connected
@@ -15,11 +16,11 @@ PRESENCE = {  # derived_hourly_presence of the data: day of the week, hour -> sh
 
 
 def fleet(cars: int = 2000, seed: int = 3) -> Day:
-    return Day(day.load("home"), cars, 0, seed)
+    return Day(plan.load("home"), cars, 0, seed)
 
 
 def test_parked_cars_are_there_from_the_start_until_a_hand_unplugs_them() -> None:
-    parked = Day(day.load("parked"), 3, 0, 1)
+    parked = Day(plan.load("parked"), 3, 0, 1)
     assert parked.advance(0.0).came.tolist() == [0, 1, 2]
     assert parked.next_change_s() == np.inf
     parked.unplug(np.array([1]), 100.0)
@@ -31,7 +32,7 @@ def test_parked_cars_are_there_from_the_start_until_a_hand_unplugs_them() -> Non
 
 
 def test_a_window_told_by_the_driver_is_kept_and_closes() -> None:
-    parked = Day(day.load("parked"), 2, 0, 1)
+    parked = Day(plan.load("parked"), 2, 0, 1)
     parked.advance(0.0)
     parked.plug(np.array([0]), 10.0, 60.0)
     assert parked.next_change_s() == 70.0
@@ -42,7 +43,7 @@ def test_a_window_told_by_the_driver_is_kept_and_closes() -> None:
 def test_home_cars_are_connected_as_long_and_as_often_as_the_data_says() -> None:
     cars = fleet(1000)
     hours = np.arange(0, 14 * 24, 0.25)
-    start_s = cars.plan.start_s
+    start_s = cars.start_s
     present = np.zeros(168)
     stays: list[float] = []
     since: dict[int, float] = {}
@@ -60,9 +61,9 @@ def test_home_cars_are_connected_as_long_and_as_often_as_the_data_says() -> None
 
 
 def test_a_cars_day_does_not_depend_on_how_often_one_asks_nor_on_its_neighbours() -> None:
-    often, seldom, alone = fleet(20), fleet(20), Day(day.load("home"), 1, 7, 3)
-    end_s = often.plan.start_s + 3 * DAY_S
-    for now_s in np.arange(often.plan.start_s, end_s + 1.0, 900.0):
+    often, seldom, alone = fleet(20), fleet(20), Day(plan.load("home"), 1, 7, 3)
+    end_s = often.start_s + 3 * DAY_S
+    for now_s in np.arange(often.start_s, end_s + 1.0, 900.0):
         often.advance(float(now_s))
     seldom.advance(end_s)
     alone.advance(end_s)
@@ -73,14 +74,14 @@ def test_a_cars_day_does_not_depend_on_how_often_one_asks_nor_on_its_neighbours(
 
 def test_another_seed_is_another_day() -> None:
     first, second = fleet(100, seed=1), fleet(100, seed=2)
-    first.advance(first.plan.start_s)
-    second.advance(second.plan.start_s)
+    first.advance(first.start_s)
+    second.advance(second.start_s)
     assert first.plugged.tolist() != second.plugged.tolist()
 
 
 def test_a_car_in_the_evening_is_expected_to_stay_the_night() -> None:
     cars = fleet()
-    now_s = cars.plan.start_s + 4 * HOUR_S  # Thursday 22:00
+    now_s = cars.start_s + 4 * HOUR_S  # Thursday 22:00
     cars.advance(now_s)
     expected_h = cars.remaining_s(np.flatnonzero(cars.plugged), now_s) / HOUR_S
     assert 6.0 < float(np.median(expected_h)) < 14.0
@@ -89,7 +90,7 @@ def test_a_car_in_the_evening_is_expected_to_stay_the_night() -> None:
 
 def test_an_unplugged_home_car_comes_back_another_time() -> None:
     cars = fleet(50)
-    now_s = cars.plan.start_s
+    now_s = cars.start_s
     cars.advance(now_s)
     here = np.flatnonzero(cars.plugged)
     cars.unplug(here, now_s)
@@ -99,8 +100,8 @@ def test_an_unplugged_home_car_comes_back_another_time() -> None:
 
 
 def test_an_unknown_day_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="there is no day 'sunday'; choose one of home, parked"):
-        day.load("sunday")
+    with pytest.raises(ValueError, match=r"there is no day 'sunday'; choose one of .*home, .*parked, .*workplace"):
+        plan.load("sunday")
 
 
 def test_a_battery_charges_to_its_limit_and_pays_for_trips_and_compute() -> None:
