@@ -27,8 +27,7 @@ from node.plan import HOUR_S, parse
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CARS, WEEKS = 400, 10
 STEP_H = 0.25
-LEAST_SESSIONS, LEAST_H = 10, 14 * 24.0
-"""Of a user after the date: of whom there is less on record, one cannot say how often it is plugged in."""
+LEAST_H = 14 * 24.0  # of a user after the date: of less, one cannot say how often it is plugged in
 LEAST_CASES = 200  # of a car at an hour at an age: fewer make no chance
 _ROUNDS = 4
 ORIGINS = {
@@ -94,11 +93,11 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 text = fitted(sessions, name, energy_kwh, path.name)
                 compared = {"all sessions": (recorded(sessions), modelled(text))}
-                status.update(f"{name}: unseen users, later weeks")
+                status.update(f"{name}: unseen users")
                 unseen, before = _unseen(sessions, split_h, given.folds, name, energy_kwh)
             except ValueError as wrong:
                 raise BenchmarkFailed(f"{path}: {wrong}") from None
-            compared["unseen users, later weeks"] = drawn[name] = unseen
+            compared["unseen"] = drawn[name] = unseen
             for whose, (seen, model) in compared.items():
                 figures += _figures(f"{name}, {whose}", seen, model)
             notes += _notes(name, sessions, before, unseen[0])
@@ -142,33 +141,31 @@ def fitted(sessions: Sessions, name: str, energy_kwh: NDArray[np.float64], sourc
 
 
 def recorded(sessions: Sessions, from_h: float = -np.inf) -> Seen:
-    """Of the users with enough on record: from the day after the first plug-in to the day of the last plug-out."""
-    sessions = sessions.only(sessions.begin_h >= from_h)
-    if not len(sessions.user):
-        raise ValueError("nobody plugs in after the date; give an earlier --date")
+    """Of the users with enough on record: from the day after the first plug-in, or from_h, to the day of the last
+    plug-out."""
+    known, _ = habits.known(sessions)
     spans: list[tuple[int, float, float]] = []
-    for user in np.unique(sessions.user).tolist():
+    for user in np.flatnonzero(known).tolist():
         of = sessions.user == user
-        first_h, last_h = float(sessions.begin_h[of][0]), float(sessions.end_h[of][-1])
-        if np.count_nonzero(of) >= LEAST_SESSIONS and last_h - first_h >= LEAST_H:
-            spans.append((user, (first_h // 24 + 1) * 24, last_h // 24 * 24))
+        begin_h, end_h = float(sessions.begin_h[of][0]), float(sessions.end_h[of][-1])
+        first_h, last_h = max((begin_h // 24 + 1) * 24, from_h), end_h // 24 * 24
+        if last_h - first_h >= LEAST_H:
+            spans.append((user, first_h, last_h))
     if not spans:
-        raise ValueError(
-            f"nobody has {LEAST_SESSIONS} sessions over {LEAST_H / 24:g} days there; give an earlier --date or more"
-        )
+        raise ValueError(f"nobody is on record for {LEAST_H / 24:g} days after the date; give an earlier --date")
     return _seen(sessions, spans)
 
 
-def modelled(text: str) -> Seen:
+def modelled(text: str, weeks: int = WEEKS) -> Seen:
     """Of cars that live by this day."""
-    return _seen(*lived(text))
+    return _seen(*lived(text, weeks))
 
 
-def lived(text: str) -> tuple[Sessions, list[tuple[int, float, float]]]:
+def lived(text: str, weeks: int = WEEKS) -> tuple[Sessions, list[tuple[int, float, float]]]:
     """What such cars do: their sessions, and the hours from and until which each was watched."""
     plan = parse(text)
     begin_h = np.ceil(plan.start_s / HOUR_S / WEEK_H) * WEEK_H
-    end_h = begin_h + WEEKS * WEEK_H
+    end_h = begin_h + weeks * WEEK_H
     stays = Day(plan, CARS, 0, SEED).stays(end_h * HOUR_S)
     order = np.argsort(stays.begin_s, kind="stable")
     user, begins_h, ends_h = (
@@ -227,8 +224,8 @@ def _figures(whose: str, seen: Seen, model: Seen) -> list[Figure]:
     if not known.any():
         off, known = np.zeros_like(off), seen.cases > 0
     figures = [
-        Figure(f"{whose}: plugged share by hour of week, mean difference", "points", [float(plugged.mean())]),
-        Figure(f"{whose}: the same, largest", "points", [float(plugged.max())]),
+        Figure(f"{whose}: plugged share by hour of week, mean gap", "points", [float(plugged.mean())]),
+        Figure(f"{whose}: plugged share, largest gap", "points", [float(plugged.max())]),
         Figure(f"{whose}: plugged share, recorded", "%", [100 * float(seen.plugged.mean())]),
         Figure(f"{whose}: plugged share, modelled", "%", [100 * float(model.plugged.mean())]),
     ]
@@ -239,8 +236,8 @@ def _figures(whose: str, seen: Seen, model: Seen) -> list[Figure]:
     mean = float(np.average(off[known], weights=seen.cases[known]))
     return [
         *figures,
-        Figure(f"{whose}: leaving within 1 h, by hour and age, mean difference", "points", [mean]),
-        Figure(f"{whose}: leaving, the largest difference", "points", [float(off[known].max())]),
+        Figure(f"{whose}: leaving in 1 h by hour and age, mean gap", "points", [mean]),
+        Figure(f"{whose}: leaving in 1 h, largest gap", "points", [float(off[known].max())]),
     ]
 
 

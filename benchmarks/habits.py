@@ -68,7 +68,7 @@ def fit(sessions: Sessions, shape: Shape) -> Fitted:
     begins_h = int(np.bincount((sessions.begin_h % DAY_H).astype(int), minlength=24).argmin())
     begins_h -= 24 * (begins_h >= 12)  # then the evening before belongs to a day
     draws = _Draws.of(sessions, begins_h, kind_of_day)
-    users, length_h = _known(sessions)
+    users, length_h = known(sessions)
     chance, kinds, arrivals = draws.rates(len(shape.kinds), users)
     bands = _bands(sessions, begins_h, kind_of_day)
     return Fitted(
@@ -152,17 +152,17 @@ class _Draws:
         return _scores(share)
 
 
-def _known(sessions: Sessions) -> tuple[NDArray[np.bool_], Floats]:
+def known(sessions: Sessions) -> tuple[NDArray[np.bool_], Floats]:
     """Which users have enough on record, and how long each is on it, hours [U]."""
     first, last = np.full(sessions.users, np.inf), np.full(sessions.users, -np.inf)
     np.minimum.at(first, sessions.user, sessions.begin_h)
     np.maximum.at(last, sessions.user, sessions.end_h)
     often = np.bincount(sessions.user, minlength=sessions.users) >= LEAST_SESSIONS
     length_h = np.where(np.isfinite(first), last - first, 0.0)
-    known = often & (length_h >= LEAST_H)
-    if not known.any():
+    enough: NDArray[np.bool_] = often & (length_h >= LEAST_H)
+    if not enough.any():
         raise ValueError(f"no user has {LEAST_SESSIONS} sessions over {LEAST_H / DAY_H:g} days; give more sessions")
-    return known, length_h
+    return enough, length_h
 
 
 def _kinds(sessions: Sessions, begins_h: int, kind_of_day: NDArray[np.intp]) -> NDArray[np.intp]:
