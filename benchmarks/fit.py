@@ -28,7 +28,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CARS, WEEKS = 400, 10
 STEP_H = 0.25
 LEAST_H = 14 * 24.0  # of a user after the date: of less, one cannot say how often it is plugged in
-LEAST_CASES = 200  # of a car at an hour at an age: fewer make no chance
+LEAST_CASES = 100  # of a car at an hour at an age: fewer make no chance
 _ROUNDS = 4
 ORIGINS = {
     "home": (

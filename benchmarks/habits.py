@@ -70,7 +70,10 @@ def fit(sessions: Sessions, shape: Shape) -> Fitted:
     draws = _Draws.of(sessions, begins_h, kind_of_day)
     users, length_h = known(sessions)
     chance, kinds, arrivals = draws.rates(len(shape.kinds), users)
-    bands = _bands(sessions, begins_h, kind_of_day)
+    # Who stays long is drawn for less often: quantiles over sessions would count short stays twice. The root, for
+    # part of that is chance: with it the windows of all sessions come out as they were recorded.
+    weight = length_h / DAY_H / np.maximum(np.bincount(draws.user, minlength=len(users)), 1)
+    bands = _bands(sessions, begins_h, kind_of_day, weight[sessions.user] ** 0.5)
     return Fitted(
         begins_h,
         kinds,
@@ -171,7 +174,7 @@ def _kinds(sessions: Sessions, begins_h: int, kind_of_day: NDArray[np.intp]) -> 
 
 
 def _bands(
-    sessions: Sessions, begins_h: int, kind_of_day: NDArray[np.intp]
+    sessions: Sessions, begins_h: int, kind_of_day: NDArray[np.intp], weight: Floats
 ) -> Sequence[tuple[int, int, int, Floats]]:
     """Quantiles of the stay, by kind of day and hours of plugging in: as few hours as hold enough sessions."""
     kind = _kinds(sessions, begins_h, kind_of_day)
@@ -186,10 +189,9 @@ def _bands(
                 edges.append(until)
         for begin, end in pairwise(edges):
             of = (kind == one) & (hour >= begin) & (hour < end)
-            stays_h = length_h[of] if of.any() else length_h[kind == one]
-            if not stays_h.size:
-                stays_h = length_h
-            bands.append((one, begin, end, np.quantile(np.clip(stays_h, _SHORTEST_H, _LONGEST_H), PART)))
+            of = next(some for some in (of, kind == one, kind >= 0) if some.any())
+            stays_h = np.clip(length_h[of], _SHORTEST_H, _LONGEST_H)
+            bands.append((one, begin, end, _weighted_quantiles(stays_h, weight[of], PART)))
     return bands
 
 
