@@ -7,7 +7,6 @@ very text that would ship.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,16 +18,12 @@ from benchmarks import habits
 from benchmarks.figures import BenchmarkFailed, Figure, Report, count, file, parser, terminal
 from benchmarks.forecast import FIT_SHARE, SEED, WORKPLACE_ZONE, Sessions, day_of, hours_of, read
 from benchmarks.machine import Machine
+from benchmarks.presence import CARS, WEEKS, Seen, lived, modelled, recorded
 from benchmarks.recovery import plotting
-from coordinator.core.forecast import AGES_H, WEEK_H
-from node.day import Day
-from node.plan import HOUR_S, parse
+from coordinator.core.forecast import AGES_H
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-CARS, WEEKS = 400, 10
-STEP_H = 0.25
-LEAST_H = 14 * 24.0  # of a user after the date: of less, one cannot say how often it is plugged in
-LEAST_CASES = 100  # of a car at an hour at an age: fewer make no chance
+LONG_WEEKS = 40  # for what a car that seldom plugs in is like
 _ROUNDS = 4
 ORIGINS = {
     "home": (
@@ -40,21 +35,6 @@ ORIGINS = {
         "(one US firm, a fee after four hours; the zone of its clock is assumed to be UTC of New York).",
     ),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What one sees of cars over time."""
-
-    plugged: NDArray[np.float64]  # [168] share by hour of the week
-    stays_h: NDArray[np.float64]  # [S]
-    cases: NDArray[np.float64]  # [2, 24, A] cars there at a full hour: weekday or weekend, hour, class of age
-    left: NDArray[np.float64]  # [2, 24, A] of them, gone within the hour
-
-    @property
-    def leaves(self) -> NDArray[np.float64]:
-        """[2, 24, A] chance to go within the hour; NaN of too few."""
-        return np.where(self.cases >= LEAST_CASES, self.left / np.maximum(self.cases, 1.0), np.nan)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -100,6 +80,7 @@ def main(arguments: Sequence[str]) -> int:
             compared["unseen"] = drawn[name] = unseen
             for whose, (seen, model) in compared.items():
                 figures += _figures(f"{name}, {whose}", seen, model)
+            figures += _spread_figures(name, sessions, split_h, text)
             notes += _notes(name, sessions, before, unseen[0])
             if given.write is not None:
                 (given.write / f"{name}.toml").write_text(text, encoding="utf-8")
@@ -138,67 +119,6 @@ def fitted(sessions: Sessions, name: str, energy_kwh: NDArray[np.float64], sourc
         text = habits.text(figures, name, shape, energy_kwh, top, scale)
         scale *= (wanted / float(modelled(text).plugged.mean())) ** 1.3  # more often: the less often away
     return habits.text(figures, name, shape, energy_kwh, top, scale)
-
-
-def recorded(sessions: Sessions, from_h: float = -np.inf) -> Seen:
-    """Of the users with enough on record: from the day after the first plug-in, or from_h, to the day of the last
-    plug-out."""
-    known, _ = habits.known(sessions)
-    spans: list[tuple[int, float, float]] = []
-    for user in np.flatnonzero(known).tolist():
-        of = sessions.user == user
-        begin_h, end_h = float(sessions.begin_h[of][0]), float(sessions.end_h[of][-1])
-        first_h, last_h = max((begin_h // 24 + 1) * 24, from_h), end_h // 24 * 24
-        if last_h - first_h >= LEAST_H:
-            spans.append((user, first_h, last_h))
-    if not spans:
-        raise ValueError(f"nobody is on record for {LEAST_H / 24:g} days after the date; give an earlier --date")
-    return _seen(sessions, spans)
-
-
-def modelled(text: str, weeks: int = WEEKS) -> Seen:
-    """Of cars that live by this day."""
-    return _seen(*lived(text, weeks))
-
-
-def lived(text: str, weeks: int = WEEKS) -> tuple[Sessions, list[tuple[int, float, float]]]:
-    """What such cars do: their sessions, and the hours from and until which each was watched."""
-    plan = parse(text)
-    begin_h = np.ceil(plan.start_s / HOUR_S / WEEK_H) * WEEK_H
-    end_h = begin_h + weeks * WEEK_H
-    stays = Day(plan, CARS, 0, SEED).stays(end_h * HOUR_S)
-    order = np.argsort(stays.begin_s, kind="stable")
-    user, begins_h, ends_h = (
-        column[order] for column in (stays.node, stays.begin_s / HOUR_S, stays.end_s / HOUR_S)
-    )
-    known = ends_h > begin_h
-    sessions = Sessions(user[known].astype(np.int32), begins_h[known], ends_h[known], 0)
-    return sessions, [(car, begin_h, end_h) for car in range(CARS)]
-
-
-def _seen(sessions: Sessions, spans: Sequence[tuple[int, float, float]]) -> Seen:
-    here, watched = np.zeros(168), np.zeros(168)
-    kept = np.zeros(len(sessions.user), np.bool_)
-    for user, from_h, until_h in spans:
-        of = sessions.user == user
-        grid_h = np.arange(from_h, until_h, STEP_H) + STEP_H / 2
-        begin_h, end_h = np.sort(sessions.begin_h[of]), np.sort(sessions.end_h[of])
-        now = np.searchsorted(begin_h, grid_h, "right") - np.searchsorted(end_h, grid_h, "right")
-        hour = (grid_h % WEEK_H).astype(np.intp)
-        here += np.bincount(hour, now, 168)
-        watched += np.bincount(hour, minlength=168)
-        kept |= of & (sessions.begin_h >= from_h)
-    begin_h, end_h = sessions.begin_h[kept], sessions.end_h[kept]
-    first = np.floor(begin_h) + 1.0
-    hours = np.maximum(np.ceil(end_h) - first, 0.0).astype(np.intp)  # full hours that each stay lives to see
-    stay = np.repeat(np.arange(len(hours)), hours)
-    at_h = first[stay] + np.arange(len(stay)) - np.repeat(np.cumsum(hours) - hours, hours)
-    age = np.searchsorted(AGES_H, at_h - begin_h[stay], "right")
-    cell = ((at_h % WEEK_H >= 5 * 24).astype(np.intp), (at_h % 24).astype(np.intp), age)
-    cases, left = np.zeros((2, 24, len(AGES_H) + 1)), np.zeros((2, 24, len(AGES_H) + 1))
-    np.add.at(cases, cell, 1.0)
-    np.add.at(left, cell, (end_h[stay] - at_h < 1.0).astype(np.float64))
-    return Seen(here / np.maximum(watched, 1.0), end_h - begin_h, cases, left)
 
 
 def _unseen(
@@ -241,16 +161,30 @@ def _figures(whose: str, seen: Seen, model: Seen) -> list[Figure]:
     ]
 
 
+def _spread_figures(name: str, sessions: Sessions, split_h: float, text: str) -> list[Figure]:
+    """What lies between cars: of all sessions, of the later weeks alone, and of cars that live by the fit."""
+    shape, kinds = (
+        habits.SHAPES[name],
+        {"recorded": sessions, "recorded later": sessions.only(sessions.begin_h >= split_h)},
+    )
+    spreads = {
+        how: habits.spreads(of, shape) for how, of in (kinds | {"modelled": lived(text, LONG_WEEKS)[0]}).items()
+    }
+    figures = []
+    for at, (what, unit, factor) in enumerate(
+        (("variance of the hour", "%", 100), ("variance of the stay", "%", 100), ("chance, p10 to p90", "", 1))
+    ):
+        for how, figure in spreads.items():
+            figures.append(Figure(f"{name}, between cars: {what}, {how}", unit, [factor * figure[at]]))
+    return figures
+
+
 def _notes(name: str, sessions: Sessions, before: Seen, after: Seen) -> list[str]:
     drift = 100 * np.abs(before.plugged - after.plugged)
-    spread = habits.fit(sessions, habits.SHAPES[name])
     return [
         f"{name}: {len(sessions.user):,} sessions of {sessions.users} users; the records of before the date"
         f" differ from those after it by {drift.mean():.1f} points of plugged share as a rule, {drift.max():.1f} at"
         " most",
-        f"{name}: between cars lie {spread.hour_spread:.0%} of the variance of the hour of plugging in and"
-        f" {spread.stay_spread:.0%} of the stay's (normal scores), and the chance to plug in on a day goes from"
-        f" {spread.cars[1]:.2f} (p5) to {spread.cars[-2]:.2f} (p95)",
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import habits
-from benchmarks.fit import lived, modelled, recorded
+from benchmarks.presence import lived, modelled, recorded
 from node import plan
 from node.day import Day
 from node.plan import HOUR_S, Plan
