@@ -16,7 +16,7 @@ PRODUCT = ("coordinator", "node", "protos")
 PURE = (
     "coordinator.core",
     *("node.battery", "node.day", "node.events", "node.lease", "node.link", "node.lot", "node.messages"),
-    *("node.profile", "node.speeds", "node.vehicles"),
+    *("node.plan", "node.profile", "node.speeds", "node.storm", "node.vehicles"),
 )
 # What a clock, a loop, a log, another thread or process, and chance come from.
 IMPURE = (

@@ -60,7 +60,13 @@ def up_command(
         int | None, typer.Option(min=1, help="Cars in one Ray actor. Default: as many actors as cores.")
     ] = None,
     speed: Annotated[float | None, typer.Option(help="Of the cars' clock; 60: an hour is a minute.")] = None,
-    day: Annotated[str, typer.Option(metavar="NAME", help="When cars are plugged in. Default: parked.")] = "",
+    day: Annotated[
+        str,
+        typer.Option(metavar="NAME:N,...", help="When they are plugged in: home:4,rack:2. Default: parked."),
+    ] = "",
+    storm: Annotated[
+        str, typer.Option(metavar="NAME[@HOUR],...", help="What befalls them all: update@2, power-cut, holiday.")
+    ] = "",
     models: Annotated[str, typer.Option(metavar="A,B", help="Default: every model in the cache.")] = "",
     noop: Annotated[bool, typer.Option("--noop", help="Offer noop too, a model that echoes.")] = False,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What torch runs on.")] = "",
@@ -83,11 +89,12 @@ def up_command(
 ) -> None:
     """Bring up a coordinator and a fleet of cars on this machine; Ctrl-C takes them down."""
     plan = Plan(
-        vehicles=vehicles or sum(map(int, re.findall(r":([0-9]+)", profile))) or 6,
+        vehicles=vehicles or _named(profile) or _named(day) or 6,
         profile=profile,
         vehicles_per_actor=vehicles_per_actor,
         speed=speed,
         day=day,
+        storm=storm,
         models=models_to_offer(models, noop),
         device=device,
         dtype=dtype,
@@ -261,6 +268,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(message: str, code: int) -> int:
     print(f"carpool: {message}", file=sys.stderr)
     return code
+
+
+def _named(mix: str) -> int:
+    """How many vehicles a mix like hw4:6,ai5:2 names."""
+    return sum(map(int, re.findall(r":([0-9]+)", mix)))
 
 
 def _stderr() -> Console:

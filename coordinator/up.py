@@ -22,6 +22,7 @@ from coordinator.client import Client
 from coordinator.errors import CarpoolError
 
 POLL_S = 0.1  # between two looks at a fleet that starts
+AWAY_S = 2.0  # after all lots have called: a car that is not offered by then is away
 LOTS_STOP_S = 20.0  # how long the lots, and Ray below them, may take to end
 COORDINATOR_STOP_S = 10.0
 
@@ -35,6 +36,7 @@ class Plan:
     vehicles_per_actor: int | None
     speed: float | None
     day: str
+    storm: str
     models: tuple[str, ...]
     device: str
     dtype: str
@@ -75,6 +77,7 @@ class Plan:
             "--vehicles-per-actor": self.vehicles_per_actor,
             "--speed": self.speed,
             "--day": self.day,
+            "--storm": self.storm,
             "--models": ",".join(self.models),
             "--device": self.device,
             "--dtype": self.dtype,
@@ -199,14 +202,18 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
-    """Returns when every vehicle that is plugged in is offered: all of them on a day parked."""
-    expected = plan.vehicles if plan.day in ("", "parked") else 1
+    """Returns when every vehicle that is plugged in is offered: all of them on a day on which none is ever away."""
+    everyone = plan.day in ("", "parked", "rack")
+    called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:
             while True:
                 nodes = await client.nodes()
                 offered = sum(node.state in ("idle", "busy") for node in nodes)
-                if len(nodes) == plan.vehicles and offered >= expected:
-                    return
+                if len(nodes) == plan.vehicles:
+                    now_s = asyncio.get_running_loop().time()
+                    called_s = now_s if called_s is None else called_s
+                    if offered == plan.vehicles or (not everyone and now_s >= called_s + AWAY_S):
+                        return
                 status.update(f"starting the cars: {offered} of {plan.vehicles} are ready")
                 await asyncio.sleep(POLL_S)

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from node import day, profile
+from node import plan, profile, storm
 from node.config import LotConfig
 
 
@@ -73,7 +73,10 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 def configs(options: argparse.Namespace) -> list[LotConfig]:
     """One lot for each actor, or a single one; raises ValueError for flags that do not fit."""
-    profiles = profile.assign(options.profile, options.vehicles)
+    vehicles = options.vehicles
+    if vehicles is None and ":" not in options.profile:
+        vehicles = plan.vehicles_of(options.day)
+    profiles = profile.assign(options.profile, vehicles)
     if not profiles:
         raise ValueError("--vehicles 0 leaves nothing to serve; give at least 1")
     if not (math.isfinite(options.speed) and options.speed > 0):
@@ -84,7 +87,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     ):
         if not (math.isfinite(figure) and figure >= 0):
             raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
-    day.load(options.day)
+    days = plan.assign(options.day, len(profiles))
+    storm.parse(options.storm)
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
         lots = math.ceil(count / options.vehicles_per_actor)
@@ -100,7 +104,7 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             first_index=options.first_index + start,
             models=models,
             noop=options.noop,
-            day=options.day,
+            day=plan.mix(days[start:end]),
             speed=options.speed,
             device=options.device,
             dtype=options.dtype,
@@ -111,6 +115,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             site=options.site,
             price_per_kwh=options.price_per_kwh,
             carbon_g_per_kwh=options.carbon_g_per_kwh,
+            starts_as=days[0],
+            storms=options.storm,
         )
         for start, end in pairwise(firsts)
     ]
@@ -127,7 +133,9 @@ def parser() -> argparse.ArgumentParser:
     add("--first-index", type=int, default=0, metavar="K", help="of the first vehicle in the fleet")
     add("--models", metavar="A,B", help="default: every model in the cache; empty: none of them")
     add("--noop", action="store_true", help="offer the echo model as well")
-    add("--day", default="parked", metavar="NAME", help=f"one of {', '.join(day.names())}")
+    add("--day", default="parked", metavar="MIX", help=f"like home:4,workplace:2, of {', '.join(plan.names())}")
+    text = f"befall the cars: like update@2,holiday@12, hours after the start, of {', '.join(storm.names())}"
+    add("--storm", default="", metavar="NAME[@HOUR],...", help=text)
     add("--site", default="", metavar="NAME", help="where the vehicles stand; those of one may leave together")
     add("--price-per-kwh", type=float, default=0.0, metavar="X", help="electricity, in the unit of jobs' values")
     add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")

@@ -21,7 +21,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from node import day, driver, profile
+from node import day, driver, plan, profile, storm
 from node.address import LotAddress
 from node.battery import Battery
 from node.config import LotConfig
@@ -111,7 +111,9 @@ class Agent:
         config = self._config
         kinds = {name: profile.load(name) for name in set(config.profiles)}
         profiles = [kinds[name] for name in config.profiles]
-        plan = day.load(config.day)
+        days = plan.assign(config.day, len(profiles))
+        plans = plan.lived_together(days, config.starts_as or days[0])
+        storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
         await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
@@ -125,18 +127,19 @@ class Agent:
         ]
         self._started_s = self._told_s = self._loop.time()
         ways = Ways(
-            plan.cohort,
-            plan.start_s - config.speed * self._started_s,
+            plans[0].cohort,
+            plans[0].start_s - config.speed * self._started_s,
             config.speed,
             config.price_per_kwh,
             config.carbon_g_per_kwh,
+            tuple(one.cohort for one in plans),
         )
         incarnation = secrets.randbits(64) or 1
         self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
-        self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
-        self._battery = Battery(profiles, np.full(len(profiles), plan.state_of_charge))
+        self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
+        self._battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
         config = self._config
@@ -204,7 +207,7 @@ class Agent:
         self._handle(events)
 
     def _simulated_s(self) -> float:
-        return self._day.plan.start_s + (self._loop.time() - self._started_s) * self._config.speed
+        return self._day.start_s + (self._loop.time() - self._started_s) * self._config.speed
 
     # The driver's hand.
 

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from node import client
-from node.commands import models
+from node.commands import day, models
 
 Names = Annotated[list[str], typer.Argument(metavar="NODE…", help="Vehicles, as `carpool nodes` lists them.")]
 Cluster = Annotated[
@@ -17,8 +17,9 @@ Cluster = Annotated[
 
 
 def commands(app: typer.Typer) -> None:
-    """Add `models`, `plug` and `unplug`."""
+    """Add `day`, `models`, `plug` and `unplug`."""
     app.add_typer(models.models, name="models")
+    app.command()(day.day)
     app.command()(plug)
     app.command()(unplug)
 

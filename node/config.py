@@ -14,7 +14,7 @@ class LotConfig:
     first_index: int  # of the first vehicle in the whole fleet
     models: tuple[str, ...] | None  # None: every model in the cache
     noop: bool  # whether it offers the echo model as well
-    day: str
+    day: str  # of all, or a mix that names one for each vehicle in order
     speed: float  # simulated seconds in a real one
     device: str  # "auto", "cpu" or "cuda"
     dtype: str  # "auto", "fp32" or "bf16"
@@ -25,6 +25,8 @@ class LotConfig:
     site: str = ""  # where its vehicles stand
     price_per_kwh: float = 0.0  # of electricity there, in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
+    starts_as: str = ""  # the day whose start is everybody's; empty: its first vehicle's
+    storms: str = ""  # like update@2,holiday
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ class Ways:
     pace: float = 1.0  # seconds of the cars' clock in one of the lot
     price_per_kwh: float = 0.0  # in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2, grams; 0: not given
+    cohorts: tuple[str, ...] = ()  # one for each vehicle; empty: `cohort` is of all
 
     def hour_of_week(self, now_s: float) -> float:
         """Hours since Monday 00:00 by the cars' clock, at this second of the lot."""

@@ -126,7 +126,7 @@ def _add_offers(request: link_pb2.ConnectRequest, offers: Offers) -> None:
             node=node,
             window_s=window_s,
             share=share,
-            cohort=ways.cohort,
+            cohort=ways.cohorts[node] if ways.cohorts else ways.cohort,
             hour_of_week=offers.hour_of_week,
             plugged_in_s=plugged_in_s,
             pace=ways.pace,

@@ -325,6 +325,19 @@ def test_a_window_told_by_the_driver_closes_by_itself(tmp_path: Path) -> None:
     go(scene())
 
 
+def test_a_power_cut_takes_every_car_of_a_lot_and_all_come_back(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, day="rack:1,parked:1", speed=7200.0, storms="power-cut@1") as lot:
+            heard = lot.coordinator.until
+            offers = (await heard(lambda m: len(m.offers) == 2)).offers
+            assert [offer.cohort for offer in offers] == ["rack", "home"]
+            left = (await heard(lambda m: bool(m.departures))).departures
+            assert sorted(departure.node for departure in left) == [0, 1]
+            assert sorted(offer.node for offer in (await heard(lambda m: bool(m.offers))).offers) == [0, 1]
+
+    go(scene())
+
+
 def test_a_drained_car_departs_when_it_has_finished(tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(tmp_path) as lot:

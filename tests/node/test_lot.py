@@ -112,6 +112,14 @@ def test_an_offer_says_what_a_forecast_of_the_stay_goes_by() -> None:
     assert [vehicle.site for vehicle in lot.hello().vehicles] == ["yard", "yard"]
 
 
+def test_vehicles_of_a_mix_offer_the_habits_of_their_own_days() -> None:
+    vehicles = [Vehicle(f"car-{n}", "hw4", 160.0, "") for n in range(2)]
+    lot = Lot("lot", 7, vehicles, [ECHO], Ways("home", cohorts=("home", "rack")))
+    lot.handle([PluggedIn(np.arange(2), np.full(2, 600.0)), Welcomed(())], 0.0)
+    (message,) = taken(lot)
+    assert [offer.cohort for offer in wire.encode(message).offers] == ["home", "rack"]
+
+
 def test_a_declared_end_is_told_even_where_the_window_stays_the_same() -> None:
     lot = plugged(1, 600.0)
     lot.handle([PluggedIn(np.array([0]), np.array([599.0]), declared=True)], 1.0)

@@ -26,6 +26,8 @@ RAY_WITHIN_S = 120.0
         (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, hw4"),
         (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
         (["--day", "sunday"], "there is no day 'sunday'"),
+        (["--day", "home:2,rack:1", "--vehicles", "4"], "names 3 vehicles and there are 4; make them equal"),
+        (["--storm", "flood"], "there is no storm 'flood'; choose one of holiday, power-cut, update"),
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
@@ -109,6 +111,15 @@ def _mentioning(text: str) -> list[str]:
     """Command lines of processes that name this text."""
     listed = subprocess.run(["ps", "-A", "-o", "command"], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if text in line]
+
+
+def test_a_mix_of_days_is_dealt_to_the_lots_and_starts_for_all_as_its_first() -> None:
+    mix = ["--day", "home:2,rack:3", "--storm", "update@2"]
+    flags = ["--coordinator", "127.0.0.1:1", "--ray", "--vehicles-per-actor", "3", *mix]
+    first, second = configs(parser().parse_args(flags))
+    assert (first.day, second.day) == ("home:2", "rack:3")
+    assert len(first.profiles) + len(second.profiles) == 5
+    assert {(one.starts_as, one.storms) for one in (first, second)} == {("home", "update@2")}
 
 
 def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
