@@ -48,6 +48,9 @@ class Plan:
     state: Path | None
     api_keys: Path | None
     config: Path | None
+    place: str = ""
+    terms: Path | None = None  # None: every owner takes part, and asks for nothing
+    facts: Path | None = None
 
     def coordinator(self, folder: Path) -> list[str]:
         """Arguments of `python -m`; `folder` is the cluster's, and goes with it."""
@@ -81,8 +84,12 @@ class Plan:
             "--threads": self.threads,
             "--seed": self.seed,
             "--ray-address": self.ray_address,
+            "--place": self.place,
+            "--terms": self.terms and self.terms.absolute(),
+            "--facts": self.facts and self.facts.absolute(),
         }
-        return ["node", "--ray", *_arguments(flags)]
+        willing = () if self.terms else ("--opt-in",)
+        return ["node", "--ray", *willing, *_arguments(flags)]
 
 
 def _arguments(flags: dict[str, object]) -> list[str]:
@@ -199,8 +206,8 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
-    """Returns when every vehicle that is plugged in is offered: all of them on a day parked."""
-    expected = plan.vehicles if plan.day in ("", "parked") else 1
+    """Returns when every vehicle that is plugged in is offered: all on a day parked, unless owners have terms."""
+    expected = 0 if plan.terms else plan.vehicles if plan.day in ("", "parked") else 1
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:
             while True:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.terms import Terms
+
 
 @dataclass(frozen=True, slots=True)
 class LotConfig:
@@ -25,6 +27,9 @@ class LotConfig:
     site: str = ""  # where its vehicles stand
     price_per_kwh: float = 0.0  # of electricity there, in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
+    place: str = ""  # what kind of place that is; empty: a plain one
+    terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
+    facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ class Placement:
                     lease.lease_s,
                     spec.interactive,
                     solo,
+                    spec.tenant,
                 )
             )
             return True

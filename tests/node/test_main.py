@@ -16,7 +16,7 @@ from node.__main__ import configs, parser
 from node.address import addresses
 from tests.node.test_agent import WITHIN_S, Coordinator
 
-NODE = (sys.executable, "-m", "node", "--models", "", "--noop")
+NODE = (sys.executable, "-m", "node", "--models", "", "--noop", "--opt-in")
 RAY_WITHIN_S = 120.0
 
 
