@@ -95,13 +95,10 @@ class Guard:
         self._awake_until_s[computing] = now_s + LINGER_S
         self.awake = here & (computing | ((self._awake_until_s > now_s - seconds) & (self.reason == Reason.NONE)))
         load_kw = np.where(here, battery.load_kw(self.awake, computing), 0.0)
-        # Packs first: what computing draws may not slow the charging of another car of the place.
-        charging_kw, level_kw = shared(self.place.limit_kw, np.where(plugged, battery.accepts_kw(), 0.0))
-        wanted_kw = np.where(plugged, np.minimum(load_kw, battery.wall_kw - charging_kw), 0.0)
-        loads_kw, _ = shared(self.place.limit_kw - float(charging_kw.sum()), wanted_kw)
+        supply_kw, level_kw = self._supply(plugged, load_kw)
         self.given_kw = np.where(plugged, np.minimum(battery.wall_kw, level_kw), 0.0)
-        self.charging = charging_kw > 0.0
-        battery.advance(seconds, plugged, computing, self.awake, parked, charging_kw + loads_kw)
+        self.charging = plugged & (battery.accepts_kw() > 0.0)
+        battery.advance(seconds, plugged, computing, self.awake, parked, supply_kw)
         self.heat.advance(seconds, self.place.at(self.place.ambient_c, now_s), load_kw)
 
     def moved(self, now_s: float, moved_bytes: Floats) -> None:
@@ -120,7 +117,9 @@ class Guard:
         reason = np.zeros(len(self.reason), np.uint8)
         charge, least = battery.state_of_charge, terms.least_charge
         load_kw = battery.awake_kw + battery.board_kw
-        drained = self._drained(load_kw, plugged, ahead_s)
+        supply_kw, _ = self._supply(plugged, load_kw)  # the least there is: if all work
+        drained = np.maximum(load_kw - supply_kw, 0.0) * ahead_s / 3600.0 / battery.usable_kwh
+        unslowed = plugged & (supply_kw >= battery.accepts_kw() + load_kw)
         spare = np.where(self.reason == Reason.CHARGE_LOW, SPARE_CHARGE, 0.0)
         departs_s = np.minimum(terms.departs_in_s(now_s), declared_s)
         metered = np.zeros(len(reason), np.bool_) if place.wifi else ~(self.cellular_bytes < terms.cellular_bytes)
@@ -130,7 +129,7 @@ class Guard:
             (Reason.TOO_HOT, self.heat.cabin_c > terms.hottest_cabin_c),
             (Reason.CELLULAR_SPENT, metered & (terms.cellular_bytes > 0.0)),
             (Reason.NO_WIFI, metered & (terms.cellular_bytes == 0.0)),
-            (Reason.CHARGING_FIRST, ~self._on_time(charge, drained, load_kw, plugged, departs_s, ahead_s)),
+            (Reason.CHARGING_FIRST, ~(unslowed | self._on_time(charge - drained, plugged, departs_s, ahead_s))),
             (Reason.CHARGE_LOW, (charge - drained < least + spare) & ((drained > 0.0) | (charge < least + spare))),
             (Reason.OUT_OF_HOURS, ~terms.in_hours(now_s / 60.0)),
             (Reason.UNPLUGGED, ~(plugged | (parked & terms.parked))),
@@ -144,31 +143,26 @@ class Guard:
         asleep = (self._awake_until_s <= now_s) & ~self.charging
         return np.where(asleep, self._wake_j, 0.0)
 
-    def _sure_kw(self) -> Floats:
-        """What the wall gives each at the least [N], whatever the others of the place do."""
-        sure_kw: Floats = np.minimum(self.battery.wall_kw, self.place.limit_kw / max(1, len(self.reason)))
-        return sure_kw
+    def _supply(self, plugged: Flags, load_kw: Floats) -> tuple[Floats, float]:
+        """What the wall gives each that wants to charge and to feed such a load [N], and the most for one that
+        charges, kW. Packs first: what computing draws may not slow the charging of another car of the place."""
+        battery, limit_kw = self.battery, self.place.limit_kw
+        charging_kw, level_kw = shared(limit_kw, np.where(plugged, battery.accepts_kw(), 0.0))
+        wanted_kw = np.where(plugged, np.minimum(load_kw, battery.wall_kw - charging_kw), 0.0)
+        loads_kw, _ = shared(max(0.0, limit_kw - float(charging_kw.sum())), wanted_kw)
+        return charging_kw + loads_kw, level_kw
 
-    def _drained(self, load_kw: Floats, plugged: Flags, ahead_s: float) -> Floats:
-        """The part of the pack [N] that work until the next look may take at the most."""
-        lacking_kw = np.maximum(load_kw - np.where(plugged, self._sure_kw(), 0.0), 0.0)
-        part: Floats = lacking_kw * ahead_s / 3600.0 / self.battery.usable_kwh
-        return part
-
-    def _on_time(
-        self, charge: Floats, drained: Floats, load_kw: Floats, plugged: Flags, departs_s: Floats, ahead_s: float
-    ) -> Flags:
-        """Who has the wanted charge at the departure [N] even if it works until the next look and no longer."""
-        battery, wanted, sure_kw = self.battery, self.terms.wanted_charge, self._sure_kw()
-        after = charge - drained
+    def _on_time(self, after: Floats, plugged: Flags, departs_s: Floats, ahead_s: float) -> Flags:
+        """Who has the wanted charge at the departure [N] if it works until the next look, to be left with such a
+        charge [N], and no longer: by the least that the place gives a car that charges."""
+        battery, wanted = self.battery, self.terms.wanted_charge
+        sure_kw = np.minimum(battery.wall_kw, self.place.limit_kw / max(1, len(self.reason)))
         knee = np.clip(wanted, 0.0, TAPER_FROM)
         below_h = np.maximum(knee - after, 0.0) / sure_kw
-        above_h = np.maximum(wanted - np.maximum(after, TAPER_FROM), 0.0) / np.minimum(
-            sure_kw, battery.tapered_kw(wanted)
-        )
+        slowest_kw = np.minimum(sure_kw, battery.tapered_kw(wanted))
+        above_h = np.maximum(wanted - np.maximum(after, TAPER_FROM), 0.0) / slowest_kw
         needed_s = (below_h + above_h) * battery.usable_kwh * 3600.0
         spare_s = np.where(self.reason == Reason.CHARGING_FIRST, SPARE_S, LEAST_SPARE_S)
         soon = plugged & np.isfinite(departs_s) & (departs_s - ahead_s >= needed_s + spare_s)
-        unslowed = plugged & (sure_kw >= battery.tapered_kw(charge) + load_kw)
-        on_time: Flags = (after >= wanted) | soon | unslowed
+        on_time: Flags = (after >= wanted) | soon
         return on_time
