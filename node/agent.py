@@ -235,7 +235,8 @@ class Agent:
         plugged, parked = self._day.plugged, self._parked()
         guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, self._declared_until_s - now_s)
         if self._facts is not None:
-            self._facts.states(guard, plugged, parked, now_s, self._real_s())
+            since_s = now_s - self._day.age_s(np.arange(len(plugged)), now_s)
+            self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s())
         price = guard.place.at(guard.place.price_per_kwh, now_s)
         carbon = guard.place.at(guard.place.carbon_g_per_kwh, now_s)
         return Looked(guard.reason != Reason.NONE, guard.heat.speed(), guard.wake_j(now_s), price, carbon)

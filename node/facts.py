@@ -14,11 +14,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from node.battery import TAPER_FROM, TAPER_TO, Flags
+from node.battery import TAPER_FROM, TAPER_TO, Flags, Floats
 from node.guard import Guard
 from node.lease import Lease
 from node.profile import Profile
 from node.terms import Terms
+
+_STATE = ("plugged", "parked", "since_s", "charge", "given_kw", "cabin_c", "cellular_bytes", "withheld")
 
 
 class Facts:
@@ -53,17 +55,19 @@ class Facts:
         """What an owner says from now on."""
         self.tell("terms", node, t_s, real_s, asdict(terms))
 
-    def states(self, guard: Guard, plugged: Flags, parked: Flags, t_s: float, real_s: float) -> None:
-        """The cars of which something moved since they were told last."""
+    def states(
+        self, guard: Guard, plugged: Flags, parked: Flags, since_s: Floats, t_s: float, real_s: float
+    ) -> None:
+        """The cars of which something moved since they were told last; since_s [N]: when each stay began."""
         columns = (
-            *(plugged, parked, guard.battery.state_of_charge.round(4), guard.given_kw.round(2)),
-            *(guard.heat.cabin_c.round(1), guard.cellular_bytes),
+            *(plugged, parked, since_s.round(), guard.battery.state_of_charge.round(4), guard.given_kw.round(2)),
+            *(guard.heat.cabin_c.round(1), guard.cellular_bytes, guard.reason),
         )
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for node, row in enumerate(rows):
             if self._told.get(node) != row:
                 self._told[node] = row
-                names = ("plugged", "parked", "charge", "given_kw", "cabin_c", "cellular_bytes")
+                names = _STATE
                 place = {"wifi": guard.place.wifi, "pay_per_h": guard.place.pay_per_h}
                 self.tell("state", node, t_s, real_s, {**dict(zip(names, row, strict=True)), **place})
 
