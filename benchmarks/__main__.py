@@ -27,6 +27,9 @@ BENCHMARKS = (
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
     Benchmark(
+        "owner-stop", "benchmarks.owner_stop", "an unplugged car is its owner's: until no torch work is left"
+    ),
+    Benchmark(
         "policy",
         "benchmarks.policy.command",
         "value on time, by policy, of a clairvoyant bound: weeks of real stays",

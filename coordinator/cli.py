@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -74,6 +75,14 @@ def up_command(
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
+    place: Annotated[str, typer.Option(metavar="NAME", help="Where they stand: home, garage.")] = "",
+    terms: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what the cars did there, for `carpool audit`.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Any but the loopback address needs --api-keys.")] = "127.0.0.1",
     grpc_port: Port = 0,
     http_port: Port = 0,
@@ -108,6 +117,9 @@ def up_command(
         state=state,
         api_keys=api_keys,
         config=config,
+        place=place,
+        terms=terms,
+        facts=facts,
     )
     if asyncio.run(up(plan, _stderr(), _announce, stop_at_eof)) is signal.SIGINT:
         raise typer.Exit(130)
@@ -184,8 +196,15 @@ def jobs_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
 
 
 @app.command("nodes")
-def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
-    """List every vehicle that the coordinator knows."""
+def nodes_command(
+    node: Annotated[str, typer.Argument(help="All that is known of this one.", show_default="a list of all")] = "",
+    grpc: Grpc = "",
+    api_key: ApiKey = "",
+) -> None:
+    """List every vehicle that the coordinator knows, or tell of one."""
+    if node:
+        _tell_of(node, grpc, api_key)
+        return
 
     async def listed() -> list[Node]:
         async with Client(_target(grpc), api_key) as client:
@@ -210,6 +229,26 @@ def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
             ],
         )
     )
+
+
+def _tell_of(name: str, grpc: str, api_key: str) -> None:
+    """What the coordinator knows of a vehicle and, of one on this machine, what its own lot does."""
+
+    async def told() -> tuple[Node | None, list[str]]:
+        async with Client(_target(grpc), api_key) as client:
+            why = await client.explain_node(name)
+            return next((node for node in await client.nodes() if node.name == name), None), why
+
+    found, why = _finish(told())
+    if found is not None:
+        window = "" if found.state == "away" else f", stays {duration(found.window_s)}"
+        print(f"{name}: profile {found.profile}, {found.state}{window}; models {', '.join(found.models) or 'none'}")
+    entries = () if grpc else entry_points(group="carpool.commands")  # who names a coordinator may mean another's
+    for entry in entries:
+        of_node = getattr(import_module(entry.module), "of_node", None)
+        for line in of_node(name) if of_node is not None else ():
+            print(line)
+    print(*why, sep="\n")
 
 
 explain_app = typer.Typer(help="Say why a job waits, or why a vehicle idles.", no_args_is_help=True)

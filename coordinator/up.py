@@ -50,6 +50,9 @@ class Plan:
     state: Path | None
     api_keys: Path | None
     config: Path | None
+    place: str = ""
+    terms: Path | None = None  # None: every owner takes part, and asks for nothing
+    facts: Path | None = None
 
     def coordinator(self, folder: Path) -> list[str]:
         """Arguments of `python -m`; `folder` is the cluster's, and goes with it."""
@@ -84,8 +87,12 @@ class Plan:
             "--threads": self.threads,
             "--seed": self.seed,
             "--ray-address": self.ray_address,
+            "--place": self.place,
+            "--terms": self.terms and self.terms.absolute(),
+            "--facts": self.facts and self.facts.absolute(),
         }
-        return ["node", "--ray", *_arguments(flags)]
+        willing = () if self.terms else ("--opt-in",)
+        return ["node", "--ray", *willing, *_arguments(flags)]
 
 
 def _arguments(flags: dict[str, object]) -> list[str]:
@@ -202,8 +209,8 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
-    """Returns when every vehicle that is plugged in is offered: all of them on a day on which none is ever away."""
-    everyone = plan.day in ("", "parked", "rack")
+    """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms."""
+    everyone = plan.day in ("", "parked", "rack") and not plan.terms
     called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from node import plan, profile, storm
+from node import plan, profile, site, storm, terms
 from node.config import LotConfig
 
 
@@ -89,6 +89,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
     days = plan.assign(options.day, len(profiles))
     storm.parse(options.storm)
+    site.load(options.place)
+    owners = _owners(options, [f"car-{options.first_index + at:04d}" for at in range(len(profiles))])
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
         lots = math.ceil(count / options.vehicles_per_actor)
@@ -117,9 +119,27 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             carbon_g_per_kwh=options.carbon_g_per_kwh,
             starts_as=days[0],
             storms=options.storm,
+            place=options.place,
+            terms=tuple(owners[start:end]),
+            facts=options.facts,
         )
         for start, end in pairwise(firsts)
     ]
+
+
+def _owners(options: argparse.Namespace, names: list[str]) -> list[terms.Terms]:
+    """What the owner of each vehicle says; raises ValueError."""
+    if options.terms is None:
+        return [terms.WILLING if options.opt_in else terms.Terms()] * len(names)
+    if options.opt_in:
+        raise ValueError("--opt-in and --terms cannot be together; say opted_in = true in the file")
+    try:
+        common, others = terms.read(options.terms.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the terms {options.terms}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"the terms {options.terms}: {error}") from None
+    return [others.get(name, common) for name in names]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,6 +157,10 @@ def parser() -> argparse.ArgumentParser:
     text = f"befall the cars: like update@2,holiday@12, hours after the start, of {', '.join(storm.names())}"
     add("--storm", default="", metavar="NAME[@HOUR],...", help=text)
     add("--site", default="", metavar="NAME", help="where the vehicles stand; those of one may leave together")
+    add("--place", default="", metavar="NAME", help=f"what is there: one of {', '.join(site.names())}")
+    add("--terms", type=Path, metavar="FILE", help="TOML of the owners' terms; without, none has opted in")
+    add("--opt-in", action="store_true", help="every owner takes part and asks for nothing: a simulated fleet")
+    add("--facts", type=Path, metavar="DIR", help="write what the lots did there, for `carpool audit`")
     add("--price-per-kwh", type=float, default=0.0, metavar="X", help="electricity, in the unit of jobs' values")
     add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")
     add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")

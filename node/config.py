@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.terms import Terms
+
 
 @dataclass(frozen=True, slots=True)
 class LotConfig:
@@ -27,6 +29,9 @@ class LotConfig:
     carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
     starts_as: str = ""  # the day whose start is everybody's; empty: its first vehicle's
     storms: str = ""  # like update@2,holiday
+    place: str = ""  # what kind of place that is; empty: a plain one
+    terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
+    facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,6 +23,12 @@ class Profile:
     usable_kwh: float  # of its pack
     wall_kw: float  # what the wall gives while it charges
     charge_to: float  # state of charge at which charging ends, 0 to 1
+    wake_j: float = 0.0  # what it takes to wake the car around the computer, joules
+    cabin_k_per_kw: float = 0.0  # how much warmer than the air a cabin settles for each kW drawn in it
+    cabin_h: float = 1.0  # until it has gone 63 % of the way
+    pack_h: float = 10.0  # the same of the pack
+    throttle_from_c: float = 50.0  # where the computer begins to slow down, at the hotter of cabin and pack
+    throttle_to_c: float = 70.0  # where it stands still
 
 
 def names() -> tuple[str, ...]:
@@ -43,6 +49,7 @@ def load(name: str) -> Profile:
         **{key: float(value) for key, value in tables["compute"].items()},
         **{key: float(value) for key, value in tables["power"].items()},
         **{key: float(value) for key, value in tables["battery"].items()},
+        **{key: float(value) for key, value in tables.get("heat", {}).items()},
     )
 
 

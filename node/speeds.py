@@ -29,6 +29,7 @@ class Speeds:
         self._measured = {model.model: _Measured() for model in models}
         self._told_s = float("-inf")
         self._stale = True
+        self._withheld: frozenset[str] = frozenset()
 
     def __contains__(self, model: str) -> bool:
         return model in self._models
@@ -42,6 +43,12 @@ class Speeds:
         """The coordinator does not know the table."""
         self._stale = True
         self._told_s = float("-inf")
+
+    def withhold(self, models: frozenset[str]) -> None:
+        """Offer all but these from now on; with no other left the table stands as it was."""
+        if models != self._withheld and not models.issuperset(self._models):
+            self._withheld = models
+            self.retell()
 
     def record(self, model: str, items: int, busy_s: float) -> None:
         """A micro-batch of so many items took the executor so long."""
@@ -65,7 +72,7 @@ class Speeds:
         for name, measured in self._measured.items():
             if measured.busy_s >= LEAST_BUSY_S and measured.items > 0:
                 self._models[name] = replace(self._models[name], items_per_s=self._speed(name))
-        return tuple(self._models.values())
+        return tuple(model for name, model in self._models.items() if name not in self._withheld)
 
     def _speed(self, model: str) -> float:
         return self._measured[model].items / self._measured[model].busy_s

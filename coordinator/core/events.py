@@ -103,6 +103,7 @@ class Report:
     lost_s: float = 0.0
     loading_s: float = 0.0
     energy_modelled_j: float = 0.0
+    awake_modelled_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

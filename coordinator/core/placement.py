@@ -177,6 +177,7 @@ class Placement:
                     lease.lease_s,
                     spec.interactive,
                     solo,
+                    spec.tenant,
                 )
             )
             return True

@@ -16,6 +16,7 @@ from node.address import addresses
 from node.agent import Agent
 from node.config import LotConfig
 from node.models import ModelCache
+from node.terms import WILLING
 from node.uplink import CoordinatorRefused
 from protos import jobs_pb2, link_pb2, link_pb2_grpc
 
@@ -172,6 +173,7 @@ class Running:
             "run_dir": self.run_dir,
             "api_key": None,
             "seed": 1,
+            "terms": (WILLING, WILLING),
         }
         await Agent.equipped(LotConfig(**{**settings, **changes})).run(self.stop, self.ready.set)
 

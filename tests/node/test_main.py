@@ -16,7 +16,7 @@ from node.__main__ import configs, parser
 from node.address import addresses
 from tests.node.test_agent import WITHIN_S, Coordinator
 
-NODE = (sys.executable, "-m", "node", "--models", "", "--noop")
+NODE = (sys.executable, "-m", "node", "--models", "", "--noop", "--opt-in")
 RAY_WITHIN_S = 120.0
 
 
@@ -31,6 +31,8 @@ RAY_WITHIN_S = 120.0
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
+        (["--place", "moon"], "there is no place 'moon'; choose one of garage, home"),
+        (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
     ],
 )
 def test_a_wrong_flag_is_named_in_the_last_line(flags: list[str], why: str, tmp_path: Path) -> None:
@@ -129,3 +131,18 @@ def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
     assert sum(sizes) == 9
     assert max(sizes) - min(sizes) <= 1
     assert [config.first_index for config in configs(given)] == [sum(sizes[:at]) for at in range(len(sizes))]
+
+
+def test_owners_take_part_only_if_they_say_so(tmp_path: Path) -> None:
+    def opted_in(*flags: str) -> list[bool]:
+        given = parser().parse_args(["--coordinator", "127.0.0.1:1", "--vehicles", "3", *flags])
+        return [terms.opted_in for config in configs(given) for terms in config.terms]
+
+    file = tmp_path / "terms.toml"
+    file.write_text("[vehicles.car-0001]\nopted_in = true\n")
+    assert opted_in() == [False, False, False]
+    assert opted_in("--opt-in") == [True, True, True]
+    assert opted_in("--terms", str(file)) == [False, True, False]
+    file.write_text("[terms]\nleast_charge = 20\n")
+    with pytest.raises(ValueError, match=r"the terms .*terms.toml: least_charge = 20 cannot be"):
+        opted_in("--terms", str(file))
