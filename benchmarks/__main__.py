@@ -21,9 +21,13 @@ BENCHMARKS = (
     ),
     Benchmark("core", "benchmarks.core", "the scheduler alone: an event that places a job; a million nodes change"),
     Benchmark("dispatch", "benchmarks.dispatch", "what a request and an item cost, beside a raw gRPC echo and Ray"),
+    Benchmark("fit", "benchmarks.fit", "the days that simulated cars live, against those of recorded users"),
     Benchmark("fleet-size", "benchmarks.fleet_size", "10,000 vehicles: memory, idle share, restart, a silent loss"),
     Benchmark(
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
+    ),
+    Benchmark(
+        "owner-stop", "benchmarks.owner_stop", "an unplugged car is its owner's: until no torch work is left"
     ),
     Benchmark(
         "policy",

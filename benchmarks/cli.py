@@ -1,6 +1,7 @@
 """What the benchmarks add to the `carpool` command."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,8 +9,34 @@ from rich.console import Console
 
 
 def commands(app: typer.Typer) -> None:
-    """Add `demo`."""
+    """Add `audit` and `demo`."""
+    app.command()(audit)
     app.command()(demo)
+
+
+def audit(
+    facts: Annotated[Path, typer.Argument(metavar="DIR", help="What `carpool up --facts DIR` wrote.")],
+) -> None:
+    """Judge by what the cars wrote down whether their owners' terms were kept."""
+    from benchmarks.audit import audit as run
+
+    try:
+        found = run(facts)
+    except ValueError as error:
+        print(f"carpool audit: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    for violation in found.violations:
+        hour = violation.t_s / 3600 % 168
+        print(f"{violation.car}: {violation.term} broken at hour {hour:.2f} of the week: {violation.told}")
+    print(
+        f"{len(found.violations)} violations in {found.facts:,} facts of {found.cars} cars: "
+        f"{found.leases:,} leases, {found.departures} departures with a wanted charge"
+    )
+    print(
+        f"energy, modelled: {found.compute_j / 3600:.1f} Wh of computers, "
+        f"{found.awake_j / 3600:.1f} Wh of the cars awake around them"
+    )
+    raise typer.Exit(1 if found.violations else 0)
 
 
 def demo(

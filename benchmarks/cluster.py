@@ -88,5 +88,5 @@ class Cluster:
 
     def _node(self, number: int, size: int, first: int) -> Process:
         named = ("--coordinator", self.target, "--lot-id", f"lot-{number}", "--run-dir", self._folder)
-        cars = ("--vehicles", size, "--first-index", first, "--stop-at-eof")
+        cars = ("--opt-in", "--vehicles", size, "--first-index", first, "--stop-at-eof")
         return Process.python(f"lot-{number}", self._module, *named, *cars, *self._flags, folder=self._folder)

@@ -58,7 +58,10 @@ class Sessions:
 
     def of(self, users: NDArray[np.bool_]) -> "Sessions":
         """Those of some users, by number."""
-        chosen = users[self.user]
+        return self.only(users[self.user])
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Sessions":
+        """Those chosen [S]."""
         return Sessions(self.user[chosen], self.begin_h[chosen], self.end_h[chosen], 0)
 
 
@@ -115,9 +118,9 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--sessions", type=Path, required=True, metavar="FILE", help="of cars at home, CSV")
     options.add_argument("--workplace", type=Path, metavar="FILE", help="of cars at work, CSV, times in UTC")
     options.add_argument(
-        "--date", type=_date, metavar="DATE", help="fit before, test after (at 70 %% of the sessions)"
+        "--date", type=day_of, metavar="DATE", help="fit before, test after (at 70 %% of the sessions)"
     )
-    options.add_argument("--until", type=_date, metavar="DATE", help="leave out what ends later")
+    options.add_argument("--until", type=day_of, metavar="DATE", help="leave out what ends later")
     options.add_argument("--folds", type=count, default=5, metavar="N", help="of the users, each unseen once (5)")
     options.add_argument("--plot", type=file, metavar="FILE", help="draw reliability: .png, .svg or .pdf")
     options.add_argument("--cohorts", type=Path, metavar="DIR", help="write there what all sessions teach, as TOML")
@@ -141,8 +144,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.workplace is not None:
             sources.append(("workplace", given.workplace, WORKPLACE_ZONE))
         for name, path, zone in sources:
-            sessions = read(path, zone, _hours(given.until) if given.until else np.inf)
-            split_h = _hours(given.date) if given.date else np.quantile(sessions.begin_h, FIT_SHARE) // 24 * 24
+            sessions = read(path, zone, hours_of(given.until) if given.until else np.inf)
+            split_h = hours_of(given.date) if given.date else np.quantile(sessions.begin_h, FIT_SHARE) // 24 * 24
             status.update(f"{name}: later weeks")
             asked = {"later weeks": _asked(sessions, split_h, flat(name))}
             status.update(f"{name}: unseen users")
@@ -187,7 +190,7 @@ def read(path: Path, zone: ZoneInfo | None, until_h: float = np.inf) -> Sessions
         with path.open(encoding="utf-8", newline="") as lines:
             for line, row in enumerate(csv.DictReader(lines), 2):
                 try:
-                    begin_h, end_h = (_hours(_local(row[name], zone)) for name in ("plugin_time", "plugout_time"))
+                    begin_h, end_h = (hours_of(_local(row[name], zone)) for name in ("plugin_time", "plugout_time"))
                     if end_h < until_h:
                         stays.append((begin_h, end_h, row["user_id"]))
                 except (KeyError, TypeError, ValueError) as wrong:
@@ -378,11 +381,12 @@ def _local(text: str, zone: ZoneInfo | None) -> datetime:
     return at if zone is None else at.replace(tzinfo=ZoneInfo("UTC")).astimezone(zone).replace(tzinfo=None)
 
 
-def _hours(at: datetime) -> float:
+def hours_of(at: datetime) -> float:
+    """Since a Monday 00:00."""
     return (at - _MONDAY) / timedelta(hours=1)
 
 
-def _date(text: str) -> datetime:
+def day_of(text: str) -> datetime:
     """A day, for argparse."""
     try:
         return datetime.strptime(text, "%Y-%m-%d")

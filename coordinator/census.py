@@ -152,7 +152,8 @@ _SHOWN = (
         "carpool_energy_modelled_joules_total",
         ("profile", "use"),
         lambda s: s.energy_modelled_j,
-        "Busy seconds of the host times the profile's power, by use: modelled, not measured.",
+        "Busy seconds of the host times the profile's power, by use; awake: of the cars around. Modelled, not"
+        " measured.",
     ),
     _Shown(
         "carpool_scheduler_decisions_total",

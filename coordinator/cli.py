@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -63,7 +64,13 @@ def up_command(
     pace: Annotated[
         str, typer.Option(metavar="host|profile", help="profile: cars answer no sooner than theirs would.")
     ] = "",
-    day: Annotated[str, typer.Option(metavar="NAME", help="When cars are plugged in. Default: parked.")] = "",
+    day: Annotated[
+        str,
+        typer.Option(metavar="NAME:N,...", help="When they are plugged in: home:4,rack:2. Default: parked."),
+    ] = "",
+    storm: Annotated[
+        str, typer.Option(metavar="NAME[@HOUR],...", help="What befalls them all: update@2, power-cut, holiday.")
+    ] = "",
     models: Annotated[str, typer.Option(metavar="A,B", help="Default: every model in the cache.")] = "",
     noop: Annotated[bool, typer.Option("--noop", help="Offer noop too, a model that echoes.")] = False,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What torch runs on.")] = "",
@@ -71,6 +78,14 @@ def up_command(
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
+    place: Annotated[str, typer.Option(metavar="NAME", help="Where they stand: home, garage.")] = "",
+    terms: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what the cars did there, for `carpool audit`.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Any but the loopback address needs --api-keys.")] = "127.0.0.1",
     grpc_port: Port = 0,
     http_port: Port = 0,
@@ -86,12 +101,13 @@ def up_command(
 ) -> None:
     """Bring up a coordinator and a fleet of cars on this machine; Ctrl-C takes them down."""
     plan = Plan(
-        vehicles=vehicles or sum(map(int, re.findall(r":([0-9]+)", profile))) or 6,
+        vehicles=vehicles or _named(profile) or _named(day) or 6,
         profile=profile,
         vehicles_per_actor=vehicles_per_actor,
         speed=speed,
         pace=pace,
         day=day,
+        storm=storm,
         models=models_to_offer(models, noop),
         device=device,
         dtype=dtype,
@@ -105,6 +121,9 @@ def up_command(
         state=state,
         api_keys=api_keys,
         config=config,
+        place=place,
+        terms=terms,
+        facts=facts,
     )
     if asyncio.run(up(plan, _stderr(), _announce, stop_at_eof)) is signal.SIGINT:
         raise typer.Exit(130)
@@ -181,8 +200,15 @@ def jobs_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
 
 
 @app.command("nodes")
-def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
-    """List every vehicle that the coordinator knows."""
+def nodes_command(
+    node: Annotated[str, typer.Argument(help="All that is known of this one.", show_default="a list of all")] = "",
+    grpc: Grpc = "",
+    api_key: ApiKey = "",
+) -> None:
+    """List every vehicle that the coordinator knows, or tell of one."""
+    if node:
+        _tell_of(node, grpc, api_key)
+        return
 
     async def listed() -> list[Node]:
         async with Client(_target(grpc), api_key) as client:
@@ -207,6 +233,26 @@ def nodes_command(grpc: Grpc = "", api_key: ApiKey = "") -> None:
             ],
         )
     )
+
+
+def _tell_of(name: str, grpc: str, api_key: str) -> None:
+    """What the coordinator knows of a vehicle and, of one on this machine, what its own lot does."""
+
+    async def told() -> tuple[Node | None, list[str]]:
+        async with Client(_target(grpc), api_key) as client:
+            why = await client.explain_node(name)
+            return next((node for node in await client.nodes() if node.name == name), None), why
+
+    found, why = _finish(told())
+    if found is not None:
+        window = "" if found.state == "away" else f", stays {duration(found.window_s)}"
+        print(f"{name}: profile {found.profile}, {found.state}{window}; models {', '.join(found.models) or 'none'}")
+    entries = () if grpc else entry_points(group="carpool.commands")  # who names a coordinator may mean another's
+    for entry in entries:
+        of_node = getattr(import_module(entry.module), "of_node", None)
+        for line in of_node(name) if of_node is not None else ():
+            print(line)
+    print(*why, sep="\n")
 
 
 explain_app = typer.Typer(help="Say why a job waits, or why a vehicle idles.", no_args_is_help=True)
@@ -265,6 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(message: str, code: int) -> int:
     print(f"carpool: {message}", file=sys.stderr)
     return code
+
+
+def _named(mix: str) -> int:
+    """How many vehicles a mix like hw4:6,ai5:2 names."""
+    return sum(map(int, re.findall(r":([0-9]+)", mix)))
 
 
 def _stderr() -> Console:

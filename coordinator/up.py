@@ -22,6 +22,7 @@ from coordinator.client import Client
 from coordinator.errors import CarpoolError
 
 POLL_S = 0.1  # between two looks at a fleet that starts
+AWAY_S = 2.0  # after all lots have called: a car that is not offered by then is away
 LOTS_STOP_S = 20.0  # how long the lots, and Ray below them, may take to end
 COORDINATOR_STOP_S = 10.0
 
@@ -36,6 +37,7 @@ class Plan:
     speed: float | None
     pace: str
     day: str
+    storm: str
     models: tuple[str, ...]
     device: str
     dtype: str
@@ -49,6 +51,9 @@ class Plan:
     state: Path | None
     api_keys: Path | None
     config: Path | None
+    place: str = ""
+    terms: Path | None = None  # None: every owner takes part, and asks for nothing
+    facts: Path | None = None
 
     def coordinator(self, folder: Path) -> list[str]:
         """Arguments of `python -m`; `folder` is the cluster's, and goes with it."""
@@ -77,14 +82,19 @@ class Plan:
             "--speed": self.speed,
             "--pace": self.pace,
             "--day": self.day,
+            "--storm": self.storm,
             "--models": ",".join(self.models),
             "--device": self.device,
             "--dtype": self.dtype,
             "--threads": self.threads,
             "--seed": self.seed,
             "--ray-address": self.ray_address,
+            "--place": self.place,
+            "--terms": self.terms and self.terms.absolute(),
+            "--facts": self.facts and self.facts.absolute(),
         }
-        return ["node", "--ray", *_arguments(flags)]
+        willing = () if self.terms else ("--opt-in",)
+        return ["node", "--ray", *willing, *_arguments(flags)]
 
 
 def _arguments(flags: dict[str, object]) -> list[str]:
@@ -201,14 +211,18 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
-    """Returns when every vehicle that is plugged in is offered: all of them on a day parked."""
-    expected = plan.vehicles if plan.day in ("", "parked") else 1
+    """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms."""
+    everyone = plan.day in ("", "parked", "rack") and not plan.terms
+    called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:
             while True:
                 nodes = await client.nodes()
                 offered = sum(node.state in ("idle", "busy") for node in nodes)
-                if len(nodes) == plan.vehicles and offered >= expected:
-                    return
+                if len(nodes) == plan.vehicles:
+                    now_s = asyncio.get_running_loop().time()
+                    called_s = now_s if called_s is None else called_s
+                    if offered == plan.vehicles or (not everyone and now_s >= called_s + AWAY_S):
+                        return
                 status.update(f"starting the cars: {offered} of {plan.vehicles} are ready")
                 await asyncio.sleep(POLL_S)

@@ -39,6 +39,8 @@ INLINE_BYTES = 64 << 10
 UNKNOWN = "unknown"
 """The cohort of vehicles of which nothing is known, or whose cohort is not."""
 
+JOULES_A_KWH = 3.6e6
+
 _LEAST_PACE, _MOST_PACE = 1e-3, 1e6
 """Clocks that are slower or faster are taken to run so: a forecast of stays beyond that says nothing."""
 
@@ -205,6 +207,7 @@ def _grant(order: Grant, node: int, inputs: Sequence[bytes]) -> link_pb2.Grant:
         lease_s=order.lease_s,
         job_class=jobs_pb2.JOB_CLASS_INTERACTIVE if order.interactive else jobs_pb2.JOB_CLASS_BATCH,
         solo=order.solo,
+        tenant=order.tenant,
     )
 
 
@@ -217,7 +220,8 @@ def _offered(offers: Sequence[link_pb2.Offer], of: LotJoined, now_s: float, term
         _column(offers, "window_s") + now_s,
         _column(offers, "share").clip(0.0, 1.0),
         _habits(offers, terms.cohorts) if terms.cohorts else None,
-        of.power_w[indices] / 1000.0 * per_kwh,
+        # Of the first hour: who is asleep costs the waking, too.
+        (of.power_w[indices] / 1000.0 + _column(offers, "wake_modelled_j") / JOULES_A_KWH) * per_kwh,
     )
 
 
@@ -264,6 +268,7 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
         row.lost_s,
         row.loading_s,
         row.energy_modelled_j,
+        row.awake_modelled_j,
     )
 
 

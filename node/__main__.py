@@ -17,7 +17,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from node import day, profile
+from node import plan, profile, site, storm, terms
 from node.config import LotConfig
 from node.pacing import PACES
 from node.roofline import Machine
@@ -76,7 +76,10 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 def configs(options: argparse.Namespace) -> list[LotConfig]:
     """One lot for each actor, or a single one; raises ValueError for flags that do not fit."""
-    profiles = profile.assign(options.profile, options.vehicles)
+    vehicles = options.vehicles
+    if vehicles is None and ":" not in options.profile:
+        vehicles = plan.vehicles_of(options.day)
+    profiles = profile.assign(options.profile, vehicles)
     if not profiles:
         raise ValueError("--vehicles 0 leaves nothing to serve; give at least 1")
     if not (math.isfinite(options.speed) and options.speed > 0):
@@ -87,8 +90,11 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     ):
         if not (math.isfinite(figure) and figure >= 0):
             raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
-    if day.load(options.day).comes_and_goes:
-        profile.require_vehicles(profiles, f"on --day {options.day} they drive")
+    days = plan.assign(options.day, len(profiles))
+    plan.require_vehicles(days, profiles)
+    storm.parse(options.storm)
+    site.load(options.place)
+    owners = _owners(options, [f"car-{options.first_index + at:04d}" for at in range(len(profiles))])
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
         lots = math.ceil(count / options.vehicles_per_actor)
@@ -106,7 +112,7 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             first_index=options.first_index + start,
             models=models,
             noop=options.noop,
-            day=options.day,
+            day=plan.mix(days[start:end]),
             speed=options.speed,
             device=options.device,
             dtype=options.dtype,
@@ -118,6 +124,11 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             price_per_kwh=options.price_per_kwh,
             carbon_g_per_kwh=options.carbon_g_per_kwh,
             pace=options.pace,
+            starts_as=days[0],
+            storms=options.storm,
+            place=options.place,
+            terms=tuple(owners[start:end]),
+            facts=options.facts,
         )
         for start, end in pairwise(firsts)
     ]
@@ -137,6 +148,21 @@ def _by_profile(firsts: list[int], profiles: Sequence[str], ray: bool) -> list[i
     return sorted({*firsts, *changes})
 
 
+def _owners(options: argparse.Namespace, names: list[str]) -> list[terms.Terms]:
+    """What the owner of each vehicle says; raises ValueError."""
+    if options.terms is None:
+        return [terms.WILLING if options.opt_in else terms.Terms()] * len(names)
+    if options.opt_in:
+        raise ValueError("--opt-in and --terms cannot be together; say opted_in = true in the file")
+    try:
+        common, others = terms.read(options.terms.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the terms {options.terms}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"the terms {options.terms}: {error}") from None
+    return [others.get(name, common) for name in names]
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags of `python -m node`."""
     flags = argparse.ArgumentParser(prog="python -m node", description=__doc__, allow_abbrev=False)
@@ -148,8 +174,14 @@ def parser() -> argparse.ArgumentParser:
     add("--first-index", type=int, default=0, metavar="K", help="of the first vehicle in the fleet")
     add("--models", metavar="A,B", help="default: every model in the cache; empty: none of them")
     add("--noop", action="store_true", help="offer the echo model as well")
-    add("--day", default="parked", metavar="NAME", help=f"one of {', '.join(day.names())}")
+    add("--day", default="parked", metavar="MIX", help=f"like home:4,workplace:2, of {', '.join(plan.names())}")
+    text = f"befall the cars: like update@2,holiday@12, hours after the start, of {', '.join(storm.names())}"
+    add("--storm", default="", metavar="NAME[@HOUR],...", help=text)
     add("--site", default="", metavar="NAME", help="where the vehicles stand; those of one may leave together")
+    add("--place", default="", metavar="NAME", help=f"what is there: one of {', '.join(site.names())}")
+    add("--terms", type=Path, metavar="FILE", help="TOML of the owners' terms; without, none has opted in")
+    add("--opt-in", action="store_true", help="every owner takes part and asks for nothing: a simulated fleet")
+    add("--facts", type=Path, metavar="DIR", help="write what the lots did there, for `carpool audit`")
     add("--price-per-kwh", type=float, default=0.0, metavar="X", help="electricity, in the unit of jobs' values")
     add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")
     add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")

@@ -1,4 +1,4 @@
-"""The life of one lot: drives lot, link and day by the clock, and hands work to the executor.
+"""The life of one lot: drives lot, link, day and guard by the clock, and hands work to the executor.
 
 A plain async class: `actor` wraps it with Ray in a few lines, `python -m node` runs it without. It decides
 nothing; it carries out the effects of `lot` and tells it what came of them.
@@ -11,18 +11,20 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from math import isfinite
 from os import getpid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
-from node import day, driver, profile
+from node import day, driver, plan, profile, site, storm
 from node.address import LotAddress
 from node.battery import Battery
 from node.config import LotConfig
@@ -32,6 +34,7 @@ from node.events import (
     InputsFetched,
     PluggedIn,
     Put,
+    RefusalsSaid,
     ResultPut,
     ShutDown,
     Stopped,
@@ -41,15 +44,18 @@ from node.events import (
     Worked,
 )
 from node.executor import Executor
+from node.facts import Facts
+from node.guard import WORDS, Guard, Reason
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
 from node.models import NOOP, ModelCache, ModelError
 from node.pacing import Pace
 from node.roofline import Machine
+from node.terms import Terms, changed
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
-from node.vehicles import Nodes
+from node.vehicles import Looked, Nodes
 from node.weights import fetch_missing
 from node.work import Finished, Key, Listener, Work
 
@@ -57,6 +63,8 @@ ESTIMATE_EVERY_S = 600.0
 """Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""
 LEAST_ESTIMATE_S, MOST_ESTIMATE_S = 0.5, 60.0
 """The same in real seconds, at the least and at the most."""
+LOOK_EVERY_S = 0.5
+"""Real seconds between two looks at what the owners' terms make of the cars."""
 STOP_WITHIN_S = 1.5
 """What a shutdown waits for the executor and the coordinator; with the rest it stays below 2 s."""
 
@@ -71,6 +79,7 @@ class Agent:
         self._wanted = False  # whether a look into the inbox is under way
         self._transferring: dict[Token, set[asyncio.Task[None]]] = {}
         self._hand_moved = asyncio.Event()
+        self._facts: Facts | None = None
 
     @classmethod
     def equipped(cls, config: LotConfig) -> "Agent":
@@ -109,13 +118,17 @@ class Agent:
                 await self._serve(exits, stop)
         finally:
             await asyncio.to_thread(self._executor.close)
+            if self._facts is not None:
+                await asyncio.to_thread(self._facts.close)
 
     async def _open(self, ready: Callable[[], None]) -> None:
         """Everything that needs no coordinator."""
         config = self._config
         kinds = {name: profile.load(name) for name in set(config.profiles)}
         profiles = [kinds[name] for name in config.profiles]
-        plan = day.load(config.day)
+        days = plan.assign(config.day, len(profiles))
+        plans = plan.lived_together(days, config.starts_as or days[0])
+        storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
         await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
@@ -124,24 +137,33 @@ class Agent:
             for s in speeds  # all of them are resident
         ]
         self._vehicles = [
-            Vehicle(name, kind.name, kind.board_w or 0.0, config.site)
+            Vehicle(name, kind.name, kind.board_w or 0.0, config.site, kind.awake_w or 0.0)
             for name, kind in zip(config.names, profiles, strict=True)
         ]
         self._started_s = self._told_s = self._loop.time()
         ways = Ways(
-            plan.cohort,
-            plan.start_s - config.speed * self._started_s,
+            plans[0].cohort,
+            plans[0].start_s - config.speed * self._started_s,
             config.speed,
-            config.price_per_kwh,
-            config.carbon_g_per_kwh,
+            cohorts=tuple(one.cohort for one in plans),
         )
         incarnation = secrets.randbits(64) or 1
         paced = {s.name: s.paced_items_per_s for s in speeds if isfinite(s.paced_items_per_s)}
         self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways, paced)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
-        self._day = day.Day(plan, len(profiles), config.first_index, config.seed)
-        self._battery = Battery(profiles, np.full(len(profiles), plan.state_of_charge))
+        self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
+        self._battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
+        self._estimated_s = -np.inf
+        self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where owners have said so
+        place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
+        terms = config.terms or (Terms(),) * len(profiles)
+        names = [speed.name for speed in speeds]
+        self._guard = Guard(profiles, self._battery, place, terms, names, self._day.start_s)
+        self._lot.handle((self._refusals(),), self._started_s)
+        if config.facts is not None:
+            self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
+            self._facts.cars(profiles, self._guard, self._day.start_s, 0.0)
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
         config = self._config
@@ -177,39 +199,69 @@ class Agent:
     # The day.
 
     async def _live(self) -> None:
-        """Windows open and close, batteries charge, expectations change."""
-        real_s = ESTIMATE_EVERY_S / self._config.speed
-        estimate_s = min(max(real_s, LEAST_ESTIMATE_S), MOST_ESTIMATE_S)
+        """Windows open and close, batteries charge, expectations change, owners' terms come to bear."""
         while True:
             self._hand_moved.clear()
             self._pass_time()
             change_s = (self._day.next_change_s() - self._simulated_s()) / self._config.speed
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(change_s, estimate_s))):
+                async with asyncio.timeout(max(0.0, min(change_s, LOOK_EVERY_S))):
                     await self._hand_moved.wait()
 
     def _pass_time(self) -> None:
-        now_s = self._loop.time()
-        computing = self._lot.vehicles.leases > 0
-        seconds = (now_s - self._told_s) * self._config.speed
-        self._battery.advance(seconds, self._day.plugged, computing)
-        self._told_s = now_s
+        events, simulated_s = self._move(), self._simulated_s()
+        if self._loop.time() >= self._estimated_s + self._estimate_every_s:
+            self._estimated_s = self._loop.time()
+            here = np.flatnonzero(self._day.plugged)
+            window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
+            events.append(WindowsEstimated(here, window_s))
+        self._handle([*events, self._look()])
+
+    @property
+    def _estimate_every_s(self) -> float:
+        return min(max(ESTIMATE_EVERY_S / self._config.speed, LEAST_ESTIMATE_S), MOST_ESTIMATE_S)
+
+    def _move(self) -> list[Event]:
+        """Cars and their surroundings up to now; who left and who came."""
+        now_s, parked = self._loop.time(), self._parked()
+        seconds, self._told_s = (now_s - self._told_s) * self._config.speed, now_s
         simulated_s = self._simulated_s()
+        vehicles = self._lot.vehicles
+        self._guard.pass_time(simulated_s, seconds, self._day.plugged, parked, vehicles.leases > 0)
+        self._guard.moved(simulated_s, vehicles.take_moved())
         changes = self._day.advance(simulated_s)
         self._battery.arrive(changes.came, changes.used_kwh)
-        here = np.flatnonzero(self._day.plugged)
-        window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
-        came = np.isin(here, changes.came)
         events: list[Event] = []
         if changes.left.size:
             events.append(Unplugged(changes.left))
         if changes.came.size:
-            events.append(PluggedIn(here[came], window_s[came], age_s=self._day.age_s(here[came], simulated_s)))
-        events.append(WindowsEstimated(here[~came], window_s[~came]))
-        self._handle(events)
+            self._declared_until_s[changes.came] = np.inf
+            window_s = self._day.remaining_s(changes.came, simulated_s) / self._config.speed
+            age_s = self._day.age_s(changes.came, simulated_s)
+            events.append(PluggedIn(changes.came, window_s, age_s=age_s))
+        return events
+
+    def _look(self) -> Looked:
+        """What the owners' terms make of the cars now."""
+        now_s, speed, guard = self._simulated_s(), self._config.speed, self._guard
+        plugged, parked = self._day.plugged, self._parked()
+        guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, self._declared_until_s - now_s)
+        if self._facts is not None:
+            since_s = now_s - self._day.age_s(np.arange(len(plugged)), now_s)
+            self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s())
+        price = guard.place.at(guard.place.price_per_kwh, now_s)
+        carbon = guard.place.at(guard.place.carbon_g_per_kwh, now_s)
+        return Looked(guard.reason != Reason.NONE, guard.heat.speed(), guard.wake_j(now_s), price, carbon)
+
+    def _parked(self) -> NDArray[np.bool_]:
+        """Who is there and off the charger [N]: no day tells of such cars yet."""
+        return np.zeros(len(self._vehicles), np.bool_)
+
+    def _real_s(self) -> float:
+        return self._loop.time() - self._started_s
 
     def _simulated_s(self) -> float:
-        return self._day.plan.start_s + (self._loop.time() - self._started_s) * self._config.speed
+        return self._day.start_s + (self._loop.time() - self._started_s) * self._config.speed
 
     # The driver's hand.
 
@@ -225,6 +277,10 @@ class Agent:
                 window_s=float(window_s[node]),
                 state_of_charge=float(self._battery.state_of_charge[node]),
                 leases=int(vehicles.leases[node]),
+                terms=self._guard.terms.rows[node],
+                withheld=WORDS[Reason(int(self._guard.reason[node]))],
+                site=row.site,
+                day=self._config.day,
             )
             for node, row in enumerate(self._vehicles)
         ]
@@ -240,9 +296,11 @@ class Agent:
         rows = np.unique(np.array(nodes, np.intp))
         simulated_s = self._simulated_s()
         stay_s = None if window_s is None else window_s * self._config.speed
+        events = self._move()
         self._day.plug(rows, simulated_s, stay_s)
+        self._declared_until_s[rows] = np.inf if stay_s is None else simulated_s + stay_s
         stays_s = self._day.remaining_s(rows, simulated_s) / self._config.speed
-        self._handle((PluggedIn(rows, stays_s, declared=window_s is not None),))
+        self._handle([*events, PluggedIn(rows, stays_s, declared=window_s is not None), self._look()])
         self._hand_moved.set()
 
     async def unplug(self, nodes: Sequence[int]) -> driver.Stop:
@@ -250,14 +308,33 @@ class Agent:
         asked_s = time.monotonic()
         rows: Nodes = np.unique(np.array(nodes, np.intp))
         leases = self._lot.live(rows)
+        events = self._move()
         self._day.unplug(rows, self._simulated_s())
         self._hand_moved.set()
-        await self._stopping(self._handle((Unplugged(rows),)))
+        await self._stopping(self._handle([*events, Unplugged(rows), self._look()]))
         stop_s = time.monotonic() - asked_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN_S):
                 await self._uplink.flushed()
         return driver.Stop(stop_s, leases)
+
+    async def set_terms(self, nodes: Sequence[int], change: Mapping[str, Any]) -> float:
+        """Owners of these say otherwise; returns when nothing runs that they forbid. Raises ValueError."""
+        asked_s = time.monotonic()
+        rows = self._guard.terms.rows
+        said = [changed(rows[node], change) for node in nodes]
+        events = self._move()
+        self._guard.tell(self._guard.terms.with_rows(nodes, said))
+        if self._facts is not None:
+            for node, terms in zip(nodes, said, strict=True):
+                self._facts.terms(node, terms, self._simulated_s(), self._real_s())
+        await self._stopping(self._handle([*events, self._refusals(), self._look()]))
+        return time.monotonic() - asked_s
+
+    def _refusals(self) -> RefusalsSaid:
+        rows = self._guard.terms.rows
+        models = [frozenset(row.refused_models) for row in rows]
+        return RefusalsSaid(models, [frozenset(row.refused_tenants) for row in rows])
 
     # The lot.
 
@@ -265,6 +342,11 @@ class Agent:
         """Tell the lot, do what it wants; what to await until its stops are done, if there are any."""
         effects = self._lot.handle(events, self._loop.time())
         stopping = self._stop(effects.stop) if effects.stop else None
+        if self._facts is not None:
+            for lease in effects.began:
+                self._facts.began(lease, self._simulated_s(), self._real_s())
+            for lease in effects.ended:
+                self._facts.ended(lease, self._simulated_s(), self._real_s())
         if effects.wind_down:
             self._wind_down(effects.wind_down)
         for granted in effects.start:

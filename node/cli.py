@@ -1,5 +1,6 @@
 """Commands of `carpool` that concern vehicles and models on this machine."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -7,8 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from node import client
-from node.commands import models
+from node.commands import day, models
 from node.commands.profiles import profiles
+from node.terms import assigned
 
 Names = Annotated[list[str], typer.Argument(metavar="NODE…", help="Vehicles, as `carpool nodes` lists them.")]
 Cluster = Annotated[
@@ -18,11 +20,22 @@ Cluster = Annotated[
 
 
 def commands(app: typer.Typer) -> None:
-    """Add `models`, `profiles`, `plug` and `unplug`."""
+    """Add `day`, `models`, `plug`, `profiles`, `terms` and `unplug`."""
     app.add_typer(models.models, name="models")
-    app.command()(profiles)
+    app.command()(day.day)
     app.command()(plug)
+    app.command()(profiles)
+    app.command()(terms)
     app.command()(unplug)
+
+
+def of_node(name: str) -> list[str]:
+    """What the lot of a vehicle on this machine says of it, for `carpool nodes`; nothing where there is none."""
+    try:
+        found = [car for car in client.parked(client.last_cluster()) if car.name == name]
+    except client.DriverError:
+        return []
+    return [line for car in found for line in _told(car)]
 
 
 def plug(
@@ -53,6 +66,34 @@ def unplug(nodes: Names, cluster: Cluster = None) -> None:
         )
 
 
-def _refuse(error: client.DriverError) -> NoReturn:
+def terms(
+    nodes: Names,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A term as in a terms file: least_charge=0.3."),
+    ] = None,
+    cluster: Cluster = None,
+) -> None:
+    """Say what the owners' terms are or, with --set, change them: within a second they hold."""
+    try:
+        said = {name: value for text in change or () for name, value in assigned(text).items()}
+        cars, stop_s = client.terms(cluster or client.last_cluster(), nodes, said)
+    except (client.DriverError, ValueError) as error:
+        _refuse(error)
+    for car in cars:
+        print(car.name, *_told(car), sep="\n  ")
+    if said:
+        print(f"what they forbid ended after {stop_s * 1000:.0f} ms")
+
+
+def _told(car: client.Parked) -> list[str]:
+    """A vehicle as its lot sees it, in lines."""
+    where = f"site {car.site or 'not told'}, day {car.day}, {'plugged in' if car.plugged_in else 'away'}"
+    said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in car.terms.items())
+    lines = [f"where: {where}", f"charge: {car.state_of_charge:.0%} (modelled)", f"terms: {said or 'not opted in'}"]
+    return [*lines, f"withheld: {car.withheld}"] if car.withheld and car.plugged_in else lines
+
+
+def _refuse(error: Exception) -> NoReturn:
     print(f"carpool: {error}", file=sys.stderr)
     raise typer.Exit(2) from None

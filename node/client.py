@@ -3,10 +3,11 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -33,6 +34,10 @@ class Parked:
     leases: int  # held now
     lot_id: str
     process_id: int  # of its lot
+    terms: Mapping[str, Any]  # the owner's, those that differ from the default
+    withheld: str  # why these keep it from work, in words; empty: they do not
+    site: str
+    day: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +70,7 @@ def parked(cluster: Path) -> tuple[Parked, ...]:
                 listed = stub.ListVehicles(driver_pb2.ListVehiclesRequest(), timeout=CALL_WITHIN_S)
         except DriverError:
             continue  # killed: it comes back under another address, or not at all
-        found.extend(
-            Parked(
-                row.name,
-                row.profile,
-                row.plugged_in,
-                row.window_s,
-                row.state_of_charge,
-                row.leases,
-                lot.lot_id,
-                row.process_id,
-            )
-            for row in listed.vehicles
-        )
+        found.extend(_parked(row, lot) for row in listed.vehicles)
     return tuple(found)
 
 
@@ -96,6 +89,37 @@ def unplug(cluster: Path, names: Sequence[str]) -> tuple[Unplugging, ...]:
             stop = stub.Unplug(driver_pb2.UnplugRequest(names=mine), timeout=CALL_WITHIN_S)
         done.append(Unplugging(mine, stop.stop_s, stop.leases))
     return tuple(done)
+
+
+def terms(cluster: Path, names: Sequence[str], change: Mapping[str, Any]) -> tuple[tuple[Parked, ...], float]:
+    """Change the terms of these vehicles' owners, if anything is to be changed; the vehicles then, and the seconds
+    until the last torch work that the terms forbid had ended. Raises DriverError."""
+    found: list[Parked] = []
+    stop_s = 0.0
+    for lot, mine in _lots_of(cluster, names):
+        request = driver_pb2.SetTermsRequest(names=mine, change=json.dumps(change) if change else "")
+        with _calling(lot) as stub:
+            told = stub.SetTerms(request, timeout=CALL_WITHIN_S)
+        found.extend(_parked(row, lot) for row in told.vehicles)
+        stop_s = max(stop_s, told.stop_s)
+    return tuple(found), stop_s
+
+
+def _parked(row: driver_pb2.ParkedVehicle, lot: LotAddress) -> Parked:
+    return Parked(
+        name=row.name,
+        profile=row.profile,
+        plugged_in=row.plugged_in,
+        window_s=row.window_s,
+        state_of_charge=row.state_of_charge,
+        leases=row.leases,
+        lot_id=lot.lot_id,
+        process_id=row.process_id,
+        terms=json.loads(row.terms) if row.terms else {},
+        withheld=row.withheld,
+        site=row.site,
+        day=row.day,
+    )
 
 
 def _lots_of(cluster: Path, names: Sequence[str]) -> list[tuple[LotAddress, tuple[str, ...]]]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.terms import Terms
+
 
 @dataclass(frozen=True, slots=True)
 class LotConfig:
@@ -14,7 +16,7 @@ class LotConfig:
     first_index: int  # of the first vehicle in the whole fleet
     models: tuple[str, ...] | None  # None: every model in the cache
     noop: bool  # whether it offers the echo model as well
-    day: str
+    day: str  # of all, or a mix that names one for each vehicle in order
     speed: float  # simulated seconds in a real one
     device: str  # "auto", "cpu" or "cuda"
     dtype: str  # "auto", "fp32" or "bf16"
@@ -26,6 +28,11 @@ class LotConfig:
     price_per_kwh: float = 0.0  # of electricity there, in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2 of electricity there, grams; 0: not given
     pace: str = "host"  # or "profile": its cars, all of one profile, answer no sooner than that would
+    starts_as: str = ""  # the day whose start is everybody's; empty: its first vehicle's
+    storms: str = ""  # like update@2,holiday
+    place: str = ""  # what kind of place that is; empty: a plain one
+    terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
+    facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property
     def names(self) -> tuple[str, ...]:

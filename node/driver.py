@@ -1,13 +1,15 @@
 """The driver's hand, served: plug in and unplug vehicles of this lot, on loopback only."""
 
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from node.terms import Terms
 from protos import driver_pb2, driver_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -23,6 +25,10 @@ class ParkedVehicle:
     window_s: float  # what remains, real seconds
     state_of_charge: float  # 0 to 1, modelled
     leases: int
+    terms: Terms  # the owner's
+    withheld: str  # why these keep it from work, in words; empty: they do not
+    site: str
+    day: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,9 @@ class Hand(Protocol):
 
     async def unplug(self, nodes: Sequence[int]) -> Stop: ...
 
+    async def set_terms(self, nodes: Sequence[int], change: Mapping[str, Any]) -> float:
+        """Change these owners' terms; seconds until the last torch work that they forbid. Raises ValueError."""
+
 
 class DriverService(driver_pb2_grpc.DriverServiceServicer):
     """DriverService of one lot."""
@@ -55,19 +64,7 @@ class DriverService(driver_pb2_grpc.DriverServiceServicer):
     async def ListVehicles(
         self, request: driver_pb2.ListVehiclesRequest, context: Context
     ) -> driver_pb2.ListVehiclesResponse:
-        rows = (
-            driver_pb2.ParkedVehicle(
-                name=vehicle.name,
-                profile=vehicle.profile,
-                plugged_in=vehicle.plugged_in,
-                window_s=vehicle.window_s,
-                state_of_charge=vehicle.state_of_charge,
-                leases=vehicle.leases,
-                process_id=os.getpid(),
-            )
-            for vehicle in self._hand.parked()
-        )
-        return driver_pb2.ListVehiclesResponse(vehicles=rows)
+        return driver_pb2.ListVehiclesResponse(vehicles=map(_message, self._hand.parked()))
 
     async def PlugIn(self, request: driver_pb2.PlugInRequest, context: Context) -> driver_pb2.PlugInResponse:
         nodes = await self._nodes(request.names, context)
@@ -81,6 +78,20 @@ class DriverService(driver_pb2_grpc.DriverServiceServicer):
         stop = await self._hand.unplug(await self._nodes(request.names, context))
         return driver_pb2.UnplugResponse(stop_s=stop.stop_s, leases=stop.leases)
 
+    async def SetTerms(self, request: driver_pb2.SetTermsRequest, context: Context) -> driver_pb2.SetTermsResponse:
+        nodes = await self._nodes(request.names, context)
+        stop_s = 0.0
+        try:
+            change = json.loads(request.change) if request.change else {}
+            if not isinstance(change, dict):
+                raise ValueError(f"a change of terms is {change!r}; it must be a JSON object")
+            if change:
+                stop_s = await self._hand.set_terms(nodes, change)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        parked = self._hand.parked()
+        return driver_pb2.SetTermsResponse(vehicles=[_message(parked[node]) for node in nodes], stop_s=stop_s)
+
     async def _nodes(self, names: Sequence[str], context: Context) -> list[int]:
         if not names:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "name at least one vehicle")
@@ -92,6 +103,22 @@ class DriverService(driver_pb2_grpc.DriverServiceServicer):
             else:
                 nodes.append(node)
         return nodes
+
+
+def _message(vehicle: ParkedVehicle) -> driver_pb2.ParkedVehicle:
+    return driver_pb2.ParkedVehicle(
+        name=vehicle.name,
+        profile=vehicle.profile,
+        plugged_in=vehicle.plugged_in,
+        window_s=vehicle.window_s,
+        state_of_charge=vehicle.state_of_charge,
+        leases=vehicle.leases,
+        process_id=os.getpid(),
+        terms=json.dumps(vehicle.terms.said()),
+        withheld=vehicle.withheld,
+        site=vehicle.site,
+        day=vehicle.day,
+    )
 
 
 async def serve(hand: Hand) -> tuple[grpc.aio.Server, str]:

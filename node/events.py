@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from node.lease import Lease
 from node.messages import DrainAsked, Granted, ItemError, Revoked, Token
-from node.vehicles import Nodes
+from node.vehicles import Looked, Nodes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,14 @@ class Unplugged:
     """The drivers took these vehicles."""
 
     nodes: Nodes  # [K]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalsSaid:
+    """Which models and tenants each of the N owners refuses."""
+
+    models: Sequence[frozenset[str]]
+    tenants: Sequence[frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,8 @@ Event = (
     PluggedIn
     | WindowsEstimated
     | Unplugged
+    | Looked
+    | RefusalsSaid
     | ShutDown
     | Welcomed
     | Granted
@@ -133,3 +144,5 @@ class Effects:
     fetch: list[Granted] = field(default_factory=list)  # then tell `InputsFetched`
     start: list[Granted] = field(default_factory=list)
     put: list[Put] = field(default_factory=list)
+    began: list[Lease] = field(default_factory=list, compare=False)  # what there is to record: leases that came
+    ended: list[Lease] = field(default_factory=list, compare=False)  # and those of which nothing runs any more

@@ -19,6 +19,7 @@ class Lease:
     items: int
     interactive: bool
     solo: bool
+    tenant: str = ""
     done: int = 0  # bitmap: finished here
     failed: int = 0  # bitmap: tried alone and failed
     announced: int = 0  # bitmap: on the executor or next to be
@@ -34,6 +35,10 @@ class Lease:
     useful_s: float = 0.0  # not yet taken, as the next two
     lost_s: float = 0.0
     energy_modelled_j: float = 0.0
+    awake_modelled_j: float = 0.0  # likewise
+    taken_j: float = 0.0  # of the computer, in reports that were taken
+    taken_awake_j: float = 0.0
+    awake_from_s: float = 0.0  # how long its car was awake, for each lease, when that was last booked
 
     @classmethod
     def of(cls, granted: Granted) -> "Lease":
@@ -47,7 +52,13 @@ class Lease:
             len(granted.inputs),
             granted.interactive,
             granted.solo,
+            tenant=granted.tenant,
         )
+
+    @property
+    def spent_j(self) -> tuple[float, float]:
+        """Joules that it took so far, modelled: of the computer, and of the car around it."""
+        return self.taken_j + self.energy_modelled_j, self.taken_awake_j + self.awake_modelled_j
 
     @property
     def complete(self) -> bool:
@@ -105,9 +116,11 @@ class Lease:
             useful_s=self.useful_s,
             lost_s=self.lost_s,
             energy_modelled_j=self.energy_modelled_j,
+            awake_modelled_j=self.awake_modelled_j,
         )
         self.fresh_errors = []
-        self.useful_s = self.lost_s = self.energy_modelled_j = 0.0
+        self.taken_j, self.taken_awake_j = self.spent_j
+        self.useful_s = self.lost_s = self.energy_modelled_j = self.awake_modelled_j = 0.0
         return report, whole
 
     def held(self) -> HeldLease:

@@ -17,6 +17,7 @@ from node.events import (
     InputsFetched,
     PluggedIn,
     Put,
+    RefusalsSaid,
     ResultPut,
     ShutDown,
     Stopped,
@@ -44,7 +45,7 @@ from node.messages import (
     Ways,
 )
 from node.speeds import Speeds
-from node.vehicles import Nodes, Vehicles
+from node.vehicles import Looked, Nodes, Vehicles
 
 STREAM_PAYLOAD_BYTES = 64 * 1024
 """Larger results go by PutResults, so that a big tensor never holds up a heartbeat."""
@@ -52,6 +53,8 @@ MESSAGE_BYTES = 1024 * 1024
 """Results in one message, about: well under gRPC's default cap of 4 MiB."""
 PENDING_BYTES = 64 * 1024 * 1024
 """Results that may wait for a stream in an outage; beyond it the leases are given up (assumed)."""
+REST_S = 5.0
+"""A vehicle whose owner refuses a lease is not offered for so long, lest it be lent the same again and again."""
 
 _NOTHING_KNOWN = Ways()
 
@@ -80,6 +83,10 @@ class Lot:
         self._shutting_down = False
         self._goodbye_taken = False
         self._pace = ways.pace
+        self._booked_pace = ways.pace if paced else 1.0  # energy of paced cars is of their clock's seconds
+        self._now_s = 0.0  # of the events that are being handled
+        self._refusals: RefusalsSaid | None = None
+        self._ended: list[Lease] = []  # by the events that are being handled
         self.vehicles = Vehicles(vehicles, ways)
 
     @property
@@ -102,8 +109,12 @@ class Lot:
     def handle(self, events: Sequence[Event], now_s: float) -> Effects:
         """Apply facts in order; the orders that follow from them."""
         effects = Effects()
+        self._now_s = now_s
         for event in events:
             self._apply(event, now_s, effects)
+        if self._ended:
+            effects.ended.extend(self._ended)
+            self._ended.clear()
         return effects
 
     def hello(self) -> Hello:
@@ -127,7 +138,7 @@ class Lot:
             if not self._fresh:
                 departures, self._departures = self._departures, []
             yield Message(reports=reports, departures=departures)
-        self._speeds.shared_by(self.vehicles.sharing)
+        self._speeds.shared_by(self.vehicles.sharing(now_s))
         models = self._speeds.table(now_s) if self._speeds.stale else ()
         offers = self.vehicles.offers(now_s) if self.vehicles.stale else None
         present, self._beat = (self.vehicles.present() if self._beat else None), False
@@ -163,6 +174,10 @@ class Lot:
                 self.vehicles.estimate(nodes, now_s + window_s)
             case Unplugged(nodes):
                 self._leave(nodes, effects)
+            case Looked():
+                self._looked(event, effects)
+            case RefusalsSaid():
+                self._refuse(event, effects)
             case ShutDown():
                 self._shutting_down = True
                 self._leave(np.arange(len(self.vehicles)), effects)
@@ -176,6 +191,8 @@ class Lot:
                 lease = self._leases.get(granted.token)
                 if lease is not None and lease.ended is None and lease.stopping is None:
                     lease.fetching = False
+                    fetched = sum(len(granted.inputs[item]) for item in granted.deferred)
+                    self.vehicles.moved_bytes[lease.node] += fetched
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
@@ -194,10 +211,18 @@ class Lot:
         known = granted.node < len(self.vehicles)
         if not known or granted.model not in self._speeds:
             self._report_end(lease, EndCause.REFUSED)
-        elif not self.vehicles.serving[granted.node] or self.vehicles.leaving[granted.node]:
+        elif not self.vehicles.works(granted.node):
             self._report_end(lease, EndCause.UNPLUGGED)
+        elif self._refused(granted.node, granted.model, granted.tenant):
+            self._report_end(lease, EndCause.REFUSED)
+            self.vehicles.rest(granted.node, self._now_s + REST_S)
         else:
-            self.vehicles.leases[granted.node] += 1
+            self.vehicles.lend(granted.node, 1, self._now_s)
+            self.vehicles.moved_bytes[granted.node] += sum(map(len, granted.inputs))
+            lease.awake_from_s = self.vehicles.awake_s(granted.node, self._now_s)
+            lease.awake_modelled_j = float(self.vehicles.wake_j[granted.node])  # its first pays for waking it
+            self.vehicles.wake_j[granted.node] = 0.0
+            effects.began.append(lease)
             self._unended += 1
             lease.fetching = bool(granted.deferred)
             (effects.fetch if granted.deferred else effects.start).append(granted)
@@ -212,6 +237,8 @@ class Lot:
         lease = self._leases.get(worked.token)
         if lease is None or lease.ended is not None:
             return
+        self._book_awake(lease)
+        self.vehicles.moved_bytes[lease.node] += sum(map(len, worked.results))
         lease.useful_s += worked.busy_s
         computed_s = worked.paced_s * self._pace if worked.paced_s else worked.busy_s
         lease.energy_modelled_j += computed_s * float(self.vehicles.power_w[lease.node])
@@ -278,6 +305,33 @@ class Lot:
                     self._stop(lease, EndCause.UNPLUGGED, effects)
         self._depart(nodes[self.vehicles.leases[nodes] == 0])
 
+    def _looked(self, looked: Looked, effects: Effects) -> None:
+        """Owners' terms end work as an owner does who leaves, but for the car, which is still here."""
+        self.vehicles.look(looked)
+        if bool((self.vehicles.withheld & (self.vehicles.leases > 0)).any()):
+            for lease in self._leases.values():
+                if lease.node < len(self.vehicles) and self.vehicles.withheld[lease.node]:
+                    self._stop(lease, EndCause.UNPLUGGED, effects)
+
+    def _refuse(self, refusals: RefusalsSaid, effects: Effects) -> None:
+        self._refusals = refusals
+        self._speeds.withhold(frozenset.intersection(*refusals.models))
+        for lease in self._leases.values():
+            if lease.node < len(self.vehicles) and self._refused(lease.node, lease.model, lease.tenant):
+                self._stop(lease, EndCause.REFUSED, effects)
+
+    def _refused(self, node: int, model: str, tenant: str) -> bool:
+        """Whether this vehicle's owner refuses such work."""
+        refusals = self._refusals
+        return refusals is not None and (model in refusals.models[node] or tenant in refusals.tenants[node])
+
+    def _book_awake(self, lease: Lease) -> None:
+        """What the car around the computer drew for this lease since that was last booked."""
+        awake_s = self.vehicles.awake_s(lease.node, self._now_s)
+        drawn_s = (awake_s - lease.awake_from_s) * self._booked_pace
+        lease.awake_modelled_j += drawn_s * self.vehicles.rows[lease.node].awake_w
+        lease.awake_from_s = awake_s
+
     def _drain(self, nodes: Nodes) -> None:
         """Each departs, and one that is away departs again: who asked took it to be here, and waits for that."""
         nodes = nodes[nodes < len(self.vehicles)]
@@ -318,7 +372,7 @@ class Lot:
             self._fresh_bytes -= lease.fresh_bytes
         if lease.ended is None:
             effects.stop.append(token)
-            self._release(lease.node)
+            self._release(lease)
 
     def _stop(self, lease: Lease | None, cause: EndCause, effects: Effects) -> None:
         if lease is not None and lease.ended is None and lease.stopping in (None, EndCause.YIELDED):
@@ -342,16 +396,19 @@ class Lot:
             self._end(lease, lease.stopping or EndCause.REFUSED)
 
     def _end(self, lease: Lease, cause: EndCause) -> None:
+        self._release(lease)
         self._report_end(lease, cause)
-        self._release(lease.node)
 
     def _report_end(self, lease: Lease, cause: EndCause) -> None:
         lease.ended = cause
         lease.announced = 0
         self._fresh[lease.token] = lease
 
-    def _release(self, node: int) -> None:
-        self.vehicles.leases[node] -= 1
+    def _release(self, lease: Lease) -> None:
+        node = lease.node
+        self._book_awake(lease)
+        self._ended.append(lease)
+        self.vehicles.lend(node, -1, self._now_s)
         self._unended -= 1
         due = self.vehicles.leaving[node] or self.vehicles.draining[node]
         if due and self.vehicles.leases[node] == 0:

@@ -62,6 +62,7 @@ class Vehicle:
     profile: str
     power_w: float
     site: str = ""  # where it stands; empty: not told
+    awake_w: float = 0.0  # modelled draw of the car around the computer, watts; not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Ways:
     pace: float = 1.0  # seconds of the cars' clock in one of the lot
     price_per_kwh: float = 0.0  # in the unit of the jobs' values; 0: not given
     carbon_g_per_kwh: float = 0.0  # CO2, grams; 0: not given
+    cohorts: tuple[str, ...] = ()  # one for each vehicle; empty: `cohort` is of all
 
     def hour_of_week(self, now_s: float) -> float:
         """Hours since Monday 00:00 by the cars' clock, at this second of the lot."""
@@ -103,6 +105,7 @@ class Offers:
     declared: NDArray[np.bool_]  # [N] the owner has said that it leaves when the window is over
     hour_of_week: float  # of the cars' clock, since Monday 00:00
     ways: Ways
+    wake_j: NDArray[np.float64]  # [N] what waking each would take, modelled; 0: it is awake
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ class Report:
     ended: EndCause | None = None
     useful_s: float = 0.0
     lost_s: float = 0.0
-    energy_modelled_j: float = 0.0
+    energy_modelled_j: float = 0.0  # of the computer
+    awake_modelled_j: float = 0.0  # of the car around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,7 @@ class Granted:
     lease_s: float
     interactive: bool
     solo: bool
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

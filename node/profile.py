@@ -16,9 +16,15 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "bandwidth_gb_per_s": ("compute", "GB/s"),
     "board_w": ("power", "W"),
     "awake_w": ("power", "W"),
+    "wake_j": ("power", "J"),
     "usable_kwh": ("battery", "kWh"),
     "wall_kw": ("battery", "kW"),
     "charge_to": ("battery", ""),
+    "cabin_k_per_kw": ("heat", "K/kW"),
+    "cabin_h": ("heat", "h"),
+    "pack_h": ("heat", "h"),
+    "throttle_from_c": ("heat", "°C"),
+    "throttle_to_c": ("heat", "°C"),
 }
 """Every figure that a profile may have: its table in the file, and its unit."""
 
@@ -48,6 +54,12 @@ class Profile:
     figures: Mapping[str, float]  # all that are known, by name, those of the battery too
     spread: Mapping[str, tuple[float, float]]  # between which sources disagree, of figures that are disputed
     source: Mapping[str, str]  # of each figure
+    wake_j: float = 0.0  # what it takes to wake the car around the computer, joules
+    cabin_k_per_kw: float = 0.0  # how much warmer than the air a cabin settles for each kW drawn in it
+    cabin_h: float = 1.0  # until it has gone 63 % of the way
+    pack_h: float = 10.0  # the same of the pack
+    throttle_from_c: float = 50.0  # where the computer begins to slow down, at the hotter of cabin and pack
+    throttle_to_c: float = 70.0  # where it stands still
 
 
 def names() -> tuple[str, ...]:
@@ -67,7 +79,7 @@ def parse(text: str) -> Profile:
     """A profile from TOML; raises ValueError naming a figure that is not known here, or lacks its source."""
     tables = tomllib.loads(text)
     figures: dict[str, float] = {}
-    for table in ("compute", "power", "battery"):
+    for table in ("compute", "power", "battery", "heat"):
         for key, value in tables.get(table, {}).items():
             if FIGURES.get(key, ("",))[0] != table:
                 raise ValueError(f"profile {tables['name']}: [{table}] has no figure {key!r}")
@@ -98,6 +110,7 @@ def parse(text: str) -> Profile:
         figures=figures,
         spread=spread,
         source=source,
+        **{key: figures[key] for key in ("wake_j", *tables.get("heat", ())) if key in figures},
     )
 
 

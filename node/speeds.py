@@ -49,6 +49,7 @@ class Speeds:
         self._cars = 1
         self._told_s = float("-inf")
         self._stale = True
+        self._withheld: frozenset[str] = frozenset()
 
     def __contains__(self, model: str) -> bool:
         return model in self._models
@@ -62,6 +63,12 @@ class Speeds:
         """The coordinator does not know the table."""
         self._stale = True
         self._told_s = float("-inf")
+
+    def withhold(self, models: frozenset[str]) -> None:
+        """Offer all but these from now on; with no other left the table stands as it was."""
+        if models != self._withheld and not models.issuperset(self._models):
+            self._withheld = models
+            self.retell()
 
     def record(self, model: str, items: int, busy_s: float, paced_s: float = 0.0) -> None:
         """A micro-batch of so many items took the executor so long, and would take a car `paced_s`."""
@@ -88,7 +95,7 @@ class Speeds:
         self._told_s = now_s
         for name, offer in self._models.items():
             self._models[name] = replace(offer, items_per_s=self._speed(name))
-        return tuple(self._models.values())
+        return tuple(offer for name, offer in self._models.items() if name not in self._withheld)
 
     def _moved(self, model: str) -> bool:
         offered = self._models[model].items_per_s

@@ -92,6 +92,7 @@ def _granted(grant: link_pb2.Grant) -> Granted:
         lease_s=grant.lease_s,
         interactive=grant.job_class == jobs_pb2.JOB_CLASS_INTERACTIVE,
         solo=grant.solo,
+        tenant=grant.tenant,
     )
 
 
@@ -119,20 +120,22 @@ def _model(model: ModelOffer) -> link_pb2.ModelOffer:
 
 
 def _add_offers(request: link_pb2.ConnectRequest, offers: Offers) -> None:
-    ways, columns = offers.ways, (offers.node, offers.window_s, offers.share, offers.plugged_in_s, offers.declared)
+    ways, stays = offers.ways, (offers.plugged_in_s, offers.declared)
+    columns = (offers.node, offers.window_s, offers.share, *stays, offers.wake_j)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    for node, window_s, share, plugged_in_s, declared in rows:
+    for node, window_s, share, plugged_in_s, declared, wake_j in rows:
         request.offers.add(
             node=node,
             window_s=window_s,
             share=share,
-            cohort=ways.cohort,
+            cohort=ways.cohorts[node] if ways.cohorts else ways.cohort,
             hour_of_week=offers.hour_of_week,
             plugged_in_s=plugged_in_s,
             pace=ways.pace,
             declared=declared,
             price_per_kwh=ways.price_per_kwh,
             carbon_g_per_kwh=ways.carbon_g_per_kwh,
+            wake_modelled_j=wake_j,
         )
 
 
@@ -144,6 +147,7 @@ def _add_report(request: link_pb2.ConnectRequest, report: Report) -> None:
         useful_s=report.useful_s,
         lost_s=report.lost_s,
         energy_modelled_j=report.energy_modelled_j,
+        awake_modelled_j=report.awake_modelled_j,
     )
     row.token.epoch = report.token.epoch
     row.token.attempt = report.token.attempt

@@ -66,6 +66,10 @@ class ParkedVehicle(_message.Message):
     STATE_OF_CHARGE_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     PROCESS_ID_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     profile: _builtins.str
     plugged_in: _builtins.bool
@@ -77,6 +81,14 @@ class ParkedVehicle(_message.Message):
     """held now"""
     process_id: _builtins.int
     """of the lot"""
+    terms: _builtins.str
+    """the owner's, those that differ from the default: a JSON object, names as in a terms file"""
+    withheld: _builtins.str
+    """why these keep it from work, in words; empty: they do not"""
+    site: _builtins.str
+    """where it stands"""
+    day: _builtins.str
+    """how its owner lives"""
     def __init__(
         self,
         *,
@@ -87,10 +99,14 @@ class ParkedVehicle(_message.Message):
         state_of_charge: _builtins.float = ...,
         leases: _builtins.int = ...,
         process_id: _builtins.int = ...,
+        terms: _builtins.str = ...,
+        withheld: _builtins.str = ...,
+        site: _builtins.str = ...,
+        day: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "name", b"name", "plugged_in", b"plugged_in", "process_id", b"process_id", "profile", b"profile", "state_of_charge", b"state_of_charge", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "leases", b"leases", "name", b"name", "plugged_in", b"plugged_in", "process_id", b"process_id", "profile", b"profile", "site", b"site", "state_of_charge", b"state_of_charge", "terms", b"terms", "window_s", b"window_s", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,3 +198,55 @@ class UnplugResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnplugResponse: _TypeAlias = UnplugResponse  # noqa: Y015
+
+@_typing.final
+class SetTermsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    change: _builtins.str
+    """a JSON object: new values by name, as in a terms file; empty: only say what they are"""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at least one"""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        change: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTermsRequest: _TypeAlias = SetTermsRequest  # noqa: Y015
+
+@_typing.final
+class SetTermsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    STOP_S_FIELD_NUMBER: _builtins.int
+    stop_s: _builtins.float
+    """seconds from the call to the last torch work that the terms forbid"""
+    @_builtins.property
+    def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedVehicle]:
+        """those named"""
+
+    def __init__(
+        self,
+        *,
+        vehicles: _abc.Iterable[Global___ParkedVehicle] | None = ...,
+        stop_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop_s", b"stop_s", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTermsResponse: _TypeAlias = SetTermsResponse  # noqa: Y015

@@ -49,6 +49,11 @@ class DriverServiceStub:
                 request_serializer=protos_dot_driver__pb2.UnplugRequest.SerializeToString,
                 response_deserializer=protos_dot_driver__pb2.UnplugResponse.FromString,
                 _registered_method=True)
+        self.SetTerms = channel.unary_unary(
+                '/carpool.v1.DriverService/SetTerms',
+                request_serializer=protos_dot_driver__pb2.SetTermsRequest.SerializeToString,
+                response_deserializer=protos_dot_driver__pb2.SetTermsResponse.FromString,
+                _registered_method=True)
 
 
 class DriverServiceServicer:
@@ -74,6 +79,13 @@ class DriverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTerms(self, request, context):
+        """Changes owners' terms, and says what they are then. Work that they forbid has ended when this is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DriverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +103,11 @@ def add_DriverServiceServicer_to_server(servicer, server):
                     servicer.Unplug,
                     request_deserializer=protos_dot_driver__pb2.UnplugRequest.FromString,
                     response_serializer=protos_dot_driver__pb2.UnplugResponse.SerializeToString,
+            ),
+            'SetTerms': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTerms,
+                    request_deserializer=protos_dot_driver__pb2.SetTermsRequest.FromString,
+                    response_serializer=protos_dot_driver__pb2.SetTermsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +191,33 @@ class DriverService:
             '/carpool.v1.DriverService/Unplug',
             protos_dot_driver__pb2.UnplugRequest.SerializeToString,
             protos_dot_driver__pb2.UnplugResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTerms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carpool.v1.DriverService/SetTerms',
+            protos_dot_driver__pb2.SetTermsRequest.SerializeToString,
+            protos_dot_driver__pb2.SetTermsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ class DriverServiceStub:
     """Puts vehicles on the charger. One that is plugged in already gets the new window."""
     Unplug: _grpc.UnaryUnaryMultiCallable[_driver_pb2.UnplugRequest, _driver_pb2.UnplugResponse]
     """Takes vehicles away: their work stops at once, and is reported. Answered when no torch work is left."""
+    SetTerms: _grpc.UnaryUnaryMultiCallable[_driver_pb2.SetTermsRequest, _driver_pb2.SetTermsResponse]
+    """Changes owners' terms, and says what they are then. Work that they forbid has ended when this is answered."""
 
 @_typing.type_check_only
 class DriverServiceAsyncStub(DriverServiceStub):
@@ -47,6 +49,8 @@ class DriverServiceAsyncStub(DriverServiceStub):
     """Puts vehicles on the charger. One that is plugged in already gets the new window."""
     Unplug: _aio.UnaryUnaryMultiCallable[_driver_pb2.UnplugRequest, _driver_pb2.UnplugResponse]  # type: ignore[assignment]
     """Takes vehicles away: their work stops at once, and is reported. Answered when no torch work is left."""
+    SetTerms: _aio.UnaryUnaryMultiCallable[_driver_pb2.SetTermsRequest, _driver_pb2.SetTermsResponse]  # type: ignore[assignment]
+    """Changes owners' terms, and says what they are then. Work that they forbid has ended when this is answered."""
 
 class DriverServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,5 +75,13 @@ class DriverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_driver_pb2.UnplugResponse, _abc.Awaitable[_driver_pb2.UnplugResponse]]:
         """Takes vehicles away: their work stops at once, and is reported. Answered when no torch work is left."""
+
+    @_abc_1.abstractmethod
+    def SetTerms(
+        self,
+        request: _driver_pb2.SetTermsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_driver_pb2.SetTermsResponse, _abc.Awaitable[_driver_pb2.SetTermsResponse]]:
+        """Changes owners' terms, and says what they are then. Work that they forbid has ended when this is answered."""
 
 def add_DriverServiceServicer_to_server(servicer: DriverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -402,6 +402,7 @@ class Offer(_message.Message):
     DECLARED_FIELD_NUMBER: _builtins.int
     PRICE_PER_KWH_FIELD_NUMBER: _builtins.int
     CARBON_G_PER_KWH_FIELD_NUMBER: _builtins.int
+    WAKE_MODELLED_J_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     """index of the vehicle"""
     window_s: _builtins.float
@@ -422,6 +423,8 @@ class Offer(_message.Message):
     """of electricity there, in the unit of the jobs' values; 0: not given"""
     carbon_g_per_kwh: _builtins.float
     """CO2 of electricity there, grams; 0: not given"""
+    wake_modelled_j: _builtins.float
+    """what waking it for work would take, joules; 0: it is awake, or charging"""
     def __init__(
         self,
         *,
@@ -435,10 +438,11 @@ class Offer(_message.Message):
         declared: _builtins.bool = ...,
         price_per_kwh: _builtins.float = ...,
         carbon_g_per_kwh: _builtins.float = ...,
+        wake_modelled_j: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_g_per_kwh", b"carbon_g_per_kwh", "cohort", b"cohort", "declared", b"declared", "hour_of_week", b"hour_of_week", "node", b"node", "pace", b"pace", "plugged_in_s", b"plugged_in_s", "price_per_kwh", b"price_per_kwh", "share", b"share", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_g_per_kwh", b"carbon_g_per_kwh", "cohort", b"cohort", "declared", b"declared", "hour_of_week", b"hour_of_week", "node", b"node", "pace", b"pace", "plugged_in_s", b"plugged_in_s", "price_per_kwh", b"price_per_kwh", "share", b"share", "wake_modelled_j", b"wake_modelled_j", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,6 +465,7 @@ class LeaseReport(_message.Message):
     LOST_S_FIELD_NUMBER: _builtins.int
     LOADING_S_FIELD_NUMBER: _builtins.int
     ENERGY_MODELLED_J_FIELD_NUMBER: _builtins.int
+    AWAKE_MODELLED_J_FIELD_NUMBER: _builtins.int
     done: _builtins.bytes
     """bitmap of the items finished since the last report; results follow in bit order"""
     running: _builtins.bytes
@@ -479,7 +484,9 @@ class LeaseReport(_message.Message):
     loading_s: _builtins.float
     """seconds spent loading weights for it"""
     energy_modelled_j: _builtins.float
-    """busy seconds times the profile's watts, joules"""
+    """of the computer: busy seconds times the profile's watts, joules"""
+    awake_modelled_j: _builtins.float
+    """Of the car around the computer: its waking, if that was for this lease, and the time that it was awake for it."""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
@@ -504,10 +511,11 @@ class LeaseReport(_message.Message):
         lost_s: _builtins.float = ...,
         loading_s: _builtins.float = ...,
         energy_modelled_j: _builtins.float = ...,
+        awake_modelled_j: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "done", b"done", "ended", b"ended", "energy_modelled_j", b"energy_modelled_j", "errors", b"errors", "loading_s", b"loading_s", "lost_s", b"lost_s", "results", b"results", "running", b"running", "token", b"token", "useful_s", b"useful_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awake_modelled_j", b"awake_modelled_j", "cause", b"cause", "done", b"done", "ended", b"ended", "energy_modelled_j", b"energy_modelled_j", "errors", b"errors", "loading_s", b"loading_s", "lost_s", b"lost_s", "results", b"results", "running", b"running", "token", b"token", "useful_s", b"useful_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,6 +701,7 @@ class Grant(_message.Message):
     LEASE_S_FIELD_NUMBER: _builtins.int
     JOB_CLASS_FIELD_NUMBER: _builtins.int
     SOLO_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     """index of the vehicle"""
     model: _builtins.str
@@ -703,6 +712,8 @@ class Grant(_message.Message):
     """interactive work goes before batch at the next micro-batch"""
     solo: _builtins.bool
     """exactly one item that may kill the process: run it with nothing else in flight"""
+    tenant: _builtins.str
+    """whose job it is: owners may refuse some"""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
@@ -730,10 +741,11 @@ class Grant(_message.Message):
         lease_s: _builtins.float = ...,
         job_class: _jobs_pb2.JobClass.ValueType = ...,
         solo: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "inputs", b"inputs", "job_class", b"job_class", "job_id", b"job_id", "lease_s", b"lease_s", "model", b"model", "node", b"node", "ranges", b"ranges", "solo", b"solo", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "inputs", b"inputs", "job_class", b"job_class", "job_id", b"job_id", "lease_s", b"lease_s", "model", b"model", "node", b"node", "ranges", b"ranges", "solo", b"solo", "tenant", b"tenant", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,17 @@ class Cluster:
         self.lots[name] = subprocess.Popen(
             [
                 *(sys.executable, "-m", module, "--coordinator", self.coordinator.grpc, "--lot-id", name),
-                *("--models", "", "--noop", "--vehicles", str(vehicles), "--first-index", str(first_index), *flags),
+                *(
+                    "--models",
+                    "",
+                    "--noop",
+                    "--opt-in",
+                    "--vehicles",
+                    str(vehicles),
+                    "--first-index",
+                    str(first_index),
+                    *flags,
+                ),
             ],
             stderr=subprocess.DEVNULL,
             text=True,

@@ -149,6 +149,19 @@ def test_the_drivers_hand_takes_a_car_away_and_brings_it_back(cluster: Up) -> No
     assert state() == "idle"
 
 
+def test_terms_change_by_the_drivers_hand_and_one_node_is_told_of(cluster: Up) -> None:
+    changed = carpool("terms", "car-0001", "--set", "least_charge=0.99")
+    assert changed.returncode == 0, changed.stderr
+    assert "least_charge = 0.99" in changed.stdout
+    told = carpool("nodes", "car-0001").stdout
+    assert "car-0001: profile hw4, withdrawn" in told
+    assert "withheld: its charge is not above the least that its owner wants" in told
+    assert "offers nothing now" in told
+    assert carpool("terms", "car-0001", "--set", "least_charge=0").returncode == 0
+    assert "withheld" not in carpool("nodes", "car-0001").stdout
+    assert "there is no term 'least'" in refused("terms", "car-0001", "--set", "least=1")
+
+
 def test_bad_input_is_named_and_nothing_is_submitted(cluster: Up, tmp_path: Path) -> None:
     before, out = len(jobs(cluster.grpc)), tmp_path / "out.jsonl"
     source = requests(tmp_path / "in.jsonl", 10_000)

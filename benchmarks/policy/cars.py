@@ -24,7 +24,7 @@ from benchmarks.policy.mix import (
 )
 from coordinator import cohorts
 from coordinator.core.forecast import AGES_H, WEEK_H, Cohort, Forecast
-from node import day
+from node import plan as days
 
 _HISTORY = 120  # stays of a car that the forecast is told of: half a year of nights
 _STEP_S = HOUR_S / 2
@@ -180,9 +180,15 @@ def _left_h(rates: list[list[list[float]]], begin_h: float, risk: float) -> floa
 
 def _home_arrivals() -> tuple[_Pair, NDArray[np.float64]]:
     """Chance that a car which is away comes on a day, by kind of day; share of arrivals before each hour."""
-    plan = day.load("home")
-    assert plan.arrivals is not None
-    return (plan.plugs_in, plan.plugs_in), plan.arrivals
+    habits = days.load("home").habits
+    assert habits is not None
+    hours = (habits.begins_s / HOUR_S + np.arange(25)) % 24  # their days begin at an hour of their own
+    order = np.argsort(hours[:24])
+    kinds = habits.kind_of_day[[2, 5]]  # Wednesday is any weekday, Saturday any day of a weekend
+    shares = np.diff(habits.arrivals[kinds], axis=1)[:, order]
+    before = np.concatenate([np.zeros((2, 1)), np.cumsum(shares, axis=1)], axis=1)
+    chance = float(np.mean(habits.cars_chance)) * habits.chance[kinds]
+    return (float(chance[0]), float(chance[1])), before
 
 
 def _work_arrivals() -> tuple[_Pair, NDArray[np.float64]]:

@@ -114,6 +114,6 @@ def _waiting(
             spec = job.spec
             at = (spec.tenant, (spec.model, spec.interactive))
             waiting[at].add(spec.job)
-            if not job.waiting:
+            if job.open.count:
                 steady.add(at)
     return {at: frozenset(numbers) for at, numbers in waiting.items()}, steady

@@ -72,6 +72,7 @@ class Grant:
     lease_s: float
     interactive: bool
     solo: bool
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ class Report:
     lost_s: float = 0.0
     loading_s: float = 0.0
     energy_modelled_j: float = 0.0
+    awake_modelled_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,8 +225,8 @@ class JobsCancelled:
 class Progressed:
     """A lot reports on its leases. Its message is acknowledged once what it brought is recorded.
 
-    One that comes again is known by its sequence, and nothing of it counts: not its departures either, since those
-    who left may be back by now.
+    One that comes again is known by its sequence, and of it only ends count, of leases that its lot still named
+    when it came back: not its departures, since those who left may be back by now.
     """
 
     lot: LotId

@@ -99,7 +99,6 @@ class Fleet:
         self.lots: dict[LotId, Lot] = {}
         self.profiles: list[str] = []
         self._sites: dict[str, int] = {"": 0}
-        self.version = 0  # grows whenever a row that takes work changes
         self.moved = 0  # grows whenever other rows take work, or some with another capability
         # [interactive]: grows whenever a row may be lent more, so that a blocked queue looks again
         self.freed = [0, 0]
@@ -145,7 +144,6 @@ class Fleet:
         self.share[row] = 0.0
         self.draining[row] = False
         self.departures[row] += 1
-        self.version += 1
         self.moved += 1
         self._take_out(row)
 
@@ -250,7 +248,6 @@ class Fleet:
             self.freed[True] += 1
         self._serving[capability] += 1
         self._capability[row] = capability
-        self.version += 1
         self.moved += before != capability
 
     def refresh_all(self, rows: Rows, now_s: float) -> None:
@@ -290,7 +287,6 @@ class Fleet:
             for number, count in enumerate(np.bincount(there[there != _NOWHERE]).tolist()):
                 self._serving[number] += change * count
         self._capability[rows] = capability
-        self.version += 1
         self.moved += 1
         self.freed = [freed + 1 for freed in self.freed]
 

@@ -44,6 +44,7 @@ def _items_are_in_one_place(state: State) -> None:
             assert not job.leases, f"job {number}: ended with leases"
         elif job.placeable:
             assert job.entry, f"job {number}: has items to place and stands in no queue"
+            assert job.retried is not bool(job.open.count), f"job {number}: stands in the wrong line"
 
 
 def _leases_agree(state: State) -> None:

@@ -49,6 +49,7 @@ class Job:
         "open",
         "promised",
         "ready",
+        "retried",
         "sequence",
         "spec",
         "started_s",
@@ -65,6 +66,7 @@ class Job:
         self.started_s: float | None = None  # its first lease
         self.ready = ready  # its submission is saved, or need not be
         self.entry = 0  # number of its entry in the scheduler's queue; 0: it stands in none
+        self.retried = False  # it stands among those of which only items that went wrong are left
         self.open = Ranges.whole(spec.items)
         self.waiting: dict[int, Trouble] = {}  # items to try again, in order of return
         self.troubles: dict[int, Trouble] = {}  # of all items that have a history

@@ -53,6 +53,7 @@ class Ledger:
         for first, count in ranges_of(held.ranges, wanted):
             job.open.remove(first, count)
             job.lent += count
+        self._queues.put(job)
         lease = self._enter(held.token, lot, held.node, job, held.ranges, items, False, 0.0, now_s)
         lease.done = mask(items) & ~wanted  # others have those
         return True
@@ -67,6 +68,8 @@ class Ledger:
         state = self._state
         job = state.jobs[lease.job]
         del state.leases[lease.token], job.leases[lease.token]
+        if not job.leases:
+            state.at_work.pop(lease.job, None)
         held = state.held[lease.node]
         del held[lease.token]
         if not held:
@@ -80,15 +83,23 @@ class Ledger:
         self._count_held(lease.node, lease.interactive, -1, now_s)
 
     def meter(
-        self, lease: Lease, useful_s: float, lost_s: float, loading_s: float, energy_modelled_j: float
+        self,
+        lease: Lease,
+        useful_s: float,
+        lost_s: float,
+        loading_s: float,
+        energy_modelled_j: float,
+        awake_modelled_j: float = 0.0,
     ) -> None:
-        """Book accelerator-seconds and modelled joules; the joules are split as the seconds are."""
+        """Book accelerator-seconds and modelled joules; those of the computer are split as the seconds are."""
         tally, profile = self._state.tally, self._state.fleet.profile_of(lease.node)
         total_s = useful_s + lost_s + loading_s
         for use, seconds in (("useful", useful_s), ("lost", lost_s), ("loading", loading_s)):
             if seconds > 0:
                 tally.accelerator_s[profile, use] += seconds
                 tally.energy_modelled_j[profile, use] += energy_modelled_j * seconds / total_s
+        if awake_modelled_j > 0:
+            tally.energy_modelled_j[profile, "awake"] += awake_modelled_j
 
     def run_out(self, now_s: float) -> Iterator[Lease]:
         """Leases whose time is over; the caller ends them."""
@@ -139,6 +150,8 @@ class Ledger:
         self._state.leases[token] = lease
         self._state.held.setdefault(row, {})[token] = lease
         job.leases[token] = lease
+        if not spec.interactive:
+            self._state.at_work[spec.job] = job
         heappush(self._expiries, (lease.expires_s, token))
         self._count_held(row, spec.interactive, 1, now_s)
         return lease

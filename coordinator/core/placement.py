@@ -1,7 +1,7 @@
 """Placement: which slice of which job goes to which free node. Feasible, then score, then choose."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from math import ceil, inf
 
 from coordinator.core.effects import Effects, Grant
@@ -10,7 +10,7 @@ from coordinator.core.job import Job
 from coordinator.core.ledger import Ledger
 from coordinator.core.matching import Matching
 from coordinator.core.plan import Plan
-from coordinator.core.queues import Entry, Queue, Queues, rank
+from coordinator.core.queues import Entry, Line, Queue, Queues, line_of, rank
 from coordinator.core.residency import Residency
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.state import State
@@ -21,11 +21,14 @@ MOST_ITEMS = 4096
 _MOST_CANDIDATES = 256
 """Nodes looked at for one slice: a request must not cost more in a larger fleet."""
 
-_MOST_MATCHED = 16
-"""Nodes of which the one is chosen that suits an item best."""
+_MOST_MATCHED = 64
+"""Nodes at a time of which the one is chosen that suits an item best."""
+
+_MOST_BEHIND = 64
+"""Jobs of a line that are looked at for a short one when no node is fit for the long ones before it."""
 
 _MOST_PASSED = 8
-"""Jobs of a tenant, and tenants, that are looked at when the first finds no node that is fit for it."""
+"""Jobs of a line, and lines of either kind, that are looked at when the first finds no node that is fit for it."""
 
 
 class _Kept:
@@ -78,21 +81,28 @@ class Placement:
         """Lend one slice of the queue's most urgent job that some free node is fit for; False when none is."""
         fleet, tally = self._state.fleet, self._state.tally
         passed: list[Entry] = []
-        aside: dict[str, list[Entry]] = {}  # tenants of which the first jobs did not fit
+        misfits: dict[Line, int] = {}
+        aside: set[Line] = set()  # those of which the first jobs did not fit
         placed = False
         rows = _Kept(self._usable(queue, now_s))
         if rows.any():
             capable = fleet.capable(queue.model)
-            while len(aside) < _MOST_PASSED and (job := queue.head()) is not None:
-                placed = self._place_matched(queue, job, rows, capable, now_s, effects)
+            while (job := queue.head(aside)) is not None:
+                line, looked_at = line_of(job), 1
+                if self._is_long(job, rows):
+                    beside = list(islice(self._of_band(queue, job), _MOST_PASSED))
+                    placed = self._place_long(queue, beside, rows, capable, now_s, effects)
+                    looked_at = len(beside)
+                else:
+                    placed = self._place_job(job, rows, capable, now_s, effects)
                 if placed:
                     break
-                passed.append(queue.drop(job))
-                tenant = job.spec.tenant
-                if sum(entry[4].spec.tenant == tenant for entry in passed) == _MOST_PASSED:
-                    aside[tenant] = queue.set_aside(tenant)
-            for tenant, entries in aside.items():
-                queue.restore(tenant, entries)
+                passed += [queue.drop(job) for _ in range(looked_at)]
+                misfits[line] = misfits.get(line, 0) + looked_at
+                if misfits[line] >= _MOST_PASSED:
+                    aside.add(line)
+                    if sum(other[1] == line[1] for other in aside) == _MOST_PASSED:
+                        aside.update(other for other in queue.entries if other[1] == line[1])
             for entry in passed:
                 queue.push(entry)
         tally.decisions["placed" if placed else "no_node"] += 1
@@ -116,17 +126,27 @@ class Placement:
                     found += 1
                     yield row
 
-    def _place_matched(
-        self, queue: Queue, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects
+    def _is_long(self, job: Job, rows: Iterable[int]) -> bool:
+        """Whether an item of a job takes so long that the node for it is to be chosen."""
+        return any(self.matching.matters(job, row) for row in islice(rows, 1))
+
+    @staticmethod
+    def _of_band(queue: Queue, job: Job) -> Iterator[Job]:
+        """The most urgent jobs of its line and band, a job that `head` gave the first of them."""
+        return takewhile(lambda other: other.band is job.band, queue.in_order(line_of(job)))
+
+    def _place_long(
+        self, queue: Queue, beside: list[Job], rows: Iterable[int], capable: int, now_s: float, effects: Effects
     ) -> bool:
-        """Lend a slice of a job or, where nodes may leave before an item is done, of what suits them better."""
-        if not any(self.matching.matters(job, row) for row in islice(rows, 1)):
-            return self._place_job(job, rows, capable, now_s, effects)
-        some = list(islice(rows, _MOST_MATCHED))
-        return any(
-            self._place_job(other, (row,), capable, now_s, effects)
-            for other, row in self.matching.pairs(queue.beside(job, _MOST_PASSED), some, now_s)
-        )
+        """Lend a slice of one of these jobs to the node that suits it; else one of a short job behind them."""
+        waiting = iter(rows)
+        while some := list(islice(waiting, _MOST_MATCHED)):
+            for other, row in self.matching.pairs(beside, some, now_s):
+                if self._place_job(other, (row,), capable, now_s, effects):
+                    return True
+        behind = islice(queue.in_order(line_of(beside[0])), len(beside), _MOST_BEHIND)
+        short = next((other for other in behind if not self._is_long(other, rows)), None)
+        return short is not None and self._place_job(short, rows, capable, now_s, effects)
 
     def _place_job(self, job: Job, rows: Iterable[int], capable: int, now_s: float, effects: Effects) -> bool:
         spec, fleet = job.spec, self._state.fleet
@@ -141,6 +161,8 @@ class Placement:
             ranges, solo = job.carve(count, LotId(int(fleet.lot[row])), choosy)
             if not ranges:
                 continue
+            if job.waiting:
+                self._queues.put(job)  # only these may be left of it
             lease = self._ledger.lend(job, row, ranges, solo, speed, now_s)
             if not spec.interactive:
                 self.residency.lend(row, spec.model, lease.items * spec.item_work)
@@ -155,6 +177,7 @@ class Placement:
                     lease.lease_s,
                     spec.interactive,
                     solo,
+                    spec.tenant,
                 )
             )
             return True

@@ -8,12 +8,16 @@ from coordinator.core.effects import Effects, Revoke
 from coordinator.core.fleet import KindId
 from coordinator.core.job import Band, Job
 from coordinator.core.lease import Lease
+from coordinator.core.matching import Matching
 from coordinator.core.placement import slice_items
 from coordinator.core.plan import Need
 from coordinator.core.state import State
 
 _SAFE = 1.2
 """A job that has so many times the nodes that it needs is safe."""
+
+_MOST_ASKED = 256
+"""Nodes of which it is asked at most, in one round, whether they stay for a long item."""
 
 _SAMPLE = 32
 """Leases of a job that are looked at: the others are taken to be like them."""
@@ -22,8 +26,10 @@ _SAMPLE = 32
 class Recall:
     """Asks nodes back. `strengths`: of a node of each kind, against the best kind."""
 
-    def __init__(self, state: State, strengths: dict[KindId, float], effects: Effects) -> None:
+    def __init__(self, state: State, matching: Matching, strengths: dict[KindId, float], effects: Effects) -> None:
         self._state = state
+        self._matching = matching
+        self._asked = 0  # nodes, of the forecast
         self._strengths = strengths
         self._effects = effects
 
@@ -32,9 +38,9 @@ class Recall:
         short = [need for need in needs if need.job.placeable and need.nodes * _SAFE > self._nodes_of(need.job)]
         if not short:
             return
-        numbers = {lease.job for lease in self._state.leases.values() if not lease.interactive}
-        jobs = [self._state.jobs[number] for number in numbers]
-        jobs.sort(key=lambda job: (job.band, job.urgency, job.sequence), reverse=True)
+        jobs = sorted(
+            self._state.at_work.values(), key=lambda job: (job.band, job.urgency, job.sequence), reverse=True
+        )
         victims = {model: self._victims(jobs, model) for model in {need.job.spec.model for need in short}}
         coming = self._coming()
         for need in short:
@@ -86,7 +92,12 @@ class Recall:
         """Whether a node would be lent an item of a job, if it were free."""
         fleet = self._state.fleet
         speed = fleet.speed(row, job.spec.model, job.spec.item_work)
-        return slice_items(self._state.settings, job, speed, float(fleet.until_s[row]) - now_s, 1, now_s) > 0
+        if not slice_items(self._state.settings, job, speed, float(fleet.until_s[row]) - now_s, 1, now_s):
+            return False
+        if not self._matching.matters(job, row):
+            return True
+        self._asked += 1
+        return self._asked <= _MOST_ASKED and not self._matching.unfit(job, [row], now_s)
 
     def _less_urgent(self, job: Job, than: Job) -> bool:
         """Whether a job may give way to another of the plan."""

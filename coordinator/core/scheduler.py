@@ -108,7 +108,9 @@ class Scheduler:
             self._queues.unblock()
         self._placement.place(now_s, effects)
         if planned and self.settings.yields:
-            Recall(self.state, self._plan.supply.strengths, effects).serve(self._plan.needs, now_s)
+            Recall(self.state, self._placement.matching, self._plan.supply.strengths, effects).serve(
+                self._plan.needs, now_s
+            )
         return effects
 
     def next_wakeup_s(self) -> float | None:
@@ -282,7 +284,14 @@ class Scheduler:
         if report.running is not None:
             lease.running = report.running
         self._ledger.prolong(lease, now_s)
-        self._ledger.meter(lease, report.useful_s, report.lost_s, report.loading_s, report.energy_modelled_j)
+        self._ledger.meter(
+            lease,
+            report.useful_s,
+            report.lost_s,
+            report.loading_s,
+            report.energy_modelled_j,
+            report.awake_modelled_j,
+        )
         if report.ended is not None or not lease.undone:
             self._ledger.end(lease, report.ended or LeaseEnd.FINISHED, now_s)
             self._finish_if_settled(job, now_s, effects)

@@ -43,7 +43,7 @@ class SchedulingSettings:
     """How often the plan is made anew, while there is work. A job is asked about when it comes, too."""
     foresee_every_s: float = 30.0
     """How often the forecast is asked what the fleet will be able to do."""
-    plan_margin: float = 0.78
+    plan_margin: float = 0.72
     """Part of the forecast capacity that the plan gives away: nodes are not free at once, forecasts err.
     Chosen on the first seed of `python -m benchmarks policy`, of 0.6 to 0.9. A quote takes all of it."""
     plan_tail: float = 0.05

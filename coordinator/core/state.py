@@ -13,7 +13,19 @@ from coordinator.core.tally import Tally
 class State:
     """Nodes, jobs and leases, and what was counted."""
 
-    __slots__ = ("epoch", "fleet", "forecast", "held", "jobs", "leases", "recalled", "settings", "shares", "tally")
+    __slots__ = (
+        "at_work",
+        "epoch",
+        "fleet",
+        "forecast",
+        "held",
+        "jobs",
+        "leases",
+        "recalled",
+        "settings",
+        "shares",
+        "tally",
+    )
 
     def __init__(self, settings: SchedulingSettings, epoch: int, forecast: Survival | None = None) -> None:
         self.settings = settings
@@ -21,6 +33,7 @@ class State:
         self.fleet = Fleet(settings)
         self.forecast = forecast
         self.jobs: dict[JobId, Job] = {}
+        self.at_work: dict[JobId, Job] = {}  # batch jobs that hold leases
         self.leases: dict[Token, Lease] = {}
         self.recalled: set[Token] = set()  # leases whose nodes were asked to give them back; some may have ended
         self.held: dict[int, dict[Token, Lease]] = {}  # by node, those that hold any

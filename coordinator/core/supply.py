@@ -18,10 +18,12 @@ LONGEST_S = 2 * 86_400.0
 _HORIZONS_S = np.concatenate(([0.0], np.geomspace(1.0, LONGEST_S, 48)))
 """Where the forecast is asked, seconds from then."""
 
-_STAYS_S = np.concatenate(([0.0], np.geomspace(60.0, 8 * 3600.0, 24)))
-"""Where it is asked how long those stay that are here: items do not take longer."""
+LONGEST_ITEM_S = 8 * 3600.0
+"""Items that take longer are matched as if they took so long."""
+_STAYS_S = np.concatenate(([0.0], np.geomspace(60.0, LONGEST_ITEM_S, 24)))
+"""Where it is asked how long those stay that are here."""
 
-_LEAST_STAY = 0.01
+LEAST_STAY = 0.01
 
 _SAMPLE, _LEAST_SAMPLE = 512, 32
 """Nodes that the forecast is asked of, and at least of each kind: it costs 20 to 100 us each."""
@@ -63,7 +65,7 @@ class Supply:
         able = [supply for supply in self.kinds.values() if model in supply.rates]
         nodes = sum(supply.nodes for supply in able)
         stay = sum((supply.nodes / nodes * supply.stay for supply in able), np.zeros(len(_STAYS_S)))
-        chance: Floats = np.interp(horizon_s, _STAYS_S, stay).clip(_LEAST_STAY)
+        chance: Floats = np.interp(horizon_s, _STAYS_S, stay).clip(LEAST_STAY)
         return chance
 
     def able(self, model: str, item_work: float, within_s: float) -> int:

@@ -61,7 +61,7 @@ def _one(profile: Profile) -> Table:
         if key in profile.figures:
             spread = _spread(profile, key) if key in profile.spread else ""
             table.add_row(key, f"{profile.figures[key]:,g}", unit, spread, profile.source[key])
-        elif part != "battery":
+        elif part in ("compute", "power"):
             table.add_row(key, _UNKNOWN, "", "", "")
     return table
 

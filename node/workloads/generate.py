@@ -33,6 +33,9 @@ CACHED_TOKENS = {"cpu": 8_192, "cuda": 131_072}
 PREFILL_TOKENS = {"cpu": 256, "cuda": 4_096}
 """Tokens of all rows in one forward pass over prompts, so that no layer takes long."""
 
+KEYS_LIKE_WEIGHTS = 2_048
+"""Attending to so many tokens takes a layer about as long as its weights do: 3,000 in SmolLM2 135M."""
+
 LONGEST_CONTEXT = 8_192
 """Tokens of a prompt and its answer together, if the model itself does not hold fewer."""
 
@@ -269,12 +272,15 @@ class _Batch:
     def prefill(self, control: Control) -> Tensor:
         """Pass the prompts through in chunks; the logits after their last tokens, [B, V]."""
         rows = self._ids.shape[0]
-        chunk = max(16, PREFILL_TOKENS[self._device.type] // rows)
-        for first in range(0, self._longest - chunk, chunk):
+        while (first := self._memory.filled) + (chunk := self._chunk(rows, first)) < self._longest:
             control.check()
             self._forward(self._ids[:, first : first + chunk])
         control.check()
         return self._logits(self._forward(self._ids[:, self._memory.filled :]))
+
+    def _chunk(self, rows: int, filled: int) -> int:
+        """Tokens of each row in the next pass: the fewer, the more there are before that each attends to."""
+        return max(16, PREFILL_TOKENS[self._device.type] // rows // (1 + filled // KEYS_LIKE_WEIGHTS))
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Pass one token of each row through; the logits after it, [B, V]."""

@@ -1,8 +1,11 @@
 """Matching: what cannot be cut goes where it is likely to end."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from coordinator.core.events import Habits, LotId, LotJoined, ModelSpeed, NodesOffered, SpeedsMeasured
+from coordinator.core.effects import Revoke
+from coordinator.core.events import Beats, Habits, LotId, LotJoined, ModelSpeed, NodesOffered, SpeedsMeasured
 from coordinator.core.explain import Obstacle
 from coordinator.core.forecast import SHAPE, Cohort, Forecast
 from coordinator.core.scheduler import Scheduler
@@ -12,15 +15,15 @@ from tests.coordinator.fleet import MODEL, Town
 SETTINGS = SchedulingSettings(
     slices_in_hand=1, yields=False, plan_margin=1.0, plan_every_s=1.0, foresee_every_s=1.0
 )
-STEADY, FLEETING = 0, 1
+STEADY, FLEETING, SETTLED = 0, 1, 2
 HOURLY = 360_000.0  # work of an item that takes an hour
 
 
 def town(settings: SchedulingSettings = SETTINGS) -> Town:
-    """One that knows of nodes that stay for a day and of others that stay a quarter of an hour."""
+    """One that knows of nodes that stay for about a day and of others that stay a quarter of an hour."""
     cohorts = tuple(
         Cohort(name, np.full(SHAPE, 1_000.0), np.full(SHAPE, 1_000.0 * stay_h))
-        for name, stay_h in (("steady", 24.0), ("fleeting", 0.25))
+        for name, stay_h in (("steady", 24.0), ("fleeting", 0.25), ("settled", 28.0))
     )
     return Town(scheduler=Scheduler(settings, epoch=1, forecast=Forecast(cohorts)))
 
@@ -94,6 +97,66 @@ def test_a_deadline_is_not_put_on_a_node_that_will_hardly_be_there() -> None:
     why = some.scheduler.explain_job(job, some.now_s)
     assert why is not None
     assert why.obstacles == {Obstacle.HANDS_FULL: 1, Obstacle.LEAVES_SOON: 1}
+
+
+def test_the_one_fit_node_is_found_behind_many_that_are_not() -> None:
+    some = town()
+    park(some, *[STEADY] * 60, *[FLEETING] * 100)  # of a bucket the last comes first
+    some.submit(1, item_work=HOURLY, deadline_s=some.now_s + 4 * 3600.0)
+    (lease,) = some.scheduler.leases.values()
+    assert lease.node < 60
+
+
+def test_a_short_job_is_not_hidden_by_long_ones_that_fit_nowhere() -> None:
+    some = town()
+    park(some, FLEETING, STEADY)
+    for _ in range(20):
+        some.submit(1, item_work=HOURLY, deadline_s=some.now_s + 9 * 3600.0)
+    short = some.submit(1)
+    assert {lease.node for lease in some.scheduler.leases.values() if lease.job == short} == {0}
+
+
+def test_nodes_of_one_site_are_lent_to_the_most_urgent_job() -> None:
+    some = town()
+    rows = np.arange(9, dtype=np.int32)
+    some.step(
+        LotJoined(LotId(0), 1, rows, ("hw4",) * 9, np.full(9, 160.0), site=("depot",) * 9),
+        SpeedsMeasured(LotId(0), {MODEL: ModelSpeed(100.0, 0.0, 8)}),
+    )
+    jobs = [some.submit(9, item_work=HOURLY, deadline_s=some.now_s + (4 + at) * 3600.0) for at in range(3)]
+    offer(some, *[STEADY] * 9)
+    assert {lease.job for lease in some.scheduler.leases.values()} == {jobs[0]}
+
+
+def test_a_small_difference_does_not_put_off_a_deadline() -> None:
+    some = town()
+    jobs = [
+        some.submit(4, item_work=hours * HOURLY, deadline_s=some.now_s + due_h * 3600.0)
+        for hours, due_h in ((1.0, 4.0), (0.95, 200.0))
+    ]
+    park(some, STEADY, STEADY, SETTLED, SETTLED)
+    assert {lease.job for lease in some.scheduler.leases.values()} == {jobs[0]}
+
+
+def test_no_node_is_asked_back_for_an_item_that_it_would_not_be_lent() -> None:
+    some = town(replace(SETTINGS, yields=True))
+    park(some, FLEETING, STEADY)
+    some.submit(100_000)
+    some.submit(60, item_work=HOURLY, deadline_s=some.now_s + 70 * 3600.0)
+    asked = [
+        order.token
+        for _ in range(20)
+        for order in some.step(Beats(np.arange(2, dtype=np.int32)), after_s=SETTINGS.plan_every_s).send
+        if isinstance(order, Revoke)
+    ]
+    assert {some.scheduler.leases[token].node for token in asked} <= {1}
+
+
+def test_items_that_outlast_every_stay_are_lent_all_the_same() -> None:
+    some = town()
+    park(some, FLEETING, FLEETING)
+    some.submit(2, item_work=4 * HOURLY, deadline_s=some.now_s + 20 * 3600.0)
+    assert len(some.scheduler.leases) == 2
 
 
 def test_without_a_forecast_windows_are_taken_at_their_word() -> None:

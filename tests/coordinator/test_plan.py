@@ -12,7 +12,7 @@ from coordinator.core.effects import Grant, Revoke
 from coordinator.core.events import Beats, JobId, JobsCancelled, JobsClosed, JobSpec, LeaseEnd, LotId, NodesOffered
 from coordinator.core.forecast import HOUR_S, SHAPE, Cohort, Forecast
 from coordinator.core.job import Band, Job
-from coordinator.core.queues import Queues
+from coordinator.core.queues import Queues, line_of
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.settings import SchedulingSettings
 from coordinator.core.shares import Shares
@@ -273,6 +273,27 @@ def test_a_job_that_is_ranked_anew_again_and_again_leaves_no_trace() -> None:
     (queue,) = queues.ready([0, 0])
     assert sum(map(len, queue.entries.values())) < 600
     assert queue.head() is jobs[9]
+
+
+def test_a_job_of_which_only_what_went_wrong_is_left_stands_apart_until_more_comes_back() -> None:
+    queues = Queues(Shares(()))
+    job, later = (Job(spec(2, 100.0, 1.0), number, 0.0, ready=True) for number in range(2))
+    job.trouble(0)
+    for each in (job, later):
+        queues.put(each)
+    (queue,) = queues.ready([0, 0])
+    job.open.take(2)
+    job.lent = 2
+    job.give_back(((0, 1),))
+    queues.put(job)
+    assert queue.head() is job
+    assert list(queue.in_order(line_of(job))) == [job]
+    assert queue.head({line_of(job)}) is later
+    assert list(queue.in_order(line_of(later))) == [later]
+    job.give_back(((1, 1),))
+    queues.put(job)
+    assert line_of(job) == line_of(later)
+    assert list(queue.in_order(line_of(job))) == [job, later]
 
 
 def test_patience_is_with_work_that_waits_now() -> None:

@@ -728,6 +728,25 @@ def test_a_tenant_that_waits_keeps_its_turn_when_it_hands_in_more() -> None:
     assert lent["one"] == pytest.approx(lent["other"], rel=0.1)
 
 
+def test_jobs_that_wait_for_another_lot_do_not_cost_their_tenant_its_turn() -> None:
+    town = Town()
+    town.park(1)
+    town.park(1, lot=1, first=1, window_s=0.001)  # nothing fits there
+    for _ in range(20):
+        town.submit(1, tenant="unlucky")
+        (grant,) = town.grants()
+        town.report(grant.token, errors=((0, "model", "it raised"),), ended=LeaseEnd.FINISHED)
+        assert not town.grants(), "it waits for the other lot"
+    town.submit(20_000, tenant="other")
+    grants = town.grants()
+    town.submit(20_000, tenant="unlucky")
+    lent = lent_items(town, grants, 100)
+    assert lent["unlucky"] == pytest.approx(lent["other"], rel=0.1)
+    town.step(NodesOffered(rows(1), np.array([town.now_s + 36_000.0]), np.ones(1)))
+    town.work_off(grants + town.grants())
+    assert all(job.ended is Outcome.DONE for job in town.scheduler.jobs.values())
+
+
 def test_a_tenant_does_not_pay_for_what_its_cars_took_away() -> None:
     town = Town()
     town.submit(20_000)

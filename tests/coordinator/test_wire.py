@@ -67,13 +67,28 @@ def test_an_hour_of_work_costs_its_electricity_and_its_carbon() -> None:
     assert event.cost_per_h == pytest.approx([0.2 * (0.3 + 0.5 * 0.1), 0.1 * 0.3])
 
 
+def test_of_vehicles_alike_one_that_is_awake_costs_less_than_one_that_sleeps() -> None:
+    event = offered(offer(price_per_kwh=0.3, wake_modelled_j=36_000.0), offer(1, price_per_kwh=0.3))
+    assert event.cost_per_h is not None
+    assert event.cost_per_h == pytest.approx([(0.2 + 0.01) * 0.3, 0.1 * 0.3])
+
+
 def test_where_a_vehicle_stands_reaches_the_core() -> None:
     assert joined(160.0, 160.0).site == ("street 0", "street 1")
 
 
 @pytest.mark.parametrize(
     "figure",
-    ["window_s", "share", "hour_of_week", "plugged_in_s", "pace", "price_per_kwh", "carbon_g_per_kwh"],
+    [
+        "window_s",
+        "share",
+        "hour_of_week",
+        "plugged_in_s",
+        "pace",
+        "price_per_kwh",
+        "carbon_g_per_kwh",
+        "wake_modelled_j",
+    ],
 )
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_a_figure_that_cannot_be_is_refused_in_a_sentence(figure: str, value: float) -> None:

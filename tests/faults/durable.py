@@ -59,9 +59,18 @@ def start_again(live: Cluster, *flags: str) -> None:
 @asynccontextmanager
 async def ray_fleet(live: Cluster, actors: int, each: int) -> AsyncIterator[None]:
     """Ray's actors as `carpool up` starts them, each with so many cars that echo: inside, all are parked."""
-    cars = ("--vehicles", str(actors * each), "--vehicles-per-actor", str(each), "--models", "noop")
+    cars = ("--vehicles", str(actors * each), "--vehicles-per-actor", str(each), "--models", "noop", "--opt-in")
     with TemporaryDirectory(prefix="carpool-") as folder:  # Ray's sockets need a short path
-        arguments = ["node", "--ray", "--coordinator", live.coordinator.grpc, "--run-dir", folder, *cars]
+        arguments = [
+            "node",
+            "--ray",
+            "--opt-in",
+            "--coordinator",
+            live.coordinator.grpc,
+            "--run-dir",
+            folder,
+            *cars,
+        ]
         lots = await Child.start("lots", arguments, Path(folder))
         try:
             async with Client(live.coordinator.grpc) as client:

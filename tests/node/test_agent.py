@@ -17,6 +17,7 @@ from node.agent import Agent
 from node.config import LotConfig
 from node.models import ModelCache
 from node.roofline import Machine, seconds
+from node.terms import WILLING
 from node.uplink import CoordinatorRefused
 from node.workloads import load
 from protos import jobs_pb2, link_pb2, link_pb2_grpc
@@ -174,6 +175,7 @@ class Running:
             "run_dir": self.run_dir,
             "api_key": None,
             "seed": 1,
+            "terms": (WILLING, WILLING),
         }
         await Agent.equipped(LotConfig(**{**settings, **changes})).run(self.stop, self.ready.set)
 
@@ -345,6 +347,19 @@ def test_a_window_told_by_the_driver_closes_by_itself(tmp_path: Path) -> None:
             await asyncio.to_thread(client.plug, tmp_path, ["car-0005"], 0.1)
             left = await lot.coordinator.until(lambda m: bool(m.departures))
             assert [departure.node for departure in left.departures] == [1]
+
+    go(scene())
+
+
+def test_a_power_cut_takes_every_car_of_a_lot_and_all_come_back(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, day="rack:1,parked:1", speed=7200.0, storms="power-cut@1") as lot:
+            heard = lot.coordinator.until
+            offers = (await heard(lambda m: len(m.offers) == 2)).offers
+            assert [offer.cohort for offer in offers] == ["rack", "home"]
+            left = (await heard(lambda m: bool(m.departures))).departures
+            assert sorted(departure.node for departure in left) == [0, 1]
+            assert sorted(offer.node for offer in (await heard(lambda m: bool(m.offers))).offers) == [0, 1]
 
     go(scene())
 

@@ -14,6 +14,7 @@ from node.events import (
     Event,
     InputsFetched,
     PluggedIn,
+    RefusalsSaid,
     ResultPut,
     ShutDown,
     Stopped,
@@ -23,7 +24,7 @@ from node.events import (
     WindowsEstimated,
     Worked,
 )
-from node.lot import MESSAGE_BYTES, PENDING_BYTES, STREAM_PAYLOAD_BYTES, Lot
+from node.lot import MESSAGE_BYTES, PENDING_BYTES, REST_S, STREAM_PAYLOAD_BYTES, Lot
 from node.messages import (
     Departure,
     DepartureCause,
@@ -43,6 +44,7 @@ from node.messages import (
     Ways,
     bitmap,
 )
+from node.vehicles import Looked
 
 ECHO = ModelOffer("noop", "d1", "echo", 1000.0, 0.0, 64, 1 << 20)
 A, B = Token(1, 1), Token(1, 2)
@@ -66,6 +68,11 @@ def grant(
 ) -> Granted:
     inputs = [b"" if item in deferred else b"x%d" % item for item in range(items)]
     return Granted(token, node, "noop", "job-1", [Range(10, items)], inputs, deferred, 30.0, False, solo)
+
+
+def looked(*withheld: bool, speed: float = 1.0, wake_j: float = 0.0, price: float = 0.0) -> Looked:
+    count = len(withheld)
+    return Looked(np.array(withheld), np.full(count, speed), np.full(count, wake_j), price, 0.0)
 
 
 def worked(token: Token, items: list[int], last: bool = False, busy_s: float = 0.1) -> Worked:
@@ -112,6 +119,14 @@ def test_an_offer_says_what_a_forecast_of_the_stay_goes_by() -> None:
     assert message.offers.plugged_in_s[0] == 120.0 * 60.0
     assert message.offers.declared.tolist() == [False, True]
     assert [vehicle.site for vehicle in lot.hello().vehicles] == ["yard", "yard"]
+
+
+def test_vehicles_of_a_mix_offer_the_habits_of_their_own_days() -> None:
+    vehicles = [Vehicle(f"car-{n}", "hw4", 160.0, "") for n in range(2)]
+    lot = Lot("lot", 7, vehicles, [ECHO], Ways("home", cohorts=("home", "rack")))
+    lot.handle([PluggedIn(np.arange(2), np.full(2, 600.0)), Welcomed(())], 0.0)
+    (message,) = taken(lot)
+    assert [offer.cohort for offer in wire.encode(message).offers] == ["home", "rack"]
 
 
 def test_a_declared_end_is_told_even_where_the_window_stays_the_same() -> None:
@@ -484,6 +499,8 @@ def test_a_paced_lot_offers_no_more_than_its_cars_profiles_together() -> None:
     assert told(0.0) == [400.0]
     lot.handle([PluggedIn(np.array([2]), np.array([3600.0]))], 0.5)
     assert told(0.5) == [600.0], "at once, with the shares"
+    lot.handle([looked(True, False, False, False)], 0.75)
+    assert told(0.75) == [400.0], "an owner withholds one"
     lot.handle([Unplugged(np.arange(2))], 1.0)
     assert told(1.0) == [200.0]
     lot.handle([grant(node=2, items=400)], 5.0)
@@ -559,3 +576,82 @@ def test_whatever_happens_every_lease_ends_once_and_every_result_is_told_once(da
     assert not offered
     assert not lot.unended
     assert {held.token for held in lot.hello().held} == set(ended)
+
+
+def test_owners_terms_end_work_as_leaving_does_but_the_car_stays() -> None:
+    lot = plugged(2)
+    lot.handle([grant(A, 0), grant(B, 1)], 1.0)
+    assert lot.handle([looked(True, False)], 2.0).stop == [A]
+    lot.handle([Stopped({A: 0.5})], 2.0)
+    messages = taken(lot, 2.0)
+    (report,) = [report for message in messages for report in message.reports]
+    assert (report.token, report.ended, report.lost_s) == (A, EndCause.UNPLUGGED, 0.5)
+    assert not any(message.departures for message in messages)
+    (offers,) = [message.offers for message in messages if message.offers is not None]
+    assert dict(zip(offers.node.tolist(), offers.share.tolist(), strict=True)) == {0: 0.0, 1: 1.0}
+    assert not lot.handle([grant(Token(1, 3), 0)], 3.0).start
+    assert [report.ended for report in reports(lot)] == [EndCause.UNPLUGGED]
+    lot.handle([looked(False, False)], 4.0)
+    (message,) = taken(lot, 4.0)
+    assert message.offers is not None
+    assert message.offers.share.tolist() == [0.5, 0.5]
+
+
+def test_heat_and_the_hour_change_what_is_offered() -> None:
+    lot = plugged(1)
+    lot.handle([looked(False, speed=0.5, wake_j=100.0, price=0.3)], 1.0)
+    (message,) = taken(lot)
+    (row,) = wire.encode(message).offers
+    assert (row.share, row.wake_modelled_j, row.price_per_kwh) == (0.5, 100.0, 0.3)
+
+
+def test_a_refused_tenant_is_not_served_and_the_car_rests() -> None:
+    lot = plugged(2)
+    lot.handle([replace(grant(A, 0), tenant="acme")], 1.0)
+    said = RefusalsSaid((frozenset(), frozenset()), (frozenset({"acme"}), frozenset()))
+    assert lot.handle([said], 1.0).stop == [A]
+    lot.handle([Stopped({A: 0.0})], 1.0)
+    assert not lot.handle([replace(grant(B, 0), tenant="acme")], 1.0).start
+    assert lot.handle([replace(grant(Token(1, 3), 1), tenant="acme")], 1.0).start
+    messages = taken(lot, 1.0)
+    ends = {report.token: report.ended for message in messages for report in message.reports}
+    assert ends[A] is ends[B] is EndCause.REFUSED
+    offers = messages[-1].offers
+    assert offers is not None
+    assert offers.share.tolist() == [0.0, 1.0], "lest it be lent the same again at once"
+    lot.handle([looked(False, False)], 1.0 + REST_S)
+    (message,) = taken(lot, 1.0 + REST_S)
+    assert message.offers is not None
+    assert message.offers.share.tolist() == [0.5, 0.5]
+
+
+def test_a_model_that_every_owner_refuses_is_not_offered() -> None:
+    other = replace(ECHO, model="other")
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0)], [ECHO, other])
+    lot.handle([RefusalsSaid((frozenset({"noop"}),), (frozenset(),)), Welcomed(())], 0.0)
+    assert [model.model for message in taken(lot, 0.0) for model in message.models] == ["other"]
+
+
+def test_the_first_slice_pays_for_waking_and_each_for_its_time_awake() -> None:
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0, awake_w=200.0)], [ECHO])
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), looked(False, wake_j=1000.0), Welcomed(())], 0.0)
+    list(lot.take(0.0))
+    lot.handle([grant(A, items=1), grant(B, items=1)], 1.0)
+    lot.handle([worked(A, [0], last=True, busy_s=0.5)], 2.0)
+    lot.handle([worked(B, [0], last=True, busy_s=0.5)], 3.0)
+    found = {report.token: report for report in reports(lot)}
+    assert found[A].energy_modelled_j == found[B].energy_modelled_j == pytest.approx(80.0)
+    assert found[A].awake_modelled_j == pytest.approx(1000.0 + 200.0 * 0.5)
+    assert found[B].awake_modelled_j == pytest.approx(200.0 * 0.5 + 200.0 * 1.0)
+
+
+def test_a_paced_car_is_awake_by_its_own_clock() -> None:
+    cars = [Vehicle("car-0000", "hw4", 160.0, awake_w=200.0)]
+    lot = Lot("lot", 7, cars, [ECHO], Ways(pace=60.0), {"noop": 200.0})
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), Welcomed(())], 0.0)
+    list(lot.take(0.0))
+    lot.handle([grant(A, items=1)], 1.0)
+    lot.handle([replace(worked(A, [0], last=True, busy_s=0.1), paced_s=2.0)], 3.0)
+    (report,) = reports(lot)
+    assert report.energy_modelled_j == pytest.approx(2.0 * 60.0 * 160.0)
+    assert report.awake_modelled_j == pytest.approx(2.0 * 60.0 * 200.0)

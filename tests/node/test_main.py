@@ -16,7 +16,7 @@ from node.__main__ import configs, parser
 from node.address import addresses
 from tests.node.test_agent import WITHIN_S, Coordinator
 
-NODE = (sys.executable, "-m", "node", "--models", "", "--noop")
+NODE = (sys.executable, "-m", "node", "--models", "", "--noop", "--opt-in")
 RAY_WITHIN_S = 120.0
 
 
@@ -29,15 +29,23 @@ RAY_WITHIN_S = 120.0
             "'h100' is no vehicle, it has no battery, and on --day home they drive",
         ),
         (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
+        (
+            ["--profile", "hw4:1,rack:1", "--day", "rack:1,home:1"],
+            "'rack' is no vehicle, it has no battery, and on --day home they drive",
+        ),
         (["--day", "sunday"], "there is no day 'sunday'"),
         (["--pace", "profile", "--profile", "optimus"], "'optimus' cannot be timed, its int8_tops is unknown"),
         (
             ["--pace", "profile", "--profile", "hw4:1,ai5:1"],
             "share one pace, and --profile names hw4, ai5; start a lot",
         ),
+        (["--day", "home:2,rack:1", "--vehicles", "4"], "names 3 vehicles and there are 4; make them equal"),
+        (["--storm", "flood"], "there is no storm 'flood'; choose one of holiday, power-cut, update"),
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
+        (["--place", "moon"], "there is no place 'moon'; choose one of garage, home"),
+        (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
     ],
 )
 def test_a_wrong_flag_is_named_in_the_last_line(flags: list[str], why: str, tmp_path: Path) -> None:
@@ -120,6 +128,15 @@ def _mentioning(text: str) -> list[str]:
     return [line for line in listed.stdout.splitlines() if text in line]
 
 
+def test_a_mix_of_days_is_dealt_to_the_lots_and_starts_for_all_as_its_first() -> None:
+    mix = ["--day", "home:2,rack:3", "--storm", "update@2"]
+    flags = ["--coordinator", "127.0.0.1:1", "--ray", "--vehicles-per-actor", "3", *mix]
+    first, second = configs(parser().parse_args(flags))
+    assert (first.day, second.day) == ("home:2", "rack:3")
+    assert len(first.profiles) + len(second.profiles) == 5
+    assert {(one.starts_as, one.storms) for one in (first, second)} == {("home", "update@2")}
+
+
 def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
     given = parser().parse_args(["--coordinator", "127.0.0.1:1", "--ray", "--vehicles", "9"])
     sizes = [len(config.profiles) for config in configs(given)]
@@ -136,3 +153,18 @@ def test_each_actor_of_a_paced_fleet_has_cars_of_one_profile() -> None:
     assert [name for lot in lots for name in lot.profiles] == ["hw4"] * 4 + ["rack"] + ["hw3"] * 3
     assert [lot.first_index for lot in lots] == [0, 2, 4, 5]
     assert {lot.pace for lot in lots} == {"profile"}
+
+
+def test_owners_take_part_only_if_they_say_so(tmp_path: Path) -> None:
+    def opted_in(*flags: str) -> list[bool]:
+        given = parser().parse_args(["--coordinator", "127.0.0.1:1", "--vehicles", "3", *flags])
+        return [terms.opted_in for config in configs(given) for terms in config.terms]
+
+    file = tmp_path / "terms.toml"
+    file.write_text("[vehicles.car-0001]\nopted_in = true\n")
+    assert opted_in() == [False, False, False]
+    assert opted_in("--opt-in") == [True, True, True]
+    assert opted_in("--terms", str(file)) == [False, True, False]
+    file.write_text("[terms]\nleast_charge = 20\n")
+    with pytest.raises(ValueError, match=r"the terms .*terms.toml: least_charge = 20 cannot be"):
+        opted_in("--terms", str(file))

@@ -27,6 +27,9 @@ def test_every_profile_file_can_be_read() -> None:
     assert (hw4.board_w, hw4.int8_tops, hw4.half_tops) == (160.0, 250.0, None)
     assert (ai5.board_w, ai5.int8_tops) == (800.0, 2000.0)
     assert hw4.spread["int8_tops"] == (50.0, 500.0)
+    assert (hw4.wake_j, hw4.cabin_k_per_kw, hw4.pack_h) == (12900.0, 12.0, 10.0)
+    assert hw4.source["wake_j"].startswith("assumed")
+    assert (every["rack"].wake_j, every["rack"].cabin_k_per_kw, every["rack"].throttle_to_c) == (0.0, 0.0, 70.0)
     assert {name for name, found in every.items() if found.battery} == {"ai5", "hw3", "hw4", "optimus"}
 
 

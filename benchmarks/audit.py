@@ -1,0 +1,239 @@
+"""Whether owners' terms were kept: judged by the raw facts that lots write with `--facts`, and by nothing else.
+
+Imports nothing of the product: how a pack charges, what an hour of the day is, what a term means is said here once
+more. A look from outside cannot be sharper than the facts: what changes is to take effect within `GRACE_S` of real
+time, and a charge is exact to `EXACT`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 1.0
+"""Real seconds in which what changed takes effect."""
+EXACT = 0.002
+"""Of a pack: facts are told in ten-thousandths, and lag behind by a look."""
+STEP_S = 60.0
+"""Of the reckoning what a car would have charged without work."""
+MINUTES = 24 * 60
+
+Fact = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One term that was not kept."""
+
+    car: str
+    term: str
+    t_s: float  # of the cars' clock, since Monday 00:00
+    told: str
+
+
+@dataclass(slots=True)
+class Car:
+    """One car as its facts so far have it."""
+
+    name: str
+    hardware: Fact = field(default_factory=dict)
+    terms: Fact = field(default_factory=dict)
+    state: Fact = field(default_factory=dict)
+    working: dict[str, Fact] = field(default_factory=dict)  # leases by name
+    broken_s: dict[str, float] = field(default_factory=dict)  # real seconds at which work began to break a term
+    alone: float = 0.0  # what it would be charged without work since it was plugged in
+    alone_s: float = 0.0  # of the cars' clock, when that was reckoned
+    leases: int = 0
+    compute_j: float = 0.0
+    awake_j: float = 0.0
+
+
+@dataclass(slots=True)
+class Audit:
+    """What the facts came to."""
+
+    violations: list[Violation] = field(default_factory=list)
+    cars: int = 0
+    facts: int = 0
+    leases: int = 0
+    departures: int = 0  # at which a wanted charge was due
+    compute_j: float = 0.0
+    awake_j: float = 0.0
+
+
+def audit(folder: Path) -> Audit:
+    """Judge every file of facts in a folder; raises ValueError when there is none, or a line is no fact."""
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise ValueError(f"there are no facts in {folder}; let lots write some with --facts {folder}")
+    found = Audit()
+    for file in files:
+        judge(_facts(file), found)
+    return found
+
+
+def judge(facts: Iterable[Fact], found: Audit) -> None:
+    """Go through the facts of one lot, in their order."""
+    cars: dict[str, Car] = {}
+    for fact in facts:
+        found.facts += 1
+        car = cars.setdefault(fact["car"], Car(fact["car"]))
+        _pass(car, fact, found)
+        match fact["fact"]:
+            case "car":
+                car.hardware = fact
+            case "terms":
+                car.terms = fact
+            case "state":
+                _move(car, fact)
+            case "began":
+                car.working[fact["lease"]] = fact
+                car.leases += 1
+                _begin(car, fact, found)
+            case "ended":
+                car.working.pop(fact["lease"], None)
+                car.compute_j += fact["compute_modelled_j"]
+                car.awake_j += fact["awake_modelled_j"]
+            case other:
+                raise ValueError(f"there is no fact of the kind {other!r}")
+        _note(car, fact)
+    for car in cars.values():
+        found.leases += car.leases
+        found.compute_j += car.compute_j
+        found.awake_j += car.awake_j
+    found.cars += len(cars)
+
+
+def _facts(file: Path) -> Iterator[Fact]:
+    """Those of one file. The last line may be torn: its process was killed."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            fact = json.loads(line)
+        except ValueError:
+            fact = None
+        if isinstance(fact, dict) and fact.keys() >= {"fact", "car", "t_s", "real_s"}:
+            yield fact
+        elif number < len(lines):
+            raise ValueError(f"{file} line {number} is no fact: {line[:80]!r}")
+
+
+def _pass(car: Car, fact: Fact, found: Audit) -> None:
+    """Time passed since the fact before: what work broke then and did not mend in time is a violation."""
+    for term, since_s in car.broken_s.items():
+        if car.working and fact["real_s"] - since_s > GRACE_S:
+            told = f"work went on for {fact['real_s'] - since_s:.1f} s"
+            found.violations.append(Violation(car.name, term, fact["t_s"], told))
+            car.broken_s[term] = inf  # told
+    if fact["fact"] == "state" and car.state and car.state["plugged"]:
+        stays_or_left = fact["since_s"] == car.state["since_s"]  # else it left and came again in between
+        if stays_or_left:
+            _charge_alone(car, fact)
+        charge = (fact if stays_or_left else car.state)["charge"]
+        due = _due(car.terms, car.state["t_s"], fact["t_s"])
+        if not (stays_or_left and fact["plugged"]) and not car.terms["departs_at"] and car.terms["wanted_charge"]:
+            due = (fact["t_s"],)
+        for due_s in due:
+            found.departures += 1
+            _wish(car, charge, due_s, found)
+
+
+def _move(car: Car, fact: Fact) -> None:
+    """Something of the car is otherwise."""
+    if fact["plugged"] and not (car.state and car.state["plugged"] and car.state["since_s"] == fact["since_s"]):
+        car.alone, car.alone_s = fact["charge"], fact["t_s"]
+    car.state = fact
+
+
+def _begin(car: Car, fact: Fact, found: Audit) -> None:
+    """Work begins: no grace for what was forbidden for long, and none at all for what is refused by name."""
+    for term in _broken(car, fact["t_s"]):
+        age_s = fact["real_s"] - car.broken_s.get(term, fact["real_s"])
+        if term == "hours":
+            age_s = max(age_s, _since_hours(car, fact))
+        if age_s > GRACE_S or term in ("opted_in", "refused_models", "refused_tenants"):
+            told = f"{fact['lease']} of {fact['model']} began"
+            found.violations.append(Violation(car.name, term, fact["t_s"], told))
+
+
+def _since_hours(car: Car, fact: Fact) -> float:
+    """Real seconds since the last of the owner's hours ended."""
+    minute = fact["t_s"] / 60.0 % MINUTES
+    ended = min((minute - _minutes(span.split("-")[1])) % MINUTES for span in car.terms["hours"])
+    passed_s: float = fact["real_s"] - car.hardware["real_s"]
+    pace: float = max(fact["t_s"] - car.hardware["t_s"], 1e-9) / max(passed_s, 1e-9)
+    since_s: float = ended * 60.0 / pace
+    return since_s
+
+
+def _note(car: Car, fact: Fact) -> None:
+    """What work breaks now, or would, and since when."""
+    now_s: float = fact["real_s"]
+    car.broken_s = {term: car.broken_s.get(term, now_s) for term in _broken(car, fact["t_s"])}
+
+
+def _broken(car: Car, now_s: float) -> list[str]:
+    """The terms that work breaks now, by the cars' clock."""
+    terms, state = car.terms, car.state
+    if not terms or not state:
+        return ["opted_in"]
+    minute = now_s / 60.0 % MINUTES
+    spent = state["cellular_bytes"] >= terms["cellular_gb_a_month"] * 1e9
+    rules = (
+        ("opted_in", not terms["opted_in"]),
+        ("plugged in", not (state["plugged"] or (terms["parked"] and state["parked"]))),
+        ("least_charge", state["charge"] < terms["least_charge"] - EXACT),
+        ("hours", bool(terms["hours"]) and not any(_within(span, minute) for span in terms["hours"])),
+        ("cellular_gb_a_month", not state["wifi"] and spent),
+        ("hottest_cabin_c", state["cabin_c"] > terms.get("hottest_cabin_c", float("inf")) + 0.1),
+        ("least_pay_per_h", state.get("pay_per_h", float("inf")) < terms["least_pay_per_h"]),
+        ("refused_models", any(work["model"] in terms["refused_models"] for work in car.working.values())),
+        ("refused_tenants", any(work["tenant"] in terms["refused_tenants"] for work in car.working.values())),
+    )
+    return [term for term, broken in rules if broken]
+
+
+def _within(span: str, minute: float) -> bool:
+    since, until = (_minutes(part) for part in span.split("-"))
+    return (minute - since) % MINUTES < ((until - since) % MINUTES or MINUTES)
+
+
+def _minutes(time: str) -> int:
+    hours, minutes = time.strip().split(":")
+    return int(hours) * 60 + int(minutes)
+
+
+def _due(terms: Fact, since_s: float, until_s: float) -> Sequence[float]:
+    """When, after since and up to until, the owner wanted to leave."""
+    if not terms.get("departs_at") or not terms.get("wanted_charge"):
+        return ()
+    at_s = _minutes(terms["departs_at"]) % MINUTES * 60.0
+    days = range(int((since_s - at_s) // 86400) + 1, int((until_s - at_s) // 86400) + 1)
+    return [day * 86400 + at_s for day in days]
+
+
+def _wish(car: Car, charge: float, due_s: float, found: Audit) -> None:
+    """The wanted charge was to be there by now, if it could be had without work."""
+    wanted = car.terms["wanted_charge"]
+    could = min(wanted, car.alone)
+    if car.terms["opted_in"] and charge < could - EXACT:
+        told = f"charged to {charge:.1%} of the {wanted:.0%} wanted, and to {could:.1%} without work"
+        found.violations.append(Violation(car.name, "wanted_charge", due_s, told))
+
+
+def _charge_alone(car: Car, fact: Fact) -> None:
+    """What the car would have taken from the wall until this fact if it had not worked, step by step."""
+    hardware, seconds = car.hardware, fact["t_s"] - car.alone_s
+    if "usable_kwh" not in hardware:  # it has no pack: always full
+        return
+    limit = max(hardware["charge_to"], car.terms.get("wanted_charge", 0.0))
+    steps = min(int(seconds // STEP_S) + 1, 10_000)
+    for _ in range(steps):
+        over = (car.alone - hardware["taper_from"]) / (1 - hardware["taper_from"])
+        part = min(1.0, max(hardware["taper_to"], 1 - (1 - hardware["taper_to"]) * over))
+        power_kw = min(fact["given_kw"], hardware["wall_kw"] * part)
+        gain = power_kw * seconds / steps / 3600 / hardware["usable_kwh"]
+        car.alone = car.alone if car.alone >= limit else min(limit, car.alone + gain)
+    car.alone_s = fact["t_s"]
