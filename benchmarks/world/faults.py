@@ -314,7 +314,7 @@ WEIGHTS = {
     "plugging": 3,
     "reset": 2,
     "unplugging": 6,
-    "yielding": 5,
+    "yielding": 3,
 }
 """How much more often than the others these are tried: they strike less often than they are tried."""
 

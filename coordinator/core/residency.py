@@ -19,7 +19,8 @@ _SOONER = 6.0
 """A model that lacks nodes takes one from another for a deadline that is earlier by so many times the loading."""
 
 _FILLS = 5.0
-"""A node that has nothing to do loads a model if what waits for it takes so many times the loading."""
+"""A node that has nothing to do loads a model if what waits takes those that have it so many times the loading and
+half a slice."""
 
 _PATIENCE = 12.0
 """A model that went nowhere for so many times the loading is loaded wherever there is a node."""
@@ -97,7 +98,8 @@ class Residency:
     def _fills(self, lot: Lot, model: str) -> bool:
         """Whether a lot has nothing to do but what is late, and what waits for a model is worth loading it."""
         work_s = self._spare_s.get(model, 0.0) + self._waiting_s[model]
-        if not work_s > _FILLS * lot.speeds[model].load_s * self._power_of(model):
+        least_s = _FILLS * lot.speeds[model].load_s + self._state.settings.slice_target_s / 2.0
+        if not work_s > least_s * self._power_of(model):
             return False
         return self._queues.hurries(model) and not any(map(self._queues.hurries, lot.resident))
 

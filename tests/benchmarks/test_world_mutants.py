@@ -16,7 +16,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 COPIED = ("benchmarks", "coordinator", "node", "protos")
 SEEDS = 10
-STORM = 4_500
+STORM = 8_000
 
 
 @dataclass(frozen=True, slots=True)
