@@ -113,8 +113,9 @@ def show(seen: Life, console: Console) -> None:
     if lengths_h.size:
         quartiles = " of {:.1f}, {:.1f} and {:.1f} h (quartiles)".format(*np.quantile(lengths_h, (0.25, 0.5, 0.75)))
     console.print(
-        f"{cars} car{'' if cars == 1 else 's'}: {len(lengths_h)} windows ended{quartiles}; state of charge,"
-        f" modelled: {seen.state_of_charge.min():.0%} at the least, {seen.state_of_charge.mean():.0%} on average",
+        f"{cars} car{'' if cars == 1 else 's'}: {len(lengths_h)} window{'' if len(lengths_h) == 1 else 's'} ended"
+        f"{quartiles}; state of charge, modelled: {seen.state_of_charge.min():.0%} at the least,"
+        f" {seen.state_of_charge.mean():.0%} on average",
         highlight=False,
     )
     table = Table(title="\nwindows of the first car, modelled", box=None, pad_edge=False, title_justify="left")
