@@ -75,9 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         figures,
         [f"batches: plain torch {bench.chosen}; the fleet's cut themselves"],
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -24,12 +25,12 @@ def host() -> Machine:
     products = []
     for rows in ROWS:
         left, count = torch.randn(rows, WIDTH), max(4, min(WEIGHTS, 512 // rows))
-        took_s = _median_s(lambda left=left, count=count: _products(left, weights[:count]))  # type: ignore[misc]
+        took_s = _median_s(partial(_products, left, weights[:count]))
         products.append((float(rows), 2.0 * rows * WIDTH * WIDTH * count / took_s))
     copies = []
     for kib in COPIED_KIB:
         source, count = torch.randn(kib * 256), max(1, min(100, COPIED_KIB[-3] * 4 // kib))
-        took_s = _median_s(lambda source=source, count=count: _copies(source, count))  # type: ignore[misc]
+        took_s = _median_s(partial(_copies, source, count))
         copies.append((2048.0 * kib, 2048.0 * kib * count / took_s))  # read and written
     return Machine("host", Curve(tuple(products)), Curve(tuple(copies)), 4.0, None, None)
 

@@ -91,9 +91,7 @@ def main(arguments: Sequence[str]) -> int:
             Figure(f"{given.round:,} nodes change in one event", "s", all_change, Goal(at_most=1)),
         ],
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

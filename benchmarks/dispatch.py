@@ -75,9 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         machine,
         _figures(ours, echo, batch_per_s, ray, given.items),
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

@@ -108,6 +108,12 @@ class Report:
                 console.print(text, highlight=False)
         console.print(self.machine.summary, highlight=False)
 
+    def publish(self, console: Console, path: Path | None) -> None:
+        """Print it, and write it where --json says so."""
+        self.show(console)
+        if path is not None:
+            self.write(path)
+
     def write(self, path: Path) -> None:
         """Write everything as one JSON object."""
         document = {

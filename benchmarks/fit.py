@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import habits
+from benchmarks.drawing import plotting, require_plotting
 from benchmarks.figures import BenchmarkFailed, Figure, Report, count, file, parser, terminal
 from benchmarks.forecast import FIT_SHARE, SEED, WORKPLACE_ZONE, Sessions, day_of, hours_of, read
 from benchmarks.machine import Machine
 from benchmarks.presence import CARS, WEEKS, Seen, lived, modelled, recorded
-from benchmarks.recovery import plotting
 from coordinator.core.forecast import AGES_H
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -50,10 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     given = options.parse_args(arguments)
     if given.plot is not None:
-        try:
-            plotting()
-        except ImportError:
-            options.error("--plot needs matplotlib, which is not installed; pip install 'carpool[benchmarks]'")
+        require_plotting(options)
     if given.folds < 2:
         options.error("--folds 1 leaves nobody to fit to; give at least 2")
     if given.write is not None and not given.write.is_dir():
@@ -99,9 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         figures,
         notes,
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

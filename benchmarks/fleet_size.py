@@ -74,9 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         machine,
         figures,
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

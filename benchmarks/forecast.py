@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.drawing import plotting, require_plotting
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, file, parser, terminal
 from benchmarks.machine import Machine
-from benchmarks.recovery import plotting
 from coordinator import cohorts
 from coordinator.core.forecast import HOUR_S, SHAPE, WEEK_H, Cohort, Forecast
 
@@ -126,10 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--cohorts", type=Path, metavar="DIR", help="write there what all sessions teach, as TOML")
     given = options.parse_args(arguments)
     if given.plot is not None:
-        try:
-            plotting()
-        except ImportError:
-            options.error("--plot needs matplotlib, which is not installed; pip install 'carpool[benchmarks]'")
+        require_plotting(options)
     if given.folds < 2:
         options.error("--folds 1 leaves nobody to fit to; give at least 2")
     if given.cohorts is not None and not given.cohorts.is_dir():
@@ -177,9 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         figures,
         notes,
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

@@ -55,9 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         figures += _figures(name, stops)
     settings = {"models": models, "stops": given.stops, "seed": given.seed, "tokens": LONGEST_TOKENS}
     report = Report("owner-stop", "2 cars in 1 process, at work on the longest inputs", settings, machine, figures)
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

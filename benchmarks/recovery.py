@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.accounts import scraped
 from benchmarks.cluster import READY, START_S
+from benchmarks.drawing import plotting
 from benchmarks.figures import BenchmarkFailed
 from benchmarks.process import Process
 
@@ -46,16 +46,6 @@ def make_live_jobs(state: Path, jobs: int, folder: Path) -> None:
     """A state with so many of them; the log of what makes them is in `folder`."""
     with Process.python(f"maker-{jobs}", "benchmarks.live_jobs", state, jobs, folder=folder) as maker:
         maker.expect("made", START_S + jobs * _MAKE_S)
-
-
-def plotting() -> Any:
-    """matplotlib's pyplot, which draws to files here. Raises ImportError."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    return plt
 
 
 def plot(measured: Sequence[Recovery], file: Path) -> None:

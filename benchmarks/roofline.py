@@ -101,9 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         figures,
         notes,
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

@@ -14,12 +14,13 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.accounts import scraped
 from benchmarks.cluster import ECHO, Cluster
+from benchmarks.drawing import require_plotting
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, file, parser, ratio, seconds, terminal
 from benchmarks.file_run import file_run
 from benchmarks.machine import Machine
 from benchmarks.payloads import BYTES
 from benchmarks.process import Process
-from benchmarks.recovery import Recovery, plot, plotting, recovery
+from benchmarks.recovery import Recovery, plot, recovery
 from benchmarks.submitting import closed_loop, drain, open_loop, submitted, through
 from coordinator.config import MEMORY
 from coordinator.store.segments import RECORD_BYTES
@@ -62,10 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--plot", type=file, metavar="FILE", help="draw the restarts: .png, .svg or .pdf")
     given = options.parse_args(arguments)
     if given.plot is not None:
-        try:
-            plotting()
-        except ImportError:
-            options.error("--plot needs matplotlib, which is not installed; pip install 'carpool[benchmarks]'")
+        require_plotting(options)
     machine = Machine.here()
     console = terminal()
     with TemporaryDirectory(prefix="carpool-") as name, console.status("starting two coordinators") as status:
@@ -121,9 +119,7 @@ def main(arguments: Sequence[str]) -> int:
             f" {RECORD_BYTES >> 10} KiB, or in a row an item",
         ),
     )
-    report.show(console)
-    if given.json:
-        report.write(given.json)
+    report.publish(console, given.json)
     return 0
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.drawing import require_plotting
 from benchmarks.figures import Report, count, file, parser, terminal
 from benchmarks.machine import Machine
 from benchmarks.policy.core import ABLATIONS
 from benchmarks.policy.mix import CELLS, FEW_SEEDS, SEEDS
 from benchmarks.policy.results import Results
 from benchmarks.policy.runs import BLIND, BOUND, ORACLE, OURS, POLICIES, STRONG, Files, Run, run_all
-from benchmarks.recovery import plotting
 
 _FOLDER = Path(".benchmarks/policy")
 _DRAWING = "policy.svg"
@@ -49,10 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--runs", action="store_true", help="print a line for each run")
     given = options.parse_args(arguments)
     if given.plot is not None:
-        try:
-            plotting()
-        except ImportError:
-            options.error("--plot needs matplotlib, which is not installed; pip install 'carpool[benchmarks]'")
+        require_plotting(options)
     if find_spec("scipy") is None:
         options.error("the bound needs scipy, which is not installed; pip install 'carpool[benchmarks]'")
     files = Files(given.sessions, given.workplace, given.requests)

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.drawing import plotting
 from benchmarks.figures import Figure, Goal
 from benchmarks.policy.core import ABLATIONS
 from benchmarks.policy.mix import CELLS
 from benchmarks.policy.runs import BLIND, BOUND, ORACLE, OURS, Run
-from benchmarks.recovery import plotting
 
 VALUE_GOALS = {
     "base:0.6": 0.99,

@@ -124,9 +124,7 @@ def main(arguments: Sequence[str]) -> int:
             progress.write(options.resume)
     _show(console, progress)
     report = _report(progress, options.processes, machine)
-    report.show(console)
-    if options.json is not None:
-        report.write(options.json)
+    report.publish(console, options.json)
     return 0
 
 

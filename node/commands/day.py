@@ -99,8 +99,9 @@ def show(seen: Life, console: Console) -> None:
     table = Table(
         title="plugged in, modelled, by hour from 0 to 23", box=None, pad_edge=False, title_justify="left"
     )
-    for heading, side in (("day", "left"), ("hour 0     6     12    18", "left"), ("of the day", "right")):
-        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for heading in ("day", "hour 0     6     12    18"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("of the day", justify="right", no_wrap=True)
     for number in np.unique(seen.at_s[:-1] // DAY_S).astype(int).tolist():
         shares = _by_hour(seen, number)
         bar = "".join(" " if np.isnan(one) else _shade(one) for one in shares)
