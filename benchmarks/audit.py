@@ -70,7 +70,10 @@ def audit(folder: Path) -> Audit:
         raise ValueError(f"there are no facts in {folder}; let lots write some with --facts {folder}")
     found = Audit()
     for file in files:
-        judge(_facts(file), found)
+        try:
+            judge(_facts(file), found)
+        except KeyError as missing:
+            raise ValueError(f"{file} has a fact that lacks {missing}; let the lots write facts anew") from None
     return found
 
 

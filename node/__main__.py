@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from node import plan, profile, site, storm, terms
-from node.config import LotConfig
+from node.config import LotConfig, named
 from node.pacing import PACES
 from node.roofline import Machine
 
@@ -94,7 +94,7 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     plan.require_vehicles(days, profiles)
     storm.parse(options.storm)
     site.load(options.place)
-    owners = _owners(options, [f"car-{options.first_index + at:04d}" for at in range(len(profiles))])
+    owners = _owners(options, named(options.first_index, len(profiles)))
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
         lots = math.ceil(count / options.vehicles_per_actor)
@@ -148,7 +148,7 @@ def _by_profile(firsts: list[int], profiles: Sequence[str], ray: bool) -> list[i
     return sorted({*firsts, *changes})
 
 
-def _owners(options: argparse.Namespace, names: list[str]) -> list[terms.Terms]:
+def _owners(options: argparse.Namespace, names: Sequence[str]) -> list[terms.Terms]:
     """What the owner of each vehicle says; raises ValueError."""
     if options.terms is None:
         return [terms.WILLING if options.opt_in else terms.Terms()] * len(names)

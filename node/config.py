@@ -37,5 +37,9 @@ class LotConfig:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its vehicles, in order."""
-        indices = range(self.first_index, self.first_index + len(self.profiles))
-        return tuple(f"car-{index:04d}" for index in indices)
+        return named(self.first_index, len(self.profiles))
+
+
+def named(first_index: int, count: int) -> tuple[str, ...]:
+    """The names of so many vehicles from this one of the fleet on, as `terms.NAME` has them."""
+    return tuple(f"car-{index:04d}" for index in range(first_index, first_index + count))

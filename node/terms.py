@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 DAY_MIN = 24 * 60
 GIGABYTE = 10**9
+NAME = r"car-[0-9]{4,}"
+"""What vehicles are called. A file may name some that are of other lots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ def read(text: str) -> tuple[Terms, Mapping[str, Terms]]:
             raise ValueError(f"it has a table {name!r}; there are [terms] and [vehicles.NAME]")
     common = changed(Terms(), _table("[terms]", tables.get("terms", {})))
     vehicles = _table("[vehicles]", tables.get("vehicles", {}))
+    for name in vehicles:
+        if not re.fullmatch(NAME, name):
+            raise ValueError(f"it has terms of {name!r}; vehicles are named like car-0003")
     return common, {name: changed(common, _table(f"[vehicles.{name}]", table)) for name, table in vehicles.items()}
 
 

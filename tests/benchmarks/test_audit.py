@@ -166,6 +166,13 @@ def test_a_lot_writes_what_the_audit_reads(tmp_path: Path) -> None:
     assert broken(audit(folder)) == {("car-0004", "refused_tenants")}
 
 
+def test_a_fact_that_lacks_something_is_named_with_its_file(tmp_path: Path) -> None:
+    fact = {"fact": "ended", "car": "car-0000", "t_s": 0.0, "real_s": 0.0}
+    (tmp_path / "lot.jsonl").write_text(json.dumps(fact) + "\n" + json.dumps(fact) + "\n")
+    with pytest.raises(ValueError, match=r"lot\.jsonl has a fact that lacks 'lease'"):
+        audit(tmp_path)
+
+
 def test_a_folder_without_facts_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are no facts in"):
         audit(tmp_path)

@@ -110,6 +110,7 @@ def test_a_file_says_what_differs_for_some_vehicles() -> None:
         ("[terms]\ndeparts_at = '7.30'", "departs_at = '7.30' cannot be; give a time of day"),
         ("[terms]\nleast = 1", "there is no term 'least'; there are opted_in, parked"),
         ("[terms]\nopted_in = 'yes'", "opted_in = 'yes' cannot be; give true or false"),
+        ("[vehicles.car-3]\nopted_in = true", "it has terms of 'car-3'; vehicles are named like car-0003"),
         ("[owner]", "it has a table 'owner'; there are"),
         ("terms", "it is not TOML"),
     ],
