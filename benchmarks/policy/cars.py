@@ -102,7 +102,7 @@ class Source:
         """The stays of a car in its week, and before."""
         if self.sessions is None:
             stays = _walked(self.known, chosen)
-            return tuple(stay for stay in stays if stay.end_s > 0), tuple(stay for stay in stays if stay.end_s <= 0)
+            return _split(stays)
         user, week = self.weeks[int(chosen.integers(len(self.weeks)))]
         of_user = self.sessions.user == user
         begin_h = self.sessions.begin_h[of_user] - week * WEEK_H
@@ -112,8 +112,7 @@ class Source:
             for begin, end in zip(begin_h.tolist(), end_h.tolist(), strict=True)
             if begin < _END_H
         ]
-        within = tuple(stay for stay in stays if stay.end_s > 0)
-        return within, tuple(stay for stay in stays if stay.end_s <= 0)[-_HISTORY:]
+        return _split(stays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +144,12 @@ class Sources:
             stays, before = (self.workplace if cohort else self.home).draw(chosen)
             cars.append(Car(number, FAST_SPEED if number in fast else 1.0, cohort, stays, before))
         return Fleet(tuple(cars), (self.home.known, self.workplace.known))
+
+
+def _split(stays: Sequence[Stay]) -> tuple[tuple[Stay, ...], tuple[Stay, ...]]:
+    """Those of the week, and the last before it."""
+    before = tuple(stay for stay in stays if stay.end_s <= 0)
+    return tuple(stay for stay in stays if stay.end_s > 0), before[-_HISTORY:]
 
 
 def _walked(known: Cohort, chosen: np.random.Generator) -> list[Stay]:

@@ -65,16 +65,12 @@ class Matching:
     def unfit(self, job: Job, rows: Sequence[int], now_s: float) -> set[int]:
         """Which of these nodes are not given a job because they will hardly be there."""
         asked = [row for row in rows if self.matters(job, row)] if _is_choosy(job, now_s) else []
-        return {
-            row
-            for first in range(0, len(asked), _AT_ONCE)
-            for row, like in zip(
-                asked[first : first + _AT_ONCE],
-                self._likeness([job], asked[first : first + _AT_ONCE], now_s)[:, 0],
-                strict=True,
-            )
-            if like < _HOPELESS
-        }
+        found: set[int] = set()
+        for first in range(0, len(asked), _AT_ONCE):
+            some = asked[first : first + _AT_ONCE]
+            hopeless = self._likeness([job], some, now_s)[:, 0] < _HOPELESS
+            found.update(np.array(some)[hopeless].tolist())
+        return found
 
     def _likeness(self, jobs: Sequence[Job], rows: Sequence[int], now_s: float) -> Floats:
         """How likely each node stays for the first item of each job, against other nodes: [N, J], 1 at most."""

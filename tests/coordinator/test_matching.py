@@ -163,5 +163,4 @@ def test_without_a_forecast_windows_are_taken_at_their_word() -> None:
     some = Town(SETTINGS)
     some.park(2)
     some.submit(2, item_work=HOURLY)
-    assert {grant.node for grant in some.grants()} <= {0, 1}
     assert len(some.scheduler.leases) == 2
