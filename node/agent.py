@@ -126,8 +126,8 @@ class Agent:
         config = self._config
         kinds = {name: profile.load(name) for name in set(config.profiles)}
         profiles = [kinds[name] for name in config.profiles]
-        days = plan.assign(config.day, len(profiles))
-        plans = plan.lived_together(days, config.starts_as or days[0])
+        self._days = plan.assign(config.day, len(profiles))
+        plans = plan.lived_together(self._days, config.starts_as or self._days[0])
         storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
         await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
@@ -280,7 +280,7 @@ class Agent:
                 terms=self._guard.terms.rows[node],
                 withheld=WORDS[Reason(int(self._guard.reason[node]))],
                 site=row.site,
-                day=self._config.day,
+                day=self._days[node],
             )
             for node, row in enumerate(self._vehicles)
         ]

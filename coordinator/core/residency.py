@@ -96,7 +96,7 @@ class Residency:
         return all(wait_s > self._wait_s(other) + worth_s for other in lot.resident)
 
     def _fills(self, lot: Lot, model: str) -> bool:
-        """Whether only late work waits for what a lot has loaded, and what waits for a model is worth loading it."""
+        """Whether only late work waits for what a lot has loaded, and a model's is worth loading it."""
         work_s = self._spare_s.get(model, 0.0) + self._waiting_s[model]
         least_s = _FILLS * lot.speeds[model].load_s + self._state.settings.slice_target_s / 2.0
         if not work_s > least_s * self._power_of(model):

@@ -357,6 +357,8 @@ def test_a_power_cut_takes_every_car_of_a_lot_and_all_come_back(tmp_path: Path) 
             heard = lot.coordinator.until
             offers = (await heard(lambda m: len(m.offers) == 2)).offers
             assert [offer.cohort for offer in offers] == ["rack", "home"]
+            cars = await asyncio.to_thread(client.parked, tmp_path)
+            assert [car.day for car in cars] == ["rack", "parked"]
             left = (await heard(lambda m: bool(m.departures))).departures
             assert sorted(departure.node for departure in left) == [0, 1]
             assert sorted(offer.node for offer in (await heard(lambda m: bool(m.offers))).offers) == [0, 1]
