@@ -117,7 +117,9 @@ class Results:
 
     def _show(self, console: Console, what: str, digits: int) -> None:
         unit = ", %" if what in _PER_CENT else ""
-        console.print(f"{_PHRASES[what]}{unit}: mean ± standard deviation over seeds", highlight=False)
+        console.print(
+            f"{_PHRASES[what]}{unit}: mean ± standard deviation over seeds; without ±, one seed", highlight=False
+        )
         table = Table()
         table.add_column("policy")
         for cell in self.cells:
@@ -187,4 +189,6 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _told(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ±{_spread(values):.{digits}f}" if values else ""
+    if not values:
+        return ""
+    return f"{mean(values):.{digits}f}" + (f" ±{stdev(values):.{digits}f}" if len(values) > 1 else "")
