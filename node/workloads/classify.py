@@ -66,14 +66,29 @@ class Classify:
 
     def run(self, prepared: Sequence[bytes], control: Control) -> Sequence[Outcome]:
         """Decode, and one forward pass over what could be decoded."""
-        decoding = self._decoder.submit(lambda: [_decode(payload, control) for payload in prepared])
-        decoded = _wait_for(decoding, control)
+        decoded = self.decode(prepared, control)
         pictures = [item for item in decoded if not isinstance(item, BadInput)]
-        results = iter(self._classes(pictures, control) if pictures else ())
+        results = iter(self.classes(pictures, control) if pictures else ())
         return [item if isinstance(item, BadInput) else next(results) for item in decoded]
 
+    def decode(self, payloads: Sequence[bytes], control: Control) -> Sequence[Pixels | BadInput]:
+        """Each picture as the network takes it, or why it is none."""
+        decoding = self._decoder.submit(lambda: [_decode(payload, control) for payload in payloads])
+        return _wait_for(decoding, control)
+
+    def classes(self, pictures: Sequence[Pixels], control: Control) -> list[bytes]:
+        """One forward pass: the result of each."""
+        with self._guard.running(control):
+            # [B, H, W, C] in memory and [B, C, H, W] to torch: "channels last".
+            pixels = on_device(torch.from_numpy(np.stack(pictures)), self._device).permute(0, 3, 1, 2)
+            logits = self._network(((pixels.float() - _MEAN) / _DEVIATION).to(self._dtype)).float()
+            best = logits.topk(_TOP)
+            odds = logits.softmax(1).gather(1, best.indices)
+            rows = zip(best.indices.tolist(), best.values.tolist(), odds.tolist(), strict=True)
+        return [self._result(*row) for row in rows]
+
     def cost(self, prepared: Sequence[bytes], outcomes: Sequence[Outcome]) -> Cost:
-        """One pass over the pictures; reading them is not the accelerator's."""
+        """One pass over the pictures; decoding them is not the accelerator's."""
         count = len(prepared)
         passed = {Phase.ENCODE: operations(self._network, count)}
         return Cost(self._parameters, 0.0, count, {Phase.ENCODE: count}, passed)
@@ -93,16 +108,6 @@ class Classify:
         for _ in range(2):
             self.run(batch, Control())
         return 2 * len(batch) / (time.perf_counter() - began_s)
-
-    def _classes(self, pictures: Sequence[Pixels], control: Control) -> list[bytes]:
-        with self._guard.running(control):
-            # [B, H, W, C] in memory and [B, C, H, W] to torch: "channels last".
-            pixels = on_device(torch.from_numpy(np.stack(pictures)), self._device).permute(0, 3, 1, 2)
-            logits = self._network(((pixels.float() - _MEAN) / _DEVIATION).to(self._dtype)).float()
-            best = logits.topk(_TOP)
-            odds = logits.softmax(1).gather(1, best.indices)
-            rows = zip(best.indices.tolist(), best.values.tolist(), odds.tolist(), strict=True)
-        return [self._result(*row) for row in rows]
 
     def _result(self, indices: list[int], logits: list[float], odds: list[float]) -> bytes:
         classes = [

@@ -95,23 +95,35 @@ class EfficientNetLite0(nn.Module):
 
 def operations(network: EfficientNetLite0, pictures: int) -> tuple[Operation, ...]:
     """What one pass over so many pictures consists of."""
-    made: list[Operation] = [elementwise(3.0 * pictures * 3 * IMAGE_SIZE**2)]  # normalised
+    whole, rest = divmod(pictures, network.together)
+    parts = [(count, times) for count, times in ((network.together, whole), (rest, 1)) if count * times]
+    made: list[Operation] = [elementwise(7.0 * pictures * 3 * IMAGE_SIZE**2)]  # in fp32, normalised, turned
     side = IMAGE_SIZE
-    for name, layer in network.named_modules():
-        if isinstance(layer, SameConvolution):
-            before, side = side, math.ceil(side / layer.stride[0])
-            outputs = pictures * side**2 * layer.out_channels
-            inputs = pictures * before**2 * layer.in_channels
-            inner, moved = layer.weight[0].numel(), inputs + outputs + layer.weight.numel()
-            # A filter of one channel by itself is no product of matrices: its pixels move, that is all.
-            thinnest = min(inner, layer.out_channels) if layer.groups == 1 else math.inf
-            made.append(Operation(2.0 * outputs * inner, moved, thinnest=thinnest))
-            if not name.endswith("project"):
-                made.append(elementwise(2.0 * outputs))  # ReLU6
-        elif isinstance(layer, Block) and layer.residual:
-            made.append(elementwise(3.0 * pictures * side**2 * layer.project.out_channels))
+    for place, piece in enumerate((network.stem, *network.blocks, network.head)):
+        if place > _WIDE:
+            parts = [(pictures, 1)]
+        for name, layer in piece.named_modules():
+            if isinstance(layer, SameConvolution):
+                before, side = side, math.ceil(side / layer.stride[0])
+                for count, times in parts:
+                    made.append(_convolution(layer, count, before, side, times))
+                    if name != "project":
+                        made.append(elementwise(2.0 * count * side**2 * layer.out_channels, times))  # ReLU6
+        if isinstance(piece, Block) and piece.residual:
+            values = side**2 * piece.project.out_channels
+            made += [elementwise(3.0 * count * values, times) for count, times in parts]
+    made.append(elementwise(float(pictures * side**2 * _HEAD)))  # averaged
     made.append(linear(pictures, _HEAD, _CLASSES))
     return tuple(made)
+
+
+def _convolution(layer: SameConvolution, pictures: int, before: int, after: int, times: int) -> Operation:
+    """Of so many pictures, from so many pixels a side to so many."""
+    inputs, outputs = pictures * before**2 * layer.in_channels, pictures * after**2 * layer.out_channels
+    inner, moved = layer.weight[0].numel(), inputs + outputs + layer.weight.numel()
+    # A filter of one channel by itself is no product of matrices: its pixels move, that is all.
+    thinnest = min(inner, layer.out_channels) if layer.groups == 1 else math.inf
+    return Operation(2.0 * outputs * inner, moved, times, thinnest)
 
 
 def _relu6(pixels: Tensor) -> Tensor:
