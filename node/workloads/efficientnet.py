@@ -122,7 +122,7 @@ def _convolution(layer: SameConvolution, pictures: int, before: int, after: int,
     inputs, outputs = pictures * before**2 * layer.in_channels, pictures * after**2 * layer.out_channels
     inner, moved = layer.weight[0].numel(), inputs + outputs + layer.weight.numel()
     # A filter of one channel by itself is no product of matrices: its pixels move, that is all.
-    thinnest = min(inner, layer.out_channels) if layer.groups == 1 else math.inf
+    thinnest = min(pictures * after**2, inner, layer.out_channels) if layer.groups == 1 else math.inf
     return Operation(2.0 * outputs * inner, moved, times, thinnest)
 
 
