@@ -2,8 +2,8 @@
 excitation), for weights whose batch normalisations were folded into the convolutions.
 
 It knows tensors only: pictures in, logits out. TensorFlow's SAME padding puts an odd pixel right and below, torch's
-convolutions left and above: so the picture and all filters are turned upside down, which comes to the same and
-copies nothing to pad it.
+convolutions left and above: so pictures and filters are turned by half a turn, which comes to the same, and nothing
+is copied to be padded.
 """
 
 import math
@@ -32,10 +32,7 @@ _STEM = 32
 _HEAD = 1280
 _CLASSES = 1000
 _EPSILON = 1e-3  # of its batch normalisations, same source
-
-
-_WIDE = 5
-"""The stem and so many blocks make more values of a picture than a core's cache holds."""
+_WIDE = 5  # blocks that, like the stem, make more values of a few pictures than a core's cache holds
 
 
 class SameConvolution(nn.Conv2d):
@@ -86,10 +83,10 @@ class EfficientNetLite0(nn.Module):
         return logits
 
     def turn(self) -> None:
-        """Turn all filters upside down, as the pictures are, and lay channels last, faster on CPU and GPU alike."""
+        """Turn the filters by half a turn, as pictures are, and lay channels last, faster on CPU and GPU alike."""
         for layer in self.modules():
-            if isinstance(layer, SameConvolution):
-                layer.weight.data = layer.weight.flip(2, 3) if layer.kernel_size[0] > 1 else layer.weight
+            if isinstance(layer, SameConvolution) and layer.kernel_size[0] > 1:
+                layer.weight.data = layer.weight.flip(2, 3)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
