@@ -251,7 +251,9 @@ class Agent:
             self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s())
         price = guard.place.at(guard.place.price_per_kwh, now_s)
         carbon = guard.place.at(guard.place.carbon_g_per_kwh, now_s)
-        return Looked(guard.reason != Reason.NONE, guard.heat.speed(), guard.wake_j(now_s), price, carbon)
+        left = guard.heat.speed()
+        self._executor.throttle(left.tolist())
+        return Looked(guard.reason != Reason.NONE, left, guard.wake_j(now_s), price, carbon)
 
     def _parked(self) -> NDArray[np.bool_]:
         """Who is there and off the charger [N]: no day tells of such cars yet."""

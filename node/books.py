@@ -126,6 +126,13 @@ class Books:
             answered = self._leave(running, ())
         _tell(answered)
 
+    def throttle(self, speeds: Sequence[float]) -> None:
+        """Heat leaves each car's chip so much of its speed."""
+        with self._lock:
+            sooner = self._chips.throttle(speeds, time.perf_counter())
+        if sooner:
+            self._freed()
+
     def release(self) -> tuple[Running, list[Computed]] | None:
         """Begin telling what is due, the earliest first; `leave` when it is told. None when nothing is due."""
         now_s = time.perf_counter()

@@ -88,6 +88,11 @@ class Executor:
         """
         return self._books.stop(keys, gently)
 
+    def throttle(self, speeds: Sequence[float]) -> None:
+        """Heat leaves each car so much of its speed, 0 to 1: paced ones answer later. From any thread."""
+        if self._pace is not None:
+            self._books.throttle(speeds)
+
     def close(self) -> None:
         """End everything, and the thread."""
         self.stop(self._books.close(self._end))

@@ -2,10 +2,11 @@
 
 Pure; seconds are real ones and come in as parameters. Each car has a chip of its own: what was computed here is
 held back until that chip would have computed it, and the next batch work of the car is begun only then. Interactive
-work goes first on the chip, too: it begins at once, and what the chip was at ends later by so much.
+work goes first on the chip, too: it begins at once, and what the chip was at ends later by so much. A chip that is
+hot is slower, from when it is said to be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
@@ -14,6 +15,9 @@ from node.roofline import Cost, Machine, seconds
 
 PACES = ("host", "profile")
 """As fast as this machine computes; or no faster than the profile."""
+
+STILL = 1e-6
+"""Of its speed, what a chip is left with that heat stops: what it still has to do is not lost from sight."""
 
 T = TypeVar("T")
 
@@ -45,6 +49,7 @@ class Chips(Generic[T]):
     _held: list[_Held[T]] = field(default_factory=list)
     _free_s: dict[int, float] = field(default_factory=dict)  # of batch work, by car
     _interactive_free_s: dict[int, float] = field(default_factory=dict)
+    _speed: dict[int, float] = field(default_factory=dict)  # the part that heat leaves, by car; 1 if not said
 
     @property
     def next_s(self) -> float:
@@ -61,7 +66,9 @@ class Chips(Generic[T]):
         return self._free_s.get(vehicle, -inf) <= now_s
 
     def hold(self, vehicle: int, results: list[T], began_s: float, takes_s: float, interactive: bool) -> None:
-        """Hold these results of a micro-batch that was begun then, until the chip would have them."""
+        """Hold these results of a micro-batch that was begun then, until the chip would have them: a cool one takes
+        so long."""
+        takes_s /= self._speed.get(vehicle, 1.0)
         if interactive:
             start_s = max(began_s, self._interactive_free_s.get(vehicle, -inf))
             self._interactive_free_s[vehicle] = start_s + takes_s
@@ -73,6 +80,21 @@ class Chips(Generic[T]):
             start_s = max(began_s, self._free_s.get(vehicle, -inf))
             self._free_s[vehicle] = start_s + takes_s
         self._held.append(_Held(vehicle, start_s + takes_s, interactive, results))
+
+    def throttle(self, speeds: Sequence[float], now_s: float) -> bool:
+        """Heat leaves cars 0, 1, ... so much of their speed (0 to 1) from now on; whether any is done sooner."""
+        longer: dict[int, float] = {}
+        for vehicle, said in enumerate(speeds):
+            speed, before = max(said, STILL), self._speed.get(vehicle, 1.0)
+            if speed != before:
+                self._speed[vehicle] = speed
+                longer[vehicle] = before / speed
+        for times_s in (self._free_s, self._interactive_free_s):
+            for vehicle in longer.keys() & times_s.keys():
+                times_s[vehicle] += max(0.0, times_s[vehicle] - now_s) * (longer[vehicle] - 1.0)
+        for held in self._held:
+            held.due_s += max(0.0, held.due_s - now_s) * (longer.get(held.vehicle, 1.0) - 1.0)
+        return any(factor < 1.0 for factor in longer.values())
 
     def take(self, now_s: float) -> list[T] | None:
         """The results of a micro-batch that is due, the earliest first; None when none is."""

@@ -66,6 +66,22 @@ def test_interactive_work_goes_first_and_the_rest_ends_later_by_so_much() -> Non
     assert (chips.next_s, chips.free(0, 13.9), chips.free(0, 14.0)) == (14.0, False, True)
 
 
+def test_a_hot_chip_is_later_by_what_heat_takes_and_catches_up_when_it_cools() -> None:
+    chips: Chips[str] = Chips()
+    chips.hold(0, ["hot"], 0.0, 10.0, interactive=False)
+    chips.hold(1, ["cool"], 0.0, 10.0, interactive=False)
+    assert not chips.throttle([0.5, 1.0], 4.0), "none is done sooner"
+    assert (chips.take(10.0), chips.take(15.9), chips.take(16.0)) == (["cool"], None, ["hot"])
+    assert (chips.free(0, 15.9), chips.free(0, 16.0)) == (False, True)
+    chips.hold(0, ["next"], 16.0, 1.0, interactive=False)
+    chips.hold(0, ["asked"], 16.0, 1.0, interactive=True)
+    assert (chips.take(17.9), chips.take(18.0), chips.next_s) == (None, ["asked"], 20.0)
+    chips.throttle([0.0, 1.0], 19.0)
+    assert chips.take(1_000.0) is None, "half a second of work is left, and it stands still"
+    assert chips.throttle([1.0, 1.0], 1_000.0)
+    assert 1_000.4 < chips.next_s < 1_000.5
+
+
 def test_a_chip_is_free_as_soon_as_nobody_waits_for_its_work() -> None:
     chips: Chips[str] = Chips()
     chips.hold(0, ["batch"], 0.0, 10.0, interactive=False)
@@ -92,6 +108,29 @@ def test_an_answer_comes_no_sooner_than_the_profile_would_and_is_the_same(small_
         speed = paced.speeds["bert"]
         assert speed.paced_items_per_s == pytest.approx(speed.batch_items / 0.2)
         assert speed.items_per_s > speed.paced_items_per_s
+
+
+def test_a_hot_car_answers_later_and_tells_the_seconds_of_a_cool_one(small_cache: ModelCache) -> None:
+    inputs = [TEXT] * 16
+    with Paced(small_cache, pace_of(small_cache, "bert", 0.1), "bert") as paced:
+        paced.executor.throttle([1.0, 0.25])
+        took_s = []
+        for vehicle in (0, 1):
+            began_s = time.perf_counter()
+            paced.executor.submit(work(vehicle, inputs, "bert", vehicle=vehicle))
+            paced.ear.wait_for(vehicle)
+            took_s.append(time.perf_counter() - began_s)
+        cool, hot = (finished.paced_s for finished in paced.ear.finishes)
+        assert cool == hot, "what heat takes is in the offered share already"
+        assert took_s[1] >= 4.0 * hot
+        assert took_s[0] < took_s[1]
+        paced.executor.throttle([1.0, 0.0])
+        paced.executor.submit(work("still", inputs, "bert", vehicle=1))
+        paced.executor.submit(work("after", inputs, "bert"))
+        paced.ear.wait_for("after")
+        assert not paced.ear.results("still")
+        paced.executor.throttle([1.0, 1.0])
+        paced.ear.wait_for("still")
 
 
 def test_what_a_car_waits_for_holds_up_no_other_car(small_cache: ModelCache) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers import BertModel, LlamaForCausalLM
 
 from node.models import ModelCache, ModelError
 from node.workloads import BadInput, Control, Stopped, load, run_alone
 from node.workloads.chat import read_request
 from node.workloads.classify import Classify
+from node.workloads.efficientnet import Block, EfficientNetLite0, SameConvolution
 from node.workloads.embed import Embed
 from node.workloads.generate import Generate, sample
 from tests.node.small_models import WORDS, chat, picture
@@ -183,6 +185,31 @@ def test_classes_come_best_first_and_do_not_depend_on_the_batch(classify: Classi
         assert [entry["logit"] for entry in some] == sorted((entry["logit"] for entry in some), reverse=True)
         assert some[0]["label"] == f"class {some[0]['index']}"
         np.testing.assert_allclose([e["logit"] for e in some], [e["logit"] for e in same], atol=1e-4)
+
+
+def padded(layer: SameConvolution, pixels: torch.Tensor) -> torch.Tensor:
+    """The convolution as TensorFlow's SAME says: where the padding is odd, the extra pixel goes right and below."""
+    stride, kernel = layer.stride[0], layer.kernel_size[0]
+    height, width = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in pixels.shape[-2:])
+    pixels = functional.pad(pixels, (width // 2, width - width // 2, height // 2, height - height // 2))
+    return functional.conv2d(pixels, layer.weight, layer.bias, stride, groups=layer.groups)
+
+
+@pytest.mark.parametrize("size", [224, 75])
+def test_our_efficientnet_gives_what_its_convolutions_padded_one_by_one_give(size: int) -> None:
+    torch.manual_seed(1)
+    network = EfficientNetLite0().eval().requires_grad_(False)
+    pixels = torch.randn(3, 3, size, size)
+    narrow = functional.relu6(padded(network.stem, pixels))
+    for block in network.blocks.children():
+        assert isinstance(block, Block)
+        wide = narrow if block.expand is None else functional.relu6(padded(block.expand, narrow))
+        projected = padded(block.project, functional.relu6(padded(block.depthwise, wide)))
+        narrow = projected + narrow if block.residual else projected
+    expected = network.classes(functional.relu6(padded(network.head, narrow)).mean((2, 3)))
+    network.turn()
+    network.together = 2
+    np.testing.assert_allclose(network(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_picture_that_is_none_fails_alone(classify: Classify) -> None:
