@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node import cluster
-from node.cluster import ClusterUnusable
+from node.cluster import ClusterGone, ClusterUnusable
 from node.config import LotConfig
 from node.kept import Kept
 
@@ -51,6 +51,7 @@ class LotActor:
     def __init__(self, config: LotConfig) -> None:
         self._config = config
         self._stop = asyncio.Event()
+        self._running: asyncio.Future[None] | None = None
 
     async def serve(self, kept: Kept | None) -> AsyncIterator[Life]:
         """Run the lot until `stop`, and tell how it is doing; `kept` is from the process before."""
@@ -58,6 +59,9 @@ class LotActor:
 
         from node.agent import Agent
 
+        if self._running is not None:  # the network failed, not this process: the call before was given up
+            self._running.cancel()
+            await asyncio.wait((self._running,))
         agent = Agent.equipped(self._config, kept)
         ready = asyncio.Event()
 
@@ -67,7 +71,7 @@ class LotActor:
 
         gpus = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
         where = str(ray.util.get_node_ip_address())
-        running = asyncio.ensure_future(agent.run(self._stop, announce))
+        running = self._running = asyncio.ensure_future(agent.run(self._stop, announce))
         patience_s = None
         while True:
             telling = asyncio.ensure_future(agent.to_keep.wait())
@@ -93,16 +97,20 @@ async def serve(
 ) -> None:
     """Serve these lots from actors until `stop` is set; `ready` is called with where a lot is, each time that it is
     back. Raises ClusterUnusable, and what an agent cannot start with."""
-    temporary = cluster.prepare(address, lots[0].run_dir)
+    temporary = await asyncio.to_thread(cluster.prepare, address, lots[0].run_dir)
     import ray
 
+    patience_s = None
     try:
         await asyncio.to_thread(cluster.join, ray, address, temporary)
         for number in (signal.SIGTERM, signal.SIGINT):  # again: Ray has put handlers of its own in place
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await _serve(ray, lots, stop, ready)
+    except ClusterGone:
+        patience_s = cluster.LEFT_WITHIN_S
+        raise
     finally:
-        await cluster.leave(ray)
+        await cluster.leave(ray, patience_s)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -153,7 +161,7 @@ def _options(ray: Any, lots: Sequence[LotConfig]) -> dict[str, Any]:
 
 
 def share_of_card(cards: float, lots: int) -> float:
-    """What of a card each lot asks for, so that all find room on so many cards (at least one): at most a whole one."""
+    """What each lot asks for of a card, at most a whole one, so that all find room on so many cards, at least 1."""
     return max(1, RAY_STEPS // math.ceil(lots / int(cards))) / RAY_STEPS
 
 
@@ -172,8 +180,8 @@ async def _keep(ray: Any, actor: Any, config: LotConfig, ready: Callable[[LotCon
                     was_ready = True
                     ready(config, f" ray_node={life.ray_node} gpus={life.gpus:g}")
             return
-        except ray.exceptions.ActorUnavailableError:
-            logger.warning("lot %s has lost its process; Ray starts another", config.lot_id)
+        except (ray.exceptions.ActorUnavailableError, ray.exceptions.ObjectLostError):
+            logger.warning("lot %s is lost: its process, or its machine; Ray starts it again", config.lot_id)
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except ray.exceptions.RayError as error:

@@ -28,14 +28,13 @@ GONE_AFTER_S = 15.0
 """A cluster whose head accepts no connection for so long is gone; well before Ray gives up, and the process with
 it, after 60 s."""
 LEFT_WITHIN_S = 10.0
-"""What leaving a cluster may take: without its head Ray waits for a minute and longer."""
+"""What leaving a cluster without a head may take: Ray may wait for it for a minute and longer."""
 
 _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # else workers run at nice 15, and a busy machine slows the fleet tenfold
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors that ask for no GPU still see it
     "RAY_DEDUP_LOGS": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "3",  # seconds, more or less, of trying a token that is refused
 }
 _OF_LOTS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "GRPC_EXPERIMENTS")
 """What lots in a cluster that others have started need of it."""
@@ -45,13 +44,23 @@ class ClusterUnusable(Exception):
     """The Ray cluster cannot be joined, or is gone. The message is one sentence for whoever started the lots."""
 
 
+class ClusterGone(ClusterUnusable):
+    """Its head is gone."""
+
+
 def prepare(address: str | None, run_dir: Path | None) -> Path | None:
-    """Set what Ray reads of the environment when it is imported; the temporary directory of a cluster of ours."""
+    """Set what Ray reads of the environment when it is imported; the temporary directory of a cluster of our own.
+
+    Raises ClusterUnusable when nothing answers at the address of another.
+    """
+    if address is not None and address != "auto":
+        _require_reachable(address)
     os.environ.update(_ENVIRONMENT)
     for name in ("no_proxy", "NO_PROXY"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost", "::1"]))
     if address is not None:
+        os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "3"  # else it tries a token that is refused for 20 s
         return None
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token":
@@ -74,8 +83,6 @@ def join(ray: Any, address: str | None, temporary: Path | None) -> None:
             _temp_dir=str(temporary),
         )
         return
-    if address != "auto":
-        _require_reachable(address)
     try:
         ray.init(
             address=address,
@@ -89,7 +96,7 @@ def join(ray: Any, address: str | None, temporary: Path | None) -> None:
 
 
 async def gone(ray: Any) -> None:
-    """Return never: raises ClusterUnusable when the head of the joined cluster has been gone for long."""
+    """Return never: raises ClusterGone when the head of the joined cluster has been gone for long."""
     at = str(ray.get_runtime_context().gcs_address)
     host, _, port = at.rpartition(":")
     loop = asyncio.get_running_loop()
@@ -101,14 +108,14 @@ async def gone(ray: Any) -> None:
                 _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
             writer.close()
             heard_s = loop.time()
-    raise ClusterUnusable(
+    raise ClusterGone(
         f"the Ray cluster at {at} is gone: nothing has answered there for {GONE_AFTER_S:.0f} s; its lots ended "
         f"with it, so start them again when it is back"
     )
 
 
-async def leave(ray: Any) -> None:
-    """Leave the cluster, and end one of our own; not for longer than it may take."""
+async def leave(ray: Any, patience_s: float | None) -> None:
+    """Leave the cluster, and end one of our own; give up after so long."""
     left = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -119,7 +126,7 @@ async def leave(ray: Any) -> None:
 
     threading.Thread(target=shut_down, daemon=True).start()
     with suppress(TimeoutError):
-        async with asyncio.timeout(LEFT_WITHIN_S):
+        async with asyncio.timeout(patience_s):
             await left.wait()
 
 
