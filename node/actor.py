@@ -28,7 +28,8 @@ LEAVE_WITHIN_S = 3.0
 KEEP_EVERY_S = 5.0
 """Real seconds between two times that a lot hands over how its cars are: so much of their charge and of the network
 that they used is forgotten at most when it is killed. What owners say is handed over at once."""
-
+PLACED_WITHIN_S = 30.0
+"""Ray starts a process in seconds; what takes longer waits for a card, or a core of a full cluster (assumed)."""
 LEAST_CPUS = 0.001
 """Ray places actors that ask for nothing at random, whatever the strategy."""
 RAY_STEPS = 10_000
@@ -100,7 +101,7 @@ async def serve(
     temporary = await asyncio.to_thread(cluster.prepare, address, lots[0].run_dir)
     import ray
 
-    patience_s = None
+    patience_s = None if address is None else cluster.LEFT_WITHIN_S  # one of our own must end
     try:
         await asyncio.to_thread(cluster.join, ray, address, temporary)
         for number in (signal.SIGTERM, signal.SIGINT):  # again: Ray has put handlers of its own in place
@@ -172,7 +173,10 @@ async def _keep(ray: Any, actor: Any, config: LotConfig, ready: Callable[[LotCon
     while True:
         was_ready = False
         try:
-            await _answer(actor.__ray_ready__.options(max_task_retries=-1).remote())
+            placed = asyncio.ensure_future(_answer(actor.__ray_ready__.options(max_task_retries=-1).remote()))
+            if placed not in (await asyncio.wait((placed,), timeout=PLACED_WITHIN_S))[0]:
+                logger.warning("lot %s waits until the Ray cluster has room for it", config.lot_id)
+            await placed
             async for reference in actor.serve.remote(kept):
                 life: Life = await reference
                 kept = life.kept
