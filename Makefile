@@ -20,7 +20,7 @@ demo: setup ## six parked cars, three real models, three cars lost on the way
 test: setup ## the tests that need nothing but what pip installed
 	@$(IN_VENV) python -m pytest tests --ignore=tests/system --ignore=tests/faults
 
-test-system: setup ## the tests that need Debian packages or root
+test-system: setup ## the tests that need Debian packages, root or a Ray cluster
 	@sh .ci/packages prometheus strace libfaketime e2fsprogs
 	@$(IN_VENV) python -m pytest -rs tests/system tests/faults
 

@@ -40,10 +40,11 @@ def main() -> int:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What whoever starts a lot can mend."""
+    from node.cluster import ClusterUnusable
     from node.models import ModelError
     from node.uplink import CoordinatorRefused
 
-    return (ValueError, ModelError, CoordinatorRefused)
+    return (ValueError, ModelError, CoordinatorRefused, ClusterUnusable)
 
 
 async def _serve(lots: list[LotConfig], options: argparse.Namespace) -> None:
@@ -56,7 +57,7 @@ async def _serve(lots: list[LotConfig], options: argparse.Namespace) -> None:
     if options.ray:
         from node import actor
 
-        await actor.serve(lots, options.ray_address, options.run_dir, stop, _ready)
+        await actor.serve(lots, options.ray_address, stop, _ready)
         return
     from node.agent import Agent
 
@@ -64,8 +65,8 @@ async def _serve(lots: list[LotConfig], options: argparse.Namespace) -> None:
         await Agent.equipped(config).run(stop, partial(_ready, config))
 
 
-def _ready(config: LotConfig) -> None:
-    print(f"lot {config.lot_id} ready vehicles={len(config.profiles)}", file=sys.stderr, flush=True)
+def _ready(config: LotConfig, where: str = "") -> None:
+    print(f"lot {config.lot_id} ready vehicles={len(config.profiles)}{where}", file=sys.stderr, flush=True)
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -1,37 +1,49 @@
-"""Ray around the agent: one actor for each lot, restarted when it dies. The only file that knows Ray.
+"""Ray around the agent: one actor for each lot, restarted when it dies. With `cluster` all that knows Ray.
 
-An actor that is killed comes back as a new process, so with a new incarnation. Ray's own settings are made
-here on purpose: no statistics, no dashboard, no nice value, no token file in anybody's home, a short
-temporary path. Ray is initialised on a thread beside the loop, so that a signal is heard meanwhile; every way
-out passes through `ray.shutdown`, so no process is left.
+An actor that is killed comes back as a new process, on another node if its own is gone, and so with a new
+incarnation. Its cars come back as they were: each lot hands what its next process must know (`Agent.keep`) to this
+one, which outlives it and gives it to the next. Ray is initialised on a thread beside the loop, so that a signal is
+heard meanwhile; every way out passes through `ray.shutdown`, so no process is left.
 """
 
 import asyncio
-import os
-import secrets
+import logging
+import math
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from node import cluster
+from node.cluster import ClusterGone, ClusterUnusable
 from node.config import LotConfig
+from node.kept import Kept
 
-LONGEST_TEMPORARY_PATH = 60
-"""Ray puts sockets of 107 bytes at most some 45 characters below its temporary directory."""
+logger = logging.getLogger(__name__)
+
 LEAVE_WITHIN_S = 3.0
 """Seconds that the actors get to say goodbye: an agent needs 2 at most."""
-OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""About the least that Ray accepts: nothing of ours lies in its store, weights are memory-mapped."""
+KEEP_EVERY_S = 5.0
+"""Real seconds between two times that a lot hands over how its cars are: so much of their charge and of the network
+that they used is forgotten at most when it is killed. What owners say is handed over at once."""
+PLACED_WITHIN_S = 30.0
+"""Ray starts a process in seconds; what takes longer waits for a card, or a core of a full cluster (assumed)."""
+LEAST_CPUS = 0.001
+"""Ray places actors that ask for nothing at random, whatever the strategy."""
+RAY_STEPS = 10_000
+"""Ray counts resources in such parts of one; a share is rounded down, or the last lot of a card would not fit."""
 
-_ENVIRONMENT = {
-    "RAY_worker_niceness": "0",  # else workers run at nice 15, and a busy machine slows the fleet tenfold
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors that ask for no GPU still see it
-    "RAY_DEDUP_LOGS": "0",
-}
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How a lot is doing."""
+
+    kept: Kept  # what its next process must know
+    ready: bool  # whether its first offers are made
+    ray_node: str  # address of the Ray node that it is on
+    gpus: float  # what it was given of a card
 
 
 class LotActor:
@@ -40,17 +52,38 @@ class LotActor:
     def __init__(self, config: LotConfig) -> None:
         self._config = config
         self._stop = asyncio.Event()
-        self._ready = asyncio.Event()
+        self._running: asyncio.Future[None] | None = None
 
-    async def serve(self) -> None:
-        """Run the lot until `stop`; Ray calls it again on a restarted actor."""
+    async def serve(self, kept: Kept | None) -> AsyncIterator[Life]:
+        """Run the lot until `stop`, and tell how it is doing; `kept` is from the process before."""
+        import ray
+
         from node.agent import Agent
 
-        await Agent.equipped(self._config).run(self._stop, self._ready.set)
+        if self._running is not None:  # the network failed, not this process: the call before was given up
+            self._running.cancel()
+            await asyncio.wait((self._running,))
+        agent = Agent.equipped(self._config, kept)
+        ready = asyncio.Event()
 
-    async def ready(self) -> None:
-        """Return when the first offers are made."""
-        await self._ready.wait()
+        def announce() -> None:
+            ready.set()
+            agent.to_keep.set()
+
+        gpus = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+        where = str(ray.util.get_node_ip_address())
+        running = self._running = asyncio.ensure_future(agent.run(self._stop, announce))
+        patience_s = None
+        while True:
+            telling = asyncio.ensure_future(agent.to_keep.wait())
+            await asyncio.wait((running, telling), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            telling.cancel()
+            if running.done():
+                break
+            agent.to_keep.clear()
+            patience_s = KEEP_EVERY_S
+            yield Life(agent.keep(), ready.is_set(), where, gpus)
+        await running
 
     async def stop(self) -> None:
         """Ask the lot to leave on purpose."""
@@ -60,91 +93,108 @@ class LotActor:
 async def serve(
     lots: Sequence[LotConfig],
     address: str | None,
-    run_dir: Path | None,
     stop: asyncio.Event,
-    ready: Callable[[LotConfig], None],
+    ready: Callable[[LotConfig, str], None],
 ) -> None:
-    """Serve these lots from actors until `stop` is set; raises what an agent cannot start with."""
-    temporary = _prepare(run_dir) if address is None else None
+    """Serve these lots from actors until `stop` is set; `ready` is called with where a lot is, each time that it is
+    back. Raises ClusterUnusable, and what an agent cannot start with."""
+    temporary = await asyncio.to_thread(cluster.prepare, address, lots[0].run_dir)
     import ray
 
+    patience_s = None if address is None else cluster.LEFT_WITHIN_S  # one of our own must end
     try:
-        await asyncio.to_thread(_initialise, ray, address, temporary)
+        await asyncio.to_thread(cluster.join, ray, address, temporary)
         for number in (signal.SIGTERM, signal.SIGINT):  # again: Ray has put handlers of its own in place
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await _serve(ray, lots, stop, ready)
+    except ClusterGone:
+        patience_s = cluster.LEFT_WITHIN_S
+        raise
     finally:
-        await asyncio.to_thread(ray.shutdown)
+        await cluster.leave(ray, patience_s)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 async def _serve(
-    ray: Any, lots: Sequence[LotConfig], stop: asyncio.Event, ready: Callable[[LotConfig], None]
+    ray: Any, lots: Sequence[LotConfig], stop: asyncio.Event, ready: Callable[[LotConfig, str], None]
 ) -> None:
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 16}
-    cards = ray.cluster_resources().get("GPU", 0)
-    if lots[0].device == "cuda" and cards:
-        options["num_gpus"] = min(1.0, cards / len(lots))
+    options = _options(ray, lots)
     actors = [ray.remote(LotActor).options(**options).remote(config) for config in lots]
-
-    async def announce(actor: Any, config: LotConfig) -> None:
-        await actor.ready.options(max_task_retries=0).remote()
-        ready(config)
 
     async def leave() -> None:
         await stop.wait()
-        await asyncio.gather(*(_answer(actor.stop.remote()) for actor in actors))
+        await asyncio.gather(*(_answer(actor.stop.remote()) for actor in actors), return_exceptions=True)
 
-    running = [asyncio.ensure_future(_answer(actor.serve.remote())) for actor in actors]
-    others = [asyncio.ensure_future(announce(*pair)) for pair in zip(actors, lots, strict=True)]
-    others.append(asyncio.ensure_future(leave()))
+    running = [
+        asyncio.ensure_future(_keep(ray, actor, config, ready)) for actor, config in zip(actors, lots, strict=True)
+    ]
+    watching = asyncio.ensure_future(cluster.gone(ray))
+    leaving = asyncio.ensure_future(leave())
+    stopping = asyncio.ensure_future(stop.wait())
+    lost = False
     try:
-        done, _ = await asyncio.wait(
-            [*running, asyncio.ensure_future(stop.wait())], return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait([*running, watching, stopping], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             await asyncio.wait(running, timeout=LEAVE_WITHIN_S)
+        lost = watching in done
         for task in done:
             await task
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from None
     finally:
-        for task in (*running, *others):
+        for task in (*running, watching, leaving, stopping):
             task.cancel()
-        for actor in actors:
+        for actor in () if lost else actors:
             with suppress(Exception):
                 ray.kill(actor, no_restart=True)
 
 
+def _options(ray: Any, lots: Sequence[LotConfig]) -> dict[str, Any]:
+    """What each lot's actor asks Ray for: to be restarted, on whatever node, and to lie apart from the others."""
+    cards = ray.cluster_resources().get("GPU", 0.0) if lots[0].device == "cuda" else 0.0
+    asked = {"num_cpus": 0, "num_gpus": share_of_card(cards, len(lots))} if cards >= 1 else {"num_cpus": LEAST_CPUS}
+    return {
+        **asked,
+        "scheduling_strategy": "SPREAD",
+        "max_restarts": -1,
+        "max_task_retries": 0,  # `_keep` calls again, with what it has kept
+        "max_concurrency": 16,
+    }
+
+
+def share_of_card(cards: float, lots: int) -> float:
+    """What each lot asks for of a card, at most a whole one, so that all find room on so many cards, at least 1."""
+    return max(1, RAY_STEPS // math.ceil(lots / int(cards))) / RAY_STEPS
+
+
+async def _keep(ray: Any, actor: Any, config: LotConfig, ready: Callable[[LotConfig, str], None]) -> None:
+    """Have the lot served, by one process of its actor after the other, until it has left; raises what it cannot
+    start with."""
+    kept: Kept | None = None
+    while True:
+        was_ready = False
+        try:
+            placed = asyncio.ensure_future(_answer(actor.__ray_ready__.options(max_task_retries=-1).remote()))
+            if placed not in (await asyncio.wait((placed,), timeout=PLACED_WITHIN_S))[0]:
+                logger.warning("lot %s waits until the Ray cluster has room for it", config.lot_id)
+            await placed
+            async for reference in actor.serve.remote(kept):
+                life: Life = await reference
+                kept = life.kept
+                if life.ready and not was_ready:
+                    was_ready = True
+                    ready(config, f" ray_node={life.ray_node} gpus={life.gpus:g}")
+            return
+        except (ray.exceptions.ActorUnavailableError, ray.exceptions.ObjectLostError):
+            logger.warning("lot %s is lost: its process, or its machine; Ray starts it again", config.lot_id)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except ray.exceptions.RayError as error:
+            why = cluster.last_line(error)
+            raise ClusterUnusable(
+                f"lot {config.lot_id} cannot be started in the Ray cluster ({why}); its machines need the same "
+                f"Carpool as this one"
+            ) from None
+
+
 async def _answer(reference: Any) -> object:
     return await reference
-
-
-def _initialise(ray: Any, address: str | None, temporary: Path | None) -> None:
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, namespace="carpool")
-        return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        namespace="carpool",
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=str(temporary),
-    )
-
-
-def _prepare(run_dir: Path | None) -> Path:
-    """Set what Ray reads from the environment; its temporary directory."""
-    os.environ.update(_ENVIRONMENT)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost", "::1"]))
-    if run_dir is not None and len(str(run_dir.absolute() / "ray")) < LONGEST_TEMPORARY_PATH:
-        return run_dir.absolute() / "ray"
-    return Path(tempfile.mkdtemp(prefix="carpool-ray-"))

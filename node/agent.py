@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -46,6 +47,7 @@ from node.events import (
 from node.executor import Executor
 from node.facts import Facts
 from node.guard import WORDS, Guard, Reason
+from node.kept import Kept
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
@@ -72,8 +74,11 @@ STOP_WITHIN_S = 1.5
 class Agent:
     """One lot from start to end."""
 
-    def __init__(self, config: LotConfig, equip: Callable[[Listener], Executor]) -> None:
+    def __init__(self, config: LotConfig, equip: Callable[[Listener], Executor], kept: Kept | None = None) -> None:
+        """`kept` is what `keep` said in the process before, if this lot had one."""
         self._config = config
+        self._kept = kept
+        self.to_keep = asyncio.Event()
         self._executor = equip(self)
         self._inbox: deque[Event | tuple[Announced, threading.Event]] = deque()  # from other threads
         self._wanted = False  # whether a look into the inbox is under way
@@ -82,7 +87,7 @@ class Agent:
         self._facts: Facts | None = None
 
     @classmethod
-    def equipped(cls, config: LotConfig) -> "Agent":
+    def equipped(cls, config: LotConfig, kept: Kept | None = None) -> "Agent":
         """An agent with an executor of its own; raises ModelError when there is nothing to run."""
         cache = ModelCache.of_user()
         models = config.models
@@ -104,7 +109,7 @@ class Agent:
                 pace=_pace(config),
             )
 
-        return cls(config, equip)
+        return cls(config, equip, kept)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Serve until `stop` is set, then leave on purpose; `ready` is called when the first offers are made.
@@ -120,6 +125,12 @@ class Agent:
             await asyncio.to_thread(self._executor.close)
             if self._facts is not None:
                 await asyncio.to_thread(self._facts.close)
+
+    def keep(self) -> Kept:
+        """A copy of what the next process of this lot must know. `to_keep` is set when owners have said something;
+        charge and heat move all the time."""
+        told_s = self._told_s - self._started_s
+        return deepcopy(Kept(self._began_unix_s, told_s, self._day, self._guard, self._declared_until_s))
 
     async def _open(self, ready: Callable[[], None]) -> None:
         """Everything that needs no coordinator."""
@@ -140,7 +151,14 @@ class Agent:
             Vehicle(name, kind.name, kind.board_w or 0.0, config.site, kind.awake_w or 0.0)
             for name, kind in zip(config.names, profiles, strict=True)
         ]
+        kept, self._kept = deepcopy(self._kept), None  # columns that came by Ray cannot be written to
         self._started_s = self._told_s = self._loop.time()
+        self._began_unix_s = time.time()
+        if kept is not None:
+            lasted_s = max(self._began_unix_s - kept.began_unix_s, kept.told_s)  # clocks of two machines differ
+            self._began_unix_s = kept.began_unix_s
+            self._started_s -= lasted_s
+            self._told_s = self._started_s + kept.told_s
         ways = Ways(
             plans[0].cohort,
             plans[0].start_s - config.speed * self._started_s,
@@ -152,18 +170,24 @@ class Agent:
         self._lot = Lot(config.lot_id, incarnation, self._vehicles, models, ways, paced)
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
-        self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
-        self._battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
         self._estimated_s = -np.inf
-        self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where owners have said so
-        place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
-        terms = config.terms or (Terms(),) * len(profiles)
         names = [speed.name for speed in speeds]
-        self._guard = Guard(profiles, self._battery, place, terms, names, self._day.start_s)
-        self._lot.handle((self._refusals(),), self._started_s)
+        if kept is None:
+            self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
+            battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
+            self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where that was said
+            place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
+            terms = config.terms or (Terms(),) * len(profiles)
+            self._guard = Guard(profiles, battery, place, terms, names, self._day.start_s)
+        else:
+            self._day, self._guard, self._declared_until_s = kept.day, kept.guard, kept.declared_until_s
+            self._guard.offering(names)
+            self._lot.handle(self._staying(), self._loop.time())
+        self._lot.handle((self._refusals(),), self._loop.time())
         if config.facts is not None:
             self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
-            self._facts.cars(profiles, self._guard, self._day.start_s, 0.0)
+            self._facts.cars(profiles, self._guard, self._simulated_s(), self._real_s())
+        self.to_keep.set()
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
         config = self._config
@@ -230,7 +254,7 @@ class Agent:
         self._guard.pass_time(simulated_s, seconds, self._day.plugged, parked, vehicles.leases > 0)
         self._guard.moved(simulated_s, vehicles.take_moved())
         changes = self._day.advance(simulated_s)
-        self._battery.arrive(changes.came, changes.used_kwh)
+        self._guard.battery.arrive(changes.came, changes.used_kwh)
         events: list[Event] = []
         if changes.left.size:
             events.append(Unplugged(changes.left))
@@ -239,6 +263,16 @@ class Agent:
             window_s = self._day.remaining_s(changes.came, simulated_s) / self._config.speed
             age_s = self._day.age_s(changes.came, simulated_s)
             events.append(PluggedIn(changes.came, window_s, age_s=age_s))
+        return events
+
+    def _staying(self) -> list[Event]:
+        """Who was here when the process before was killed: a new lot is told anew."""
+        simulated_s, declared = self._simulated_s(), np.isfinite(self._declared_until_s)
+        events: list[Event] = []
+        for said in (False, True):
+            here = np.flatnonzero(self._day.plugged & (declared == said))
+            window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
+            events.append(PluggedIn(here, window_s, declared=said, age_s=self._day.age_s(here, simulated_s)))
         return events
 
     def _look(self) -> Looked:
@@ -277,7 +311,7 @@ class Agent:
                 profile=row.profile,
                 plugged_in=bool(self._day.plugged[node]),
                 window_s=float(window_s[node]),
-                state_of_charge=float(self._battery.state_of_charge[node]),
+                state_of_charge=float(self._guard.battery.state_of_charge[node]),
                 leases=int(vehicles.leases[node]),
                 terms=self._guard.terms.rows[node],
                 withheld=WORDS[Reason(int(self._guard.reason[node]))],
@@ -304,6 +338,7 @@ class Agent:
         stays_s = self._day.remaining_s(rows, simulated_s) / self._config.speed
         self._handle([*events, PluggedIn(rows, stays_s, declared=window_s is not None), self._look()])
         self._hand_moved.set()
+        self.to_keep.set()
 
     async def unplug(self, nodes: Sequence[int]) -> driver.Stop:
         """A driver takes these; returns when nothing of them runs and the stream has the news."""
@@ -313,6 +348,7 @@ class Agent:
         events = self._move()
         self._day.unplug(rows, self._simulated_s())
         self._hand_moved.set()
+        self.to_keep.set()
         await self._stopping(self._handle([*events, Unplugged(rows), self._look()]))
         stop_s = time.monotonic() - asked_s
         with contextlib.suppress(TimeoutError):
@@ -327,6 +363,7 @@ class Agent:
         said = [changed(rows[node], change) for node in nodes]
         events = self._move()
         self._guard.tell(self._guard.terms.with_rows(nodes, said))
+        self.to_keep.set()
         if self._facts is not None:
             for node, terms in zip(nodes, said, strict=True):
                 self._facts.terms(node, terms, self._simulated_s(), self._real_s())

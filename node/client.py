@@ -129,7 +129,10 @@ def _lots_of(cluster: Path, names: Sequence[str]) -> list[tuple[LotAddress, tupl
     for name in names:
         if name not in known:
             few = ", ".join(sorted(known)[:6]) + (", …" if len(known) > 6 else "")
-            raise DriverError(f"no vehicle is called {name!r} here; there are {few or 'none'}")
+            raise DriverError(
+                f"no vehicle is called {name!r} here; there are {few or 'none'} on this machine, and those of "
+                f"another machine of a Ray cluster are called there, with --cluster {cluster}"
+            )
     chosen = ((lot, tuple(name for name in names if name in set(lot.vehicles))) for lot in lots)
     return [(lot, mine) for lot, mine in chosen if mine]
 

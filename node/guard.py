@@ -70,7 +70,7 @@ class Guard:
         now_s: float,
     ) -> None:
         count = len(profiles)
-        self.battery, self.place, self.models = battery, place, frozenset(models)
+        self.battery, self.place = battery, place
         self.heat = Heat(profiles, place.at(place.ambient_c, now_s))
         self.reason = np.full(count, Reason.NOT_OPTED_IN, np.uint8)  # [N]
         self.given_kw = np.zeros(count)  # [N] the most that the wall gave each lately
@@ -81,7 +81,13 @@ class Guard:
         self._charge_to = battery.charge_to.copy()
         self._awake_until_s = np.full(count, -np.inf)  # [N]
         self._month = np.floor(now_s / MONTH_S)
-        self.tell(Columns(terms))
+        self.terms = Columns(terms)
+        self.offering(models)
+
+    def offering(self, models: Sequence[str]) -> None:
+        """The cars have these models."""
+        self.models = frozenset(models)
+        self.tell(self.terms)
 
     def tell(self, terms: Columns) -> None:
         """The owners' terms are these from now on. `look` says what follows."""

@@ -278,6 +278,7 @@ def test_what_up_cannot_use_is_refused_in_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port}" in refused(*noop, "--grpc-port", port)
     assert "hw9" in refused(*noop, "--profile", "hw9:2")
+    assert refused(*noop, "--ray-address", "127.0.0.1:1").startswith("no Ray cluster answers at 127.0.0.1:1 (")
     assert "0.0.0.0" in refused(*noop, "--host", "0.0.0.0")
     assert "cannot read the key file" in refused(*noop, "--api-keys", tmp_path / "none.toml")
     assert "no model frob in the cache" in refused("up", "--models", "frob", CARPOOL_CACHE=str(tmp_path))

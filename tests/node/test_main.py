@@ -46,6 +46,8 @@ RAY_WITHIN_S = 120.0
         (["--vehicles", "many"], "'many' is no count"),
         (["--place", "moon"], "there is no place 'moon'; choose one of garage, home"),
         (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
+        (["--ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1 (Connection refused)"),
+        (["--ray", "--ray-address", "ray://head:10001"], "ray://head:10001 cannot be; give the HOST:PORT of a Ray"),
     ],
 )
 def test_a_wrong_flag_is_named_in_the_last_line(flags: list[str], why: str, tmp_path: Path) -> None:
