@@ -1,6 +1,7 @@
 """What every test stands on: surroundings that are the test's own, and a model cache shared with the developer."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -11,8 +12,10 @@ import pytest
 def own_surroundings() -> Iterator[None]:
     """No test sees the developer's clusters, keys or settings; all share the cache of models.
 
-    The run directory is not below pytest's own: Ray's sockets need a short path.
+    The run directory is not below pytest's own: Ray's sockets need a short path. Ctrl-C is heard also where a shell
+    began the tests in the background, deaf to it.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="carpool-") as run_dir, pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("CARPOOL_") and name != "CARPOOL_CACHE"]:
             environment.delenv(name)
