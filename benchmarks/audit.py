@@ -71,7 +71,7 @@ def audit(folder: Path) -> Audit:
     found = Audit()
     for file in files:
         try:
-            judge(_facts(file), found)
+            judge(facts_of(file), found)
         except KeyError as missing:
             raise ValueError(f"{file} has a fact that lacks {missing}; let the lots write facts anew") from None
     return found
@@ -109,7 +109,7 @@ def judge(facts: Iterable[Fact], found: Audit) -> None:
     found.cars += len(cars)
 
 
-def _facts(file: Path) -> Iterator[Fact]:
+def facts_of(file: Path) -> Iterator[Fact]:
     """Those of one file. The last line may be torn: its process was killed."""
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
