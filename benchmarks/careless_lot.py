@@ -11,9 +11,17 @@ from node.guard import Guard, Reason
 class CarelessGuard(Guard):
     """As ever, but for one term."""
 
-    def look(self, now_s: float, ahead_s: float, plugged: Flags, parked: Flags, declared_s: Floats) -> None:
+    def look(
+        self,
+        now_s: float,
+        ahead_s: float,
+        plugged: Flags,
+        parked: Flags,
+        declared_s: Floats,
+        elsewhere: Flags | None = None,
+    ) -> None:
         """Bring `reason` up to date, and forget that a pack may be too empty."""
-        super().look(now_s, ahead_s, plugged, parked, declared_s)
+        super().look(now_s, ahead_s, plugged, parked, declared_s, elsewhere)
         self.reason[self.reason == Reason.CHARGE_LOW] = Reason.NONE
 
 

@@ -291,7 +291,8 @@ class Lot:
         if self._shutting_down:
             return
         age_s = np.zeros(len(event.nodes)) if event.age_s is None else event.age_s
-        self.vehicles.arrive(event.nodes, now_s - age_s / self._pace, now_s + event.window_s, event.declared)
+        since_s, until_s = now_s - age_s / self._pace, now_s + event.window_s
+        self.vehicles.arrive(event.nodes, since_s, until_s, event.declared, event.parked)
 
     def _leave(self, nodes: Nodes, effects: Effects) -> None:
         self.vehicles.returning[nodes] = False

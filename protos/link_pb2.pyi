@@ -410,11 +410,11 @@ class Offer(_message.Message):
     share: _builtins.float
     """its part of the lot's measured speed, 0 to 1; 0 withdraws the offer but keeps the car"""
     cohort: _builtins.str
-    """whose habits its owner has: "home", "workplace", "depot", "rack"; others count as "unknown" """
+    """whose habits its owner has: "home", "workplace", "depot", "rack"; others, as "parked", count as "unknown" """
     hour_of_week: _builtins.float
     """by the car's own clock: hours since Monday 00:00, 0 to 168"""
     plugged_in_s: _builtins.float
-    """since it was plugged in, seconds of that clock"""
+    """since it was plugged in, or parked off its charger, seconds of that clock"""
     pace: _builtins.float
     """seconds of that clock in a real one, over 0; 0 stands for 1"""
     declared: _builtins.bool

@@ -58,9 +58,9 @@ def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
         works = (guard.reason == Reason.NONE) | (guard.reason == ignoring)
         _lend(facts, held, works, step, now_s, real_s)
         guard.pass_time(now_s + STEP_S, STEP_S, plugged, parked, works)
-        guard.moved(now_s + STEP_S, np.where(works, 1000.0, 0.0))
+        guard.moved(now_s + STEP_S, np.where(works, 1000.0, 0.0), ~plugged)
         changes = calendar.advance(now_s + STEP_S)
-        battery.arrive(changes.came, changes.used_kwh)
+        battery.arrive(changes.travelled, changes.used_kwh)
     facts.close()
     return audit(folder)
 
