@@ -1,10 +1,10 @@
 """A day in the life of a fleet: owners' terms and charges, kept while real models run, and judged from outside.
 
-`carpool up` with days and profiles mixed, owners who all say something else, and a place whose connection all cars
-share; the cars' clock runs so fast that a day passes in minutes. All the while two tenants have batch work in hand
-and call in between, owners change their minds, and drivers take cars. Every vector is compared with the model run
-directly. When the day is over `benchmarks/audit` reads the lots' facts. With --break-term a further lot joins that
-overlooks a term on purpose, and the audit has to find it there and nowhere else.
+`carpool up` with days, profiles and places mixed, owners who all say something else, and connections that the cars
+of a place share; the cars' clock runs so fast that a day passes in minutes. All the while two tenants have batch
+work in hand and call in between, owners change their minds, and drivers take cars. Every vector is compared with
+the model run directly. When the day is over `benchmarks/audit` reads the lots' facts. With --break-term a further
+lot joins that overlooks a term on purpose, and the audit has to find it there and nowhere else.
 """
 
 import argparse
@@ -44,6 +44,7 @@ DAY_S = 24 * 3600.0
 TENANTS = ("acme", "umbra")
 KEYS = {name: f"key-of-the-{name}-{name}" for name in (*TENANTS, "lots", "operator")}
 SHARES = (("home", 0.4), ("workplace", 0.2), ("robotaxi", 0.2), ("van", 0.2))
+PLACES = (("home", 0.25), ("garage", 0.15), ("depot", 0.6))  # the driveways are of home cars only
 SENTENCES = 1_000  # distinct ones: each job has so many of them in turn
 JOBS_IN_HAND = 3  # of each tenant
 CALL_EVERY_S = 2.0  # of each tenant, after the answer to its last
@@ -82,9 +83,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("living", str(__doc__).partition("\n")[0])
     options.add_argument("--vehicles", type=count, default=200, metavar="N", help="in all (200)")
     options.add_argument("--minutes", type=seconds, default=10.0, metavar="M", help="that the day takes (10)")
-    options.add_argument("--actors", type=count, default=3, metavar="N", help="Ray actors, at least (3)")
+    options.add_argument(
+        "--actors", type=count, default=2, metavar="N", help="and one more for each further place (2)"
+    )
     options.add_argument("--pace", default="host", choices=PACES, help="as of `carpool up`")
-    options.add_argument("--place", default="garage", metavar="MIX", help="as of `carpool up` (garage)")
+    options.add_argument("--place", default="", metavar="MIX", help="as of `carpool up` (homes, garage, depot)")
     options.add_argument("--seed", type=int, default=1, metavar="N", help="of days, owners and hands (1)")
     options.add_argument("--break-term", action="store_true", help="have a lot overlook the least charge")
     options.add_argument("--facts", type=Path, metavar="DIR", help="keep the facts there")
@@ -164,7 +167,16 @@ class _Day:
                 "--day",
                 _mix(given.vehicles, SHARES),
             ),
-            *("--place", given.place, "--pace", given.pace, "--speed", self._speed, "--seed", given.seed),
+            *(
+                "--place",
+                given.place or _mix(given.vehicles, PLACES),
+                "--pace",
+                given.pace,
+                "--speed",
+                self._speed,
+                "--seed",
+                given.seed,
+            ),
             *("--models", f"{MODEL},{CHAT}", "--dtype", "fp32", "--device", "cpu"),
             *("--terms", folder / "terms.toml", "--facts", self._facts, "--api-keys", folder / "keys.toml"),
         )
@@ -306,7 +318,7 @@ def _vectors(cache: ModelCache) -> NDArray[np.float32]:
 
 
 def _mix(vehicles: int, shares: Sequence[tuple[str, float]]) -> str:
-    """ "name:count,..." by these shares; the first name gets what is left over."""
+    """Like home:4,van:2, by these shares; the first gets what is left over."""
     counts = {name: max(1, int(share * vehicles)) for name, share in shares[1:]}
     first = vehicles - sum(counts.values())
     return ",".join(f"{name}:{of}" for name, of in {shares[0][0]: first, **counts}.items())

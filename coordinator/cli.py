@@ -78,7 +78,12 @@ def up_command(
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
-    place: Annotated[str, typer.Option(metavar="NAME", help="Where they stand: home, garage.")] = "",
+    site: Annotated[
+        str, typer.Option(metavar="NAME", help="The site they stand at; those of one may leave together.")
+    ] = "",
+    place: Annotated[
+        str, typer.Option(metavar="NAME:N,...", help="What is there: home:4,garage:2, or one for all.")
+    ] = "",
     terms: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
@@ -121,6 +126,7 @@ def up_command(
         state=state,
         api_keys=api_keys,
         config=config,
+        site=site,
         place=place,
         terms=terms,
         facts=facts,

@@ -158,13 +158,14 @@ class Agent:
         self._estimated_s = -np.inf
         self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where owners have said so
         place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
+        ours = place.part(len(profiles), config.place_cars or len(profiles))
         terms = config.terms or (Terms(),) * len(profiles)
         names = [speed.name for speed in speeds]
-        self._guard = Guard(profiles, self._battery, place, terms, names, self._day.start_s)
+        self._guard = Guard(profiles, self._battery, ours, terms, names, self._day.start_s)
         self._lot.handle((self._refusals(),), self._started_s)
         if config.facts is not None:
             self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
-            self._facts.cars(profiles, self._guard, self._day.start_s, 0.0)
+            self._facts.cars(profiles, self._guard, config.site, place.limit_kw, self._day.start_s, 0.0)
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
         config = self._config

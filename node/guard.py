@@ -74,6 +74,7 @@ class Guard:
         self.heat = Heat(profiles, place.at(place.ambient_c, now_s))
         self.reason = np.full(count, Reason.NOT_OPTED_IN, np.uint8)  # [N]
         self.given_kw = np.zeros(count)  # [N] the most that the wall gave each lately
+        self.drawn_kw = np.zeros(count)  # [N] what each took from it lately
         self.awake = np.zeros(count, np.bool_)  # [N] drawing power around their computers
         self.charging = np.zeros(count, np.bool_)  # [N]
         self.cellular_bytes = np.zeros(count)  # [N] in this month
@@ -97,6 +98,7 @@ class Guard:
         load_kw = np.where(here, battery.load_kw(self.awake, computing), 0.0)
         supply_kw, level_kw = self._supply(plugged, load_kw)
         self.given_kw = np.where(plugged, np.minimum(battery.wall_kw, level_kw), 0.0)
+        self.drawn_kw = np.where(plugged, supply_kw, 0.0)
         self.charging = plugged & (battery.accepts_kw() > 0.0)
         battery.advance(seconds, plugged, computing, self.awake, parked, supply_kw)
         self.heat.advance(seconds, self.place.at(self.place.ambient_c, now_s), load_kw)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
     battery = Battery([HW4] * count, np.full(count, 0.7))
     guard = Guard([HW4] * count, battery, place, OWNERS, ["minilm"], home.start_s)
     facts = Facts(folder, "lot", [f"car-{at:04d}" for at in range(count)])
-    facts.cars([HW4] * count, guard, home.start_s, 0.0)
+    facts.cars([HW4] * count, guard, "", place.limit_kw, home.start_s, 0.0)
     held: dict[int, Lease] = {}
     for step in range(int(7 * 86400 / STEP_S)):
         now_s, plugged = home.start_s + step * STEP_S, calendar.plugged.copy()
@@ -122,7 +123,7 @@ def test_what_has_no_pack_is_judged_as_always_full(tmp_path: Path) -> None:
     terms = [replace(WILLING, wanted_charge=0.95, departs_at="00:30")]
     guard = Guard([rack], Battery([rack], np.full(1, 0.7)), HOME, terms, ["minilm"], 0.0)
     facts = Facts(tmp_path, "lot", ["car-0000"])
-    facts.cars([rack], guard, 0.0, 0.0)
+    facts.cars([rack], guard, "", inf, 0.0, 0.0)
     for step in range(5):
         facts.states(guard, yes, ~yes, np.zeros(1), step * STEP_S, step * STEP_S / PACE)
         guard.pass_time((step + 1) * STEP_S, STEP_S, yes, ~yes, yes)

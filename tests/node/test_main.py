@@ -44,7 +44,7 @@ RAY_WITHIN_S = 120.0
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
-        (["--place", "moon"], "there is no place 'moon'; choose one of garage, home"),
+        (["--place", "moon"], "there is no place 'moon'; choose one of depot, garage, home"),
         (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
     ],
 )
