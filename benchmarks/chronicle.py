@@ -25,8 +25,10 @@ class Chronicle:
     worked_parked_s: float = 0.0  # ... off the charger
     withheld_s: dict[str, float] = field(default_factory=dict)  # by reason, of cars plugged in or parked
     leases: int = 0
-    compute_modelled_j: float = 0.0
+    compute_modelled_j: float = 0.0  # as reported: of the accelerators' seconds
     awake_modelled_j: float = 0.0
+    drawn_modelled_j: float = 0.0  # on the cars' clock, by computers that held work
+    drawn_awake_modelled_j: float = 0.0  # ... by the cars around these
 
 
 def chronicle(folder: Path) -> Chronicle:
@@ -39,6 +41,7 @@ def chronicle(folder: Path) -> Chronicle:
 
 def _read(facts: Iterable[Fact], found: Chronicle) -> None:
     states: dict[str, Fact] = {}
+    hardware: dict[str, Fact] = {}
     held: Counter[str] = Counter()
     since_s: dict[str, float] = {}
     begun_s = ended_s = None
@@ -47,9 +50,11 @@ def _read(facts: Iterable[Fact], found: Chronicle) -> None:
         begun_s = ended_s if begun_s is None else begun_s
         found.cars.add(car)
         if car in states:
-            _pass(states[car], held[car], ended_s - since_s[car], found)
+            _pass(states[car], hardware[car], held[car], ended_s - since_s[car], found)
         since_s[car] = ended_s
         match fact["fact"]:
+            case "car":
+                hardware[car] = fact
             case "state":
                 _move(states.get(car), fact, bool(held[car]), found)
                 states[car] = fact
@@ -63,10 +68,10 @@ def _read(facts: Iterable[Fact], found: Chronicle) -> None:
     if begun_s is not None and ended_s is not None:
         found.lasted_s = max(found.lasted_s, ended_s - begun_s)
         for car, state in states.items():
-            _pass(state, held[car], ended_s - since_s[car], found)
+            _pass(state, hardware[car], held[car], ended_s - since_s[car], found)
 
 
-def _pass(state: Fact, leases: int, seconds: float, found: Chronicle) -> None:
+def _pass(state: Fact, hardware: Fact, leases: int, seconds: float, found: Chronicle) -> None:
     """A car was so for so long."""
     if not (state["plugged"] or state["parked"]):
         return
@@ -74,6 +79,8 @@ def _pass(state: Fact, leases: int, seconds: float, found: Chronicle) -> None:
     found.parked_s += seconds if not state["plugged"] else 0.0
     if leases:
         found.worked_s += seconds
+        found.drawn_modelled_j += seconds * hardware.get("board_w", 0.0)
+        found.drawn_awake_modelled_j += seconds * hardware.get("awake_w", 0.0)
         found.worked_parked_s += seconds if not state["plugged"] else 0.0
     elif state["withheld"]:
         reason = Reason(state["withheld"]).name.lower()

@@ -244,15 +244,18 @@ def nodes_command(
 def _tell_of(name: str, grpc: str, api_key: str) -> None:
     """What the coordinator knows of a vehicle and, of one on this machine, what its own lot does."""
 
-    async def told() -> tuple[Node | None, list[str]]:
+    async def told() -> tuple[Node | None, list[tuple[float, float]], list[str]]:
         async with Client(_target(grpc), api_key) as client:
-            why = await client.explain_node(name)
-            return next((node for node in await client.nodes() if node.name == name), None), why
+            why, chances = await client.explain_node(name), await client.forecast(name)
+            return next((node for node in await client.nodes() if node.name == name), None), chances, why
 
-    found, why = _finish(told())
+    found, chances, why = _finish(told())
     if found is not None:
         window = "" if found.state == "away" else f", stays {duration(found.window_s)}"
         print(f"{name}: profile {found.profile}, {found.state}{window}; models {', '.join(found.models) or 'none'}")
+    if chances:
+        said = ", ".join(f"{chance:.0%} in {duration(hours * 3600)}" for hours, chance in chances)
+        print(f"forecast: still here {said}, by its own clock")
     entries = () if grpc else entry_points(group="carpool.commands")  # who names a coordinator may mean another's
     for entry in entries:
         of_node = getattr(import_module(entry.module), "of_node", None)

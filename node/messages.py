@@ -20,6 +20,7 @@ class EndCause(IntEnum):
     REVOKED = 3
     REFUSED = 4
     YIELDED = 5
+    WITHHELD = 6
 
 
 class DepartureCause(IntEnum):

@@ -42,6 +42,8 @@ class _EndCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndCause.Val
     """the lot could not run it (model gone, inputs could not be fetched)"""
     END_CAUSE_YIELDED: _EndCause.ValueType  # 5
     """to more urgent work, as the coordinator asked"""
+    END_CAUSE_WITHHELD: _EndCause.ValueType  # 6
+    """the owner's terms keep the car, which is still here, from work"""
 
 class EndCause(_EndCause, metaclass=_EndCauseEnumTypeWrapper): ...
 
@@ -56,6 +58,8 @@ END_CAUSE_REFUSED: EndCause.ValueType  # 4
 """the lot could not run it (model gone, inputs could not be fetched)"""
 END_CAUSE_YIELDED: EndCause.ValueType  # 5
 """to more urgent work, as the coordinator asked"""
+END_CAUSE_WITHHELD: EndCause.ValueType  # 6
+"""the owner's terms keep the car, which is still here, from work"""
 Global___EndCause: _TypeAlias = EndCause  # noqa: Y015
 
 class _DepartureCause:

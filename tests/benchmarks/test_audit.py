@@ -132,6 +132,45 @@ def test_what_has_no_pack_is_judged_as_always_full(tmp_path: Path) -> None:
     assert (found.cars, found.violations) == (1, [])
 
 
+def charging(folder: Path, lot: str, limit_kw: float, place: Place) -> None:
+    """A car that charges for ten minutes in a lot of its own."""
+    yes = np.ones(1, np.bool_)
+    guard = Guard([HW4], Battery([HW4], np.full(1, 0.3)), place, [WILLING], ["minilm"], 0.0)
+    facts = Facts(folder, lot, [lot])
+    facts.cars([HW4], guard, "harbour", limit_kw, 0.0, 0.0)
+    for step in range(5):
+        guard.pass_time(step * 120.0, 120.0, yes, ~yes, ~yes)
+        facts.states(guard, yes, ~yes, np.zeros(1), step * 120.0, step * 120.0 / PACE)
+    facts.close()
+
+
+def test_lots_of_one_place_take_no_more_than_its_connection_gives_or_are_found_out(tmp_path: Path) -> None:
+    place = replace(HOME, limit_kw=12.0)
+    for lot in ("car-0000", "car-0001"):
+        charging(tmp_path / "shared", lot, place.limit_kw, place.part(1, 2))
+        charging(tmp_path / "greedy", lot, place.limit_kw, place)
+    shared = audit(tmp_path / "shared")
+    assert (shared.places, shared.violations) == (1, [])
+    (greedy,) = audit(tmp_path / "greedy").violations
+    assert (greedy.car, greedy.term) == ("harbour home", "limit_kw")
+    assert greedy.told == "its cars took 23.0 of 12.0 kW"
+
+
+def test_a_parked_cars_wanted_charge_counts_when_it_drives_off(tmp_path: Path) -> None:
+    """What an owner lends off the charger may not be drained below what he wants to leave with."""
+    yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    terms = [replace(WILLING, parked=True, wanted_charge=0.6)]
+    guard = Guard([HW4], Battery([HW4], np.full(1, 0.62)), HOME, terms, ["minilm"], 0.0)
+    facts = Facts(tmp_path, "lot", ["car-0000"])
+    facts.cars([HW4], guard, "", inf, 0.0, 0.0)
+    for step in range(20):
+        facts.states(guard, no, yes, np.zeros(1), step * 3600.0, step * 3.0)
+        guard.pass_time(step * 3600.0, 3600.0, no, yes, yes)
+    facts.states(guard, no, no, np.zeros(1), 20 * 3600.0, 60.0)
+    facts.close()
+    assert broken(audit(tmp_path)) == {("car-0000", "wanted_charge")}
+
+
 def rows(folder: Path) -> Sequence[dict[str, Any]]:
     (file,) = folder.glob("*.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
