@@ -254,7 +254,7 @@ def _tell_of(name: str, grpc: str, api_key: str) -> None:
         window = "" if found.state == "away" else f", stays {duration(found.window_s)}"
         print(f"{name}: profile {found.profile}, {found.state}{window}; models {', '.join(found.models) or 'none'}")
     if chances:
-        said = ", ".join(f"{chance:.0%} in {duration(hours * 3600)}" for hours, chance in chances)
+        said = ", ".join(f"{chance:.0%} in {duration(after_s)}" for after_s, chance in chances)
         print(f"forecast: still here {said}, by its own clock")
     entries = () if grpc else entry_points(group="carpool.commands")  # who names a coordinator may mean another's
     for entry in entries:

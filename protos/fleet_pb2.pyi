@@ -192,21 +192,21 @@ Global___ExplainNodeResponse: _TypeAlias = ExplainNodeResponse  # noqa: Y015
 class Chance(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    AFTER_H_FIELD_NUMBER: _builtins.int
+    AFTER_S_FIELD_NUMBER: _builtins.int
     STAYS_FIELD_NUMBER: _builtins.int
-    after_h: _builtins.float
-    """hours of the vehicle's own clock"""
+    after_s: _builtins.float
+    """seconds of the vehicle's own clock"""
     stays: _builtins.float
     """the probability that it is still here then, 0 to 1"""
     def __init__(
         self,
         *,
-        after_h: _builtins.float = ...,
+        after_s: _builtins.float = ...,
         stays: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_h", b"after_h", "stays", b"stays"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_s", b"after_s", "stays", b"stays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

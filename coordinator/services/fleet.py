@@ -56,7 +56,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self.edge.caller(context, Role.OPERATOR)
         sentences = self._runtime.explain_node(request.name)
         stays = [
-            fleet_pb2.Chance(after_h=hours, stays=chance) for hours, chance in self._runtime.chances(request.name)
+            fleet_pb2.Chance(after_s=hours * 3600.0, stays=chance)
+            for hours, chance in self._runtime.chances(request.name)
         ]
         return fleet_pb2.ExplainNodeResponse(sentences=sentences, stays=stays)
 

@@ -43,8 +43,8 @@ def test_a_chronicle_adds_up_what_cars_lived_through(tmp_path: Path) -> None:
 
 def test_a_day_is_lived_and_the_lot_that_breaks_a_term_is_found(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "living.json"
-    flags = ("--model", "tiny", "--chat", "", "--vehicles", 8, "--minutes", 0.2, "--break-term")
-    ended = run("living", *flags, "--json", file, CARPOOL_CACHE=str(cache))
+    flags = ("--model", "tiny", "--chat", "", "--vehicles", 8, "--minutes", 0.2, "--place", "depot", "--actors", 1)
+    ended = run("living", *flags, "--break-term", "--json", file, CARPOOL_CACHE=str(cache))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "it found least_charge broken there" in ended.stdout
     figures = {figure["name"].strip(): figure["median"] for figure in json.loads(file.read_text())["figures"]}
