@@ -100,8 +100,10 @@ def judge(facts: Iterable[Fact], found: Audit) -> dict[Place, Connection]:
     """Go through the facts of one lot, in their order; what it took of the connections of places."""
     cars: dict[str, Car] = {}
     connections: dict[Place, Connection] = {}
+    last_s = 0.0
     for fact in facts:
         found.facts += 1
+        last_s = fact["t_s"]
         car = cars.setdefault(fact["car"], Car(fact["car"]))
         _pass(car, fact, found)
         match fact["fact"]:
@@ -128,6 +130,8 @@ def judge(facts: Iterable[Fact], found: Audit) -> dict[Place, Connection]:
         found.compute_j += car.compute_j
         found.awake_j += car.awake_j
     found.cars += len(cars)
+    for connection in connections.values():
+        connection.drawn_kw.append((last_s, 0.0))  # it tells no more: its process ended
     return connections
 
 
@@ -153,7 +157,7 @@ def _share(place: Place, lots: Sequence[Connection], found: Audit) -> None:
     drawn_kw = [0.0] * len(lots)
     limit_kw = min(one.limit_kw for one in lots) + 0.005 * sum(len(one.cars) for one in lots) + 0.01
     over = False
-    for at_s, lot, now_kw in merge(*told):
+    for at_s, lot, now_kw in merge(*told, key=lambda moment: moment[0]):
         drawn_kw[lot] = now_kw
         was_over, over = over, sum(drawn_kw) > limit_kw
         if over and not was_over:
