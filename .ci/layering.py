@@ -15,9 +15,18 @@ PRODUCT = ("coordinator", "node", "protos")
 # Pure code: numpy and the standard library; time and seeds are parameters.
 PURE = (
     "coordinator.core",
-    *("node.battery", "node.day", "node.events", "node.guard", "node.kept", "node.lease", "node.link", "node.lot"),
-    *("node.messages", "node.pacing", "node.plan", "node.profile", "node.roofline", "node.site", "node.speeds"),
-    *("node.storm", "node.terms", "node.vehicles"),
+    *(
+        "node.battery",
+        "node.day",
+        "node.draws",
+        "node.events",
+        "node.guard",
+        "node.kept",
+        "node.lease",
+        "node.link",
+    ),
+    *("node.lot", "node.messages", "node.pacing", "node.parking", "node.plan", "node.profile", "node.roofline"),
+    *("node.site", "node.speeds", "node.storm", "node.terms", "node.vehicles"),
 )
 # What a clock, a loop, a log, another thread or process, and chance come from.
 IMPURE = (

@@ -8,6 +8,7 @@ time, and a charge is exact to `EXACT`.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ class Audit:
     departures: int = 0  # at which a wanted charge was due
     compute_j: float = 0.0
     awake_j: float = 0.0
+    places: int = 0  # with a connection that gives only so much
+
+
+@dataclass(slots=True)
+class Connection:
+    """What the cars of one lot take from a place's connection."""
+
+    limit_kw: float  # of all cars there, those of other lots too
+    cars: set[str] = field(default_factory=set)
+    drawn_kw: list[tuple[float, float]] = field(default_factory=list)  # at which time of the cars' clock, in order
+
+
+Place = tuple[str, str]
+"""A site, and what kind of place it is."""
 
 
 def audit(folder: Path) -> Audit:
@@ -69,19 +84,26 @@ def audit(folder: Path) -> Audit:
     if not files:
         raise ValueError(f"there are no facts in {folder}; let lots write some with --facts {folder}")
     found = Audit()
+    lots: dict[Place, list[Connection]] = {}
     for file in files:
         try:
-            judge(_facts(file), found)
+            for place, connection in judge(facts_of(file), found).items():
+                lots.setdefault(place, []).append(connection)
         except KeyError as missing:
             raise ValueError(f"{file} has a fact that lacks {missing}; let the lots write facts anew") from None
+    for place, connections in lots.items():
+        _share(place, connections, found)
     return found
 
 
-def judge(facts: Iterable[Fact], found: Audit) -> None:
-    """Go through the facts of one lot, in their order."""
+def judge(facts: Iterable[Fact], found: Audit) -> dict[Place, Connection]:
+    """Go through the facts of one lot, in their order; what it took of the connections of places."""
     cars: dict[str, Car] = {}
+    connections: dict[Place, Connection] = {}
+    last_s = 0.0
     for fact in facts:
         found.facts += 1
+        last_s = fact["t_s"]
         car = cars.setdefault(fact["car"], Car(fact["car"]))
         _pass(car, fact, found)
         match fact["fact"]:
@@ -90,6 +112,7 @@ def judge(facts: Iterable[Fact], found: Audit) -> None:
             case "terms":
                 car.terms = fact
             case "state":
+                _draw(car, fact, connections)
                 _move(car, fact)
             case "began":
                 car.working[fact["lease"]] = fact
@@ -107,9 +130,42 @@ def judge(facts: Iterable[Fact], found: Audit) -> None:
         found.compute_j += car.compute_j
         found.awake_j += car.awake_j
     found.cars += len(cars)
+    for connection in connections.values():
+        connection.drawn_kw.append((last_s, 0.0))  # it tells no more: its process ended
+    return connections
 
 
-def _facts(file: Path) -> Iterator[Fact]:
+def _draw(car: Car, fact: Fact, connections: dict[Place, Connection]) -> None:
+    """A car takes more or less of its place's connection; all that a lot tells of one moment counts together."""
+    hardware = car.hardware
+    if "limit_kw" not in hardware:
+        return
+    place = hardware["site"], hardware["place"]
+    taken = connections.setdefault(place, Connection(hardware["limit_kw"]))
+    taken.cars.add(car.name)
+    more_kw = fact["drawn_kw"] - (car.state["drawn_kw"] if car.state else 0.0)
+    at_s, before_kw = taken.drawn_kw[-1] if taken.drawn_kw else (fact["t_s"], 0.0)
+    if at_s == fact["t_s"] and taken.drawn_kw:
+        taken.drawn_kw.pop()
+    taken.drawn_kw.append((fact["t_s"], before_kw + more_kw))
+
+
+def _share(place: Place, lots: Sequence[Connection], found: Audit) -> None:
+    """All lots together take no more than the connection of a place gives. Facts tell of 10 W."""
+    found.places += 1
+    told = [[(at_s, lot, drawn_kw) for at_s, drawn_kw in one.drawn_kw] for lot, one in enumerate(lots)]
+    drawn_kw = [0.0] * len(lots)
+    limit_kw = min(one.limit_kw for one in lots) + 0.005 * sum(len(one.cars) for one in lots) + 0.01
+    over = False
+    for at_s, lot, now_kw in merge(*told, key=lambda moment: moment[0]):
+        drawn_kw[lot] = now_kw
+        was_over, over = over, sum(drawn_kw) > limit_kw
+        if over and not was_over:
+            took = f"its cars took {sum(drawn_kw):.1f} of {lots[lot].limit_kw:.1f} kW"
+            found.violations.append(Violation(" ".join(filter(None, place)), "limit_kw", at_s, took))
+
+
+def facts_of(file: Path) -> Iterator[Fact]:
     """Those of one file. The last line may be torn: its process was killed."""
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
@@ -130,22 +186,36 @@ def _pass(car: Car, fact: Fact, found: Audit) -> None:
             told = f"work went on for {fact['real_s'] - since_s:.1f} s"
             found.violations.append(Violation(car.name, term, fact["t_s"], told))
             car.broken_s[term] = inf  # told
-    if fact["fact"] == "state" and car.state and car.state["plugged"]:
+    if fact["fact"] == "state" and car.state and _is_lent_here(car, car.state):
         stays_or_left = fact["since_s"] == car.state["since_s"]  # else it left and came again in between
         if stays_or_left:
             _charge_alone(car, fact)
         charge = (fact if stays_or_left else car.state)["charge"]
         due = _due(car.terms, car.state["t_s"], fact["t_s"])
-        if not (stays_or_left and fact["plugged"]) and not car.terms["departs_at"] and car.terms["wanted_charge"]:
+        if (
+            not (stays_or_left and _is_lent_here(car, fact))
+            and not car.terms["departs_at"]
+            and car.terms["wanted_charge"]
+        ):
             due = (fact["t_s"],)
         for due_s in due:
             found.departures += 1
             _wish(car, charge, due_s, found)
 
 
+def _is_here(state: Fact) -> bool:
+    return bool(state["plugged"] or state["parked"])
+
+
+def _is_lent_here(car: Car, state: Fact) -> bool:
+    """On its charger, or parked off it by an owner who lends it so."""
+    return bool(state["plugged"] or (state["parked"] and car.terms["parked"]))
+
+
 def _move(car: Car, fact: Fact) -> None:
     """Something of the car is otherwise."""
-    if fact["plugged"] and not (car.state and car.state["plugged"] and car.state["since_s"] == fact["since_s"]):
+    before = car.state
+    if not (before and _is_here(before) and before["since_s"] == fact["since_s"]):
         car.alone, car.alone_s = fact["charge"], fact["t_s"]
     car.state = fact
 

@@ -30,7 +30,7 @@ def audit(
         print(f"{violation.car}: {violation.term} broken at hour {hour:.2f} of the week: {violation.told}")
     print(
         f"{len(found.violations)} violations in {found.facts:,} facts of {found.cars} cars: "
-        f"{found.leases:,} leases, {found.departures} departures with a wanted charge"
+        f"{found.leases:,} leases, {found.departures} departures with a wanted charge, {found.places} connections"
     )
     print(
         f"energy, modelled: {found.compute_j / 3600:.1f} Wh of computers, "

@@ -86,7 +86,7 @@ _SHOWN = (
         "carpool_leases_total",
         ("outcome", "profile"),
         lambda s: _from_zero(s.leases, _LEASE_ENDS, _profiles(s)),
-        "Leases ended, by how.",
+        "Leases ended, by how; withheld: by owners' terms, the node is still here.",
     ),
     _Shown("carpool_leases_active", (), lambda s: {(): s.leases_active}, "Leases that nodes hold."),
     _Shown(

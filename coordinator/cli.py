@@ -78,7 +78,12 @@ def up_command(
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
-    place: Annotated[str, typer.Option(metavar="NAME", help="Where they stand: home, garage.")] = "",
+    site: Annotated[
+        str, typer.Option(metavar="NAME", help="The site they stand at; those of one may leave together.")
+    ] = "",
+    place: Annotated[
+        str, typer.Option(metavar="NAME:N,...", help="What is there: home:4,garage:2, or one for all.")
+    ] = "",
     terms: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
@@ -121,6 +126,7 @@ def up_command(
         state=state,
         api_keys=api_keys,
         config=config,
+        site=site,
         place=place,
         terms=terms,
         facts=facts,
@@ -238,15 +244,18 @@ def nodes_command(
 def _tell_of(name: str, grpc: str, api_key: str) -> None:
     """What the coordinator knows of a vehicle and, of one on this machine, what its own lot does."""
 
-    async def told() -> tuple[Node | None, list[str]]:
+    async def told() -> tuple[Node | None, list[tuple[float, float]], list[str]]:
         async with Client(_target(grpc), api_key) as client:
-            why = await client.explain_node(name)
-            return next((node for node in await client.nodes() if node.name == name), None), why
+            why, chances = await client.explain_node(name), await client.forecast(name)
+            return next((node for node in await client.nodes() if node.name == name), None), chances, why
 
-    found, why = _finish(told())
+    found, chances, why = _finish(told())
     if found is not None:
         window = "" if found.state == "away" else f", stays {duration(found.window_s)}"
         print(f"{name}: profile {found.profile}, {found.state}{window}; models {', '.join(found.models) or 'none'}")
+    if chances:
+        said = ", ".join(f"{chance:.0%} in {duration(after_s)}" for after_s, chance in chances)
+        print(f"forecast: still here {said}, by its own clock")
     entries = () if grpc else entry_points(group="carpool.commands")  # who names a coordinator may mean another's
     for entry in entries:
         of_node = getattr(import_module(entry.module), "of_node", None)

@@ -276,6 +276,13 @@ class Client:
             response = await self._fleet.ExplainNode(request, timeout=ANSWER_S, metadata=self._metadata)
         return list(response.sentences)
 
+    async def forecast(self, name: str) -> list[tuple[float, float]]:
+        """The chance that a vehicle stays for each of some seconds of its own clock; none when it is away."""
+        request = fleet_pb2.ExplainNodeRequest(name=name)
+        with self._explained():
+            response = await self._fleet.ExplainNode(request, timeout=ANSWER_S, metadata=self._metadata)
+        return [(chance.after_s, chance.stays) for chance in response.stays]
+
     async def cordon(self, names: Sequence[str], cordoned: bool = True) -> None:
         """Give these vehicles no new work, or give them work again."""
         request = fleet_pb2.CordonNodesRequest(names=names, cordoned=cordoned)

@@ -347,6 +347,11 @@ class Runtime:
         why = self._scheduler.explain_node(int(row), monotonic())
         return [f"{name} joins just now."] if why is None else words.of_node(name, why, self._scheduler.settings)
 
+    def chances(self, name: str) -> tuple[tuple[float, float], ...]:
+        """The chance that a vehicle is still here after each of some hours of its own clock."""
+        (row,) = self.roster.find([name])
+        return self._scheduler.chances(int(row), monotonic())
+
     def cordon(self, names: Sequence[str], cordoned: bool) -> None:
         """Give these vehicles no new work, or give them work again."""
         self.post(NodesCordoned(self.roster.find(names), cordoned))

@@ -51,6 +51,7 @@ class Plan:
     state: Path | None
     api_keys: Path | None
     config: Path | None
+    site: str = ""
     place: str = ""
     terms: Path | None = None  # None: every owner takes part, and asks for nothing
     facts: Path | None = None
@@ -89,6 +90,7 @@ class Plan:
             "--threads": self.threads,
             "--seed": self.seed,
             "--ray-address": self.ray_address,
+            "--site": self.site,
             "--place": self.place,
             "--terms": self.terms and self.terms.absolute(),
             "--facts": self.facts and self.facts.absolute(),

@@ -54,6 +54,7 @@ _ENDS = {
     link_pb2.END_CAUSE_REVOKED: LeaseEnd.REVOKED,
     link_pb2.END_CAUSE_REFUSED: LeaseEnd.REFUSED,
     link_pb2.END_CAUSE_YIELDED: LeaseEnd.YIELDED,
+    link_pb2.END_CAUSE_WITHHELD: LeaseEnd.WITHHELD,
 }
 _REVOCATIONS = {
     "cancelled": link_pb2.REVOCATION_CAUSE_CANCELLED,

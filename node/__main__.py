@@ -94,7 +94,7 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     days = plan.assign(options.day, len(profiles))
     plan.require_vehicles(days, profiles)
     storm.parse(options.storm)
-    site.load(options.place)
+    places = site.assign(options.place, len(profiles))
     owners = _owners(options, named(options.first_index, len(profiles)))
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
@@ -102,8 +102,13 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     elif options.ray:
         lots = min(os.cpu_count() or 1, count)
     firsts = [count * lot // lots for lot in range(lots + 1)]
+    firsts = _parted(firsts, "--place: the cars of a lot share a connection, and the mix", places, options.ray)
     if options.pace == "profile":
-        firsts = _by_profile(firsts, profiles, options.ray)
+        for name in dict.fromkeys(profiles):
+            Machine.of(profile.load(name))
+        firsts = _parted(
+            firsts, "--pace profile: the cars of a lot share one pace, and --profile", profiles, options.ray
+        )
     models = None if options.models is None else tuple(filter(None, options.models.split(",")))
     return [
         LotConfig(
@@ -127,7 +132,8 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             pace=options.pace,
             starts_as=days[0],
             storms=options.storm,
-            place=options.place,
+            place=places[start],
+            place_cars=places.count(places[start]),
             terms=tuple(owners[start:end]),
             facts=options.facts,
         )
@@ -135,17 +141,12 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     ]
 
 
-def _by_profile(firsts: list[int], profiles: Sequence[str], ray: bool) -> list[int]:
-    """Where lots begin when all cars of each are to be of one profile; raises ValueError when that cannot be."""
-    for name in dict.fromkeys(profiles):
-        Machine.of(profile.load(name))
-    changes = [car for car, pair in enumerate(pairwise(profiles), 1) if pair[0] != pair[1]]
+def _parted(firsts: list[int], why: str, kinds: Sequence[str], ray: bool) -> list[int]:
+    """Where lots begin when all cars of each are to be of one kind; raises ValueError when that cannot be."""
+    changes = [car for car, pair in enumerate(pairwise(kinds), 1) if pair[0] != pair[1]]
     if changes and not ray:
-        kinds = ", ".join(dict.fromkeys(profiles))
-        raise ValueError(
-            f"--pace profile: the cars of a lot share one pace, and --profile names {kinds}; "
-            f"start a lot for each of them, or give --ray"
-        )
+        named = ", ".join(dict.fromkeys(kinds))
+        raise ValueError(f"{why} names {named}; start a lot for each of them, or give --ray")
     return sorted({*firsts, *changes})
 
 
@@ -179,7 +180,12 @@ def parser() -> argparse.ArgumentParser:
     text = f"befall the cars: like update@2,holiday@12, hours after the start, of {', '.join(storm.names())}"
     add("--storm", default="", metavar="NAME[@HOUR],...", help=text)
     add("--site", default="", metavar="NAME", help="where the vehicles stand; those of one may leave together")
-    add("--place", default="", metavar="NAME", help=f"what is there: one of {', '.join(site.names())}")
+    add(
+        "--place",
+        default="",
+        metavar="MIX",
+        help=f"what is there: like home:4,garage:2, of {', '.join(site.names())}",
+    )
     add("--terms", type=Path, metavar="FILE", help="TOML of the owners' terms; without, none has opted in")
     add("--opt-in", action="store_true", help="every owner takes part and asks for nothing: a simulated fleet")
     add("--facts", type=Path, metavar="DIR", help="write what the lots did there, for `carpool audit`")

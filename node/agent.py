@@ -171,14 +171,16 @@ class Agent:
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
         self._estimated_s = -np.inf
+        self._lent = np.zeros(len(profiles), np.bool_)  # [N] on the charger, or parked and lent so
         names = [speed.name for speed in speeds]
+        place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
         if kept is None:
             self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
             battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
             self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where that was said
-            place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
+            ours = place.part(len(profiles), config.place_cars or len(profiles))
             terms = config.terms or (Terms(),) * len(profiles)
-            self._guard = Guard(profiles, battery, place, terms, names, self._day.start_s)
+            self._guard = Guard(profiles, battery, ours, terms, names, self._day.start_s)
         else:
             self._day, self._guard, self._declared_until_s = kept.day, kept.guard, kept.declared_until_s
             self._guard.offering(names)
@@ -186,7 +188,9 @@ class Agent:
         self._lot.handle((self._refusals(),), self._loop.time())
         if config.facts is not None:
             self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
-            self._facts.cars(profiles, self._guard, self._simulated_s(), self._real_s())
+            self._facts.cars(
+                profiles, self._guard, config.site, place.limit_kw, self._simulated_s(), self._real_s()
+            )
         self.to_keep.set()
 
     async def _serve(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> None:
@@ -236,7 +240,7 @@ class Agent:
         events, simulated_s = self._move(), self._simulated_s()
         if self._loop.time() >= self._estimated_s + self._estimate_every_s:
             self._estimated_s = self._loop.time()
-            here = np.flatnonzero(self._day.plugged)
+            here = np.flatnonzero(self._lent)
             window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
             events.append(WindowsEstimated(here, window_s))
         self._handle([*events, self._look()])
@@ -247,51 +251,67 @@ class Agent:
 
     def _move(self) -> list[Event]:
         """Cars and their surroundings up to now; who left and who came."""
-        now_s, parked = self._loop.time(), self._parked()
+        now_s = self._loop.time()
         seconds, self._told_s = (now_s - self._told_s) * self._config.speed, now_s
         simulated_s = self._simulated_s()
         vehicles = self._lot.vehicles
-        self._guard.pass_time(simulated_s, seconds, self._day.plugged, parked, vehicles.leases > 0)
-        self._guard.moved(simulated_s, vehicles.take_moved())
+        self._guard.pass_time(simulated_s, seconds, self._day.plugged, self._day.parked, vehicles.leases > 0)
+        self._guard.moved(simulated_s, vehicles.take_moved(), self._elsewhere())
         changes = self._day.advance(simulated_s)
-        self._guard.battery.arrive(changes.came, changes.used_kwh)
-        events: list[Event] = []
-        if changes.left.size:
-            events.append(Unplugged(changes.left))
-        if changes.came.size:
-            self._declared_until_s[changes.came] = np.inf
-            window_s = self._day.remaining_s(changes.came, simulated_s) / self._config.speed
-            age_s = self._day.age_s(changes.came, simulated_s)
-            events.append(PluggedIn(changes.came, window_s, age_s=age_s))
-        return events
+        self._guard.battery.arrive(changes.travelled, changes.used_kwh)
+        self._declared_until_s[changes.came] = np.inf
+        return self._moved(changes.left, changes.drove, changes.came)
+
+    def _moved(self, left: Nodes, drove: Nodes, came: Nodes) -> list[Event]:
+        """Who is lent no more, and who is from now on. One that is plugged in where it stands has not left."""
+        gone = self._lent & ~self._may_be_lent()
+        gone[left] = True
+        gone[drove] |= self._lent[drove]
+        arrived = gone | ~self._lent
+        arrived[came] = True
+        events: list[Event] = [Unplugged(np.flatnonzero(gone))] if gone.any() else []
+        return [*events, *self._arriving(arrived)]
 
     def _staying(self) -> list[Event]:
         """Who was here when the process before was killed: a new lot is told anew."""
-        simulated_s, declared = self._simulated_s(), np.isfinite(self._declared_until_s)
-        events: list[Event] = []
-        for said in (False, True):
-            here = np.flatnonzero(self._day.plugged & (declared == said))
-            window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
-            events.append(PluggedIn(here, window_s, declared=said, age_s=self._day.age_s(here, simulated_s)))
+        return self._arriving(~self._lent)
+
+    def _may_be_lent(self) -> NDArray[np.bool_]:
+        """Those on their chargers, and parked ones whose owners lend them so [N]."""
+        terms, day = self._guard.terms, self._day
+        lent: NDArray[np.bool_] = day.plugged | (day.parked & terms.parked & terms.opted_in)
+        return lent
+
+    def _arriving(self, arrived: NDArray[np.bool_]) -> list[Event]:
+        """Of these [N], those that may be lent are from now on."""
+        day, simulated_s, events = self._day, self._simulated_s(), list[Event]()
+        self._lent = self._may_be_lent()
+        declared = np.isfinite(self._declared_until_s) & day.plugged
+        for parked, said in ((False, False), (False, True), (True, False)):
+            nodes = np.flatnonzero(arrived & self._lent & (day.plugged ^ parked) & (declared == said))
+            if nodes.size:
+                window_s = day.remaining_s(nodes, simulated_s) / self._config.speed
+                age_s = day.age_s(nodes, simulated_s)
+                events.append(PluggedIn(nodes, window_s, declared=said, age_s=age_s, parked=parked))
         return events
 
     def _look(self) -> Looked:
         """What the owners' terms make of the cars now."""
         now_s, speed, guard = self._simulated_s(), self._config.speed, self._guard
-        plugged, parked = self._day.plugged, self._parked()
-        guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, self._declared_until_s - now_s)
+        plugged, parked, elsewhere = self._day.plugged, self._day.parked, self._elsewhere()
+        guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, self._declared_until_s - now_s, elsewhere)
         if self._facts is not None:
             since_s = now_s - self._day.age_s(np.arange(len(plugged)), now_s)
-            self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s())
+            self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s(), elsewhere)
         price = guard.place.at(guard.place.price_per_kwh, now_s)
         carbon = guard.place.at(guard.place.carbon_g_per_kwh, now_s)
         left = guard.heat.speed()
         self._executor.throttle(left.tolist())
         return Looked(guard.reason != Reason.NONE, left, guard.wake_j(now_s), price, carbon)
 
-    def _parked(self) -> NDArray[np.bool_]:
-        """Who is there and off the charger [N]: no day tells of such cars yet."""
-        return np.zeros(len(self._vehicles), np.bool_)
+    def _elsewhere(self) -> NDArray[np.bool_]:
+        """Who is not at the lot's place [N]."""
+        return ~self._day.plugged & ~(self._day.parked & self._day.by_charger)
 
     def _real_s(self) -> float:
         return self._loop.time() - self._started_s
@@ -317,6 +337,7 @@ class Agent:
                 withheld=WORDS[Reason(int(self._guard.reason[node]))],
                 site=row.site,
                 day=self._days[node],
+                parked=bool(self._day.parked[node]),
             )
             for node, row in enumerate(self._vehicles)
         ]
@@ -334,6 +355,7 @@ class Agent:
         stay_s = None if window_s is None else window_s * self._config.speed
         events = self._move()
         self._day.plug(rows, simulated_s, stay_s)
+        self._lent[rows] = True
         self._declared_until_s[rows] = np.inf if stay_s is None else simulated_s + stay_s
         stays_s = self._day.remaining_s(rows, simulated_s) / self._config.speed
         self._handle([*events, PluggedIn(rows, stays_s, declared=window_s is not None), self._look()])
@@ -347,6 +369,7 @@ class Agent:
         leases = self._lot.live(rows)
         events = self._move()
         self._day.unplug(rows, self._simulated_s())
+        self._lent[rows] = False
         self._hand_moved.set()
         self.to_keep.set()
         await self._stopping(self._handle([*events, Unplugged(rows), self._look()]))
@@ -367,6 +390,8 @@ class Agent:
         if self._facts is not None:
             for node, terms in zip(nodes, said, strict=True):
                 self._facts.terms(node, terms, self._simulated_s(), self._real_s())
+        nobody = np.zeros(0, np.intp)
+        events += self._moved(nobody, nobody, nobody)  # who lends a parked car now, and who does not
         await self._stopping(self._handle([*events, self._refusals(), self._look()]))
         return time.monotonic() - asked_s
 

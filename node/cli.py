@@ -88,10 +88,11 @@ def terms(
 
 def _told(car: client.Parked) -> list[str]:
     """A vehicle as its lot sees it, in lines."""
-    where = f"site {car.site or 'not told'}, day {car.day}, {'plugged in' if car.plugged_in else 'away'}"
+    stands = "plugged in" if car.plugged_in else "parked off its charger" if car.parked else "away"
+    where = f"site {car.site or 'not told'}, day {car.day}, {stands}"
     said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in car.terms.items())
     lines = [f"where: {where}", f"charge: {car.state_of_charge:.0%} (modelled)", f"terms: {said or 'not opted in'}"]
-    return [*lines, f"withheld: {car.withheld}"] if car.withheld and car.plugged_in else lines
+    return [*lines, f"withheld: {car.withheld}"] if car.withheld and (car.plugged_in or car.parked) else lines
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -38,6 +38,7 @@ class Parked:
     withheld: str  # why these keep it from work, in words; empty: they do not
     site: str
     day: str
+    parked: bool = False  # off its charger, and not driving
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ def _parked(row: driver_pb2.ParkedVehicle, lot: LotAddress) -> Parked:
         withheld=row.withheld,
         site=row.site,
         day=row.day,
+        parked=row.parked,
     )
 
 

@@ -31,6 +31,7 @@ class LotConfig:
     starts_as: str = ""  # the day whose start is everybody's; empty: its first vehicle's
     storms: str = ""  # like update@2,holiday
     place: str = ""  # what kind of place that is; empty: a plain one
+    place_cars: int = 0  # vehicles there, with those of other lots; 0: its own are all
     terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
     facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 

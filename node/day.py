@@ -1,4 +1,5 @@
-"""When a lot's vehicles are on the charger: windows that open and close, on simulated time.
+"""When a lot's vehicles are on the charger: windows that open and close, on simulated time. What they do off it is
+`parking`'s business.
 
 Pure. Seconds here are simulated, since Monday 00:00 of the first week; the agent compresses real time. Every
 draw is a function of the seed, the vehicle and how many draws it has had: neither the hour of asking nor the
@@ -13,6 +14,8 @@ from math import erf
 import numpy as np
 from numpy.typing import NDArray
 
+from node.draws import fraction, key, mixed
+from node.parking import Parking
 from node.plan import DAY_S, HOUR_S, SATURDAY, SUNDAY, Habits, Plan
 from node.storm import Storm
 from node.vehicles import Nodes
@@ -38,7 +41,9 @@ class Changes:
 
     left: Nodes  # [K]
     came: Nodes  # [L]
-    used_kwh: NDArray[np.float64]  # [L] what the trip of each that came has taken
+    drove: Nodes  # [D] were parked off the charger, and drove off
+    travelled: Nodes  # [T] came, or are parked for the first time since they left
+    used_kwh: NDArray[np.float64]  # [T] what the trip of each takes, the way back with it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,21 +70,24 @@ class Day:
         self._plan_of = np.array([place[id(one)] for one in plans], np.intp)  # [N]
         self.start_s = self._plans[0].start_s
         self.plugged = np.zeros(vehicles, np.bool_)  # [N] as last told by `advance`, `plug` or `unplug`
+        self.parked = np.zeros(vehicles, np.bool_)  # [N] likewise: off the charger, and not driving
         self._there = np.zeros(vehicles, np.bool_)  # [N] as simulated
         self._next_s = np.full(vehicles, self.start_s)  # [N] of the next change
         self._since_s = np.zeros(vehicles)  # [N] when the stay of now began
+        self._left_s = np.full(vehicles, self.start_s)  # [N] when the absence of now began, or the last one
         self._origin_s = np.zeros(vehicles)  # [N] from where its quantiles count: then, or the midnight before
         self._band = np.full(vehicles, _TOLD, np.intp)  # [N] what the stay of now was drawn from
         self._passed = np.zeros(vehicles)  # [N] part of its quantiles that was over when it came
-        self._stream = _mixed(np.arange(first_index, first_index + vehicles, dtype=np.uint64), seed)
+        self._stream = mixed(np.arange(first_index, first_index + vehicles, dtype=np.uint64), seed)
         self._drawn = np.zeros(vehicles, np.uint64)  # [N]
-        traits = [_fraction(_mixed(self._stream, trait)) for trait in (2, 3, 4)]
+        traits = [fraction(mixed(self._stream, trait)) for trait in (2, 3, 4)]
         self._usual_hour, self._usual_stay = _score(traits[0]), _score(traits[1])  # [N]
         self._chance = np.zeros(vehicles)  # [N] own chance to plug in on a day
         self._away_s = [_absence(storm, self.start_s, self._stream) for storm in storms if storm.away_s]
         self._sundays = [(self.start_s + storm.at_s, storm.sundays) for storm in storms if storm.sundays]
         self._told_s = -np.inf
-        self._travelled = np.ones(vehicles, np.bool_)  # [N] since it was last told of
+        self._travelled = np.ones(vehicles, np.bool_)  # [N] since it was last told what that took
+        self._parking = Parking([one.away for one in plans], self._stream)
         everyone = np.arange(vehicles)
         for habits, at in self._by_plan(everyone):
             self._chance[at] = np.interp(traits[2][at], habits.cars_part, habits.cars_chance)
@@ -89,7 +97,12 @@ class Day:
     def next_change_s(self) -> float:
         """When the next window opens or closes; infinite when none will."""
         storms_s = [edge_s[edge_s > self._told_s].min(initial=np.inf) for edges in self._away_s for edge_s in edges]
-        return float(min(self._next_s.min(initial=np.inf), *storms_s, np.inf))
+        return float(min(self._next_s.min(initial=np.inf), self._parking.next_change_s(), *storms_s, np.inf))
+
+    @property
+    def by_charger(self) -> NDArray[np.bool_]:
+        """Which of the parked stand by their chargers [N], unplugged; the others are elsewhere."""
+        return self._parking.by_charger
 
     def advance(self, now_s: float) -> Changes:
         """Let simulated time pass until now_s."""
@@ -99,14 +112,17 @@ class Day:
             withdrawn |= (begin_s <= now_s) & (now_s < end_s)
             back |= (self._told_s < end_s) & (end_s <= now_s)
         self._told_s = now_s
-        self._travelled |= came
+        until_s = np.where(self._there, self._since_s, self._next_s)
+        drove = self._parking.pass_time(~self._there, self._left_s, until_s, now_s)
+        self.parked = self._parking.parked & ~withdrawn
+        self._travelled |= went
         here = self._there & ~withdrawn
         left = np.flatnonzero(self.plugged & (went | back | ~here))
         arrived = np.flatnonzero(here & (came | ~self.plugged | back))
-        used_kwh = np.where(self._travelled[arrived], self._used_kwh(arrived), 0.0)
-        self._travelled[arrived] = False
+        travelled = np.flatnonzero(self._travelled & (here | self.parked))
+        self._travelled[travelled] = False
         self.plugged[:] = here
-        return Changes(left, arrived, used_kwh)
+        return Changes(left, arrived, np.flatnonzero(drove), travelled, self._used_kwh(travelled))
 
     def stays(self, until_s: float) -> Stays:
         """Let simulated time pass; every stay that began by then, whole."""
@@ -135,15 +151,20 @@ class Day:
                 middle = passed + (1.0 - passed) * _below(usual + free * _score((1.0 + gone) / 2.0))
                 median_s = np.interp(middle, habits.part, quantiles_s)
                 expected[rows] = np.maximum(median_s - elapsed_s, LEAST_STAY_S)
+        at = np.flatnonzero(self.parked[nodes])
+        expected[at] = self._parking.remaining_s(nodes[at], now_s)
         return expected
 
     def age_s(self, nodes: Nodes, now_s: float) -> Seconds:
-        """For how long these [K] have been here; a storm that took them away for a while ends no stay."""
-        return np.maximum(now_s - self._since_s[nodes], 0.0)
+        """For how long these [K] have been here, on the charger or parked off it; a storm that took them away for a
+        while ends no stay."""
+        since_s = np.where(self.parked[nodes], self._parking.since_s[nodes], self._since_s[nodes])
+        return np.maximum(now_s - since_s, 0.0)
 
     def plug(self, nodes: Nodes, now_s: float, stay_s: float | None) -> None:
         """A driver's hand plugs these in, for so long, or until it unplugs them."""
         self.plugged[nodes] = self._there[nodes] = True
+        self.parked[nodes] = self._travelled[nodes] = False
         self._since_s[nodes] = now_s
         self._band[nodes] = _TOLD
         self._next_s[nodes] = np.inf if stay_s is None else now_s + stay_s
@@ -153,7 +174,9 @@ class Day:
 
     def unplug(self, nodes: Nodes, now_s: float) -> None:
         """A driver's hand takes these away; they come back when their day says so."""
-        self.plugged[nodes] = self._there[nodes] = False
+        self.plugged[nodes] = self.parked[nodes] = self._there[nodes] = False
+        self._left_s[nodes] = now_s
+        self._travelled[nodes] = True
         self._next_s[nodes] = self._next_arrival_s(nodes, np.full(len(nodes), now_s))
 
     def _by_plan(self, nodes: Nodes) -> Iterator[tuple[Habits, Nodes]]:
@@ -174,6 +197,7 @@ class Day:
             went[leaving] = came[arriving] = True
             came[leaving] = False
             ended.append(Stays(leaving, self._since_s[leaving], self._next_s[leaving]))
+            self._left_s[leaving] = self._next_s[leaving]
             self._next_s[leaving] = self._next_arrival_s(leaving, self._next_s[leaving])
             self._since_s[arriving] = self._next_s[arriving]
             self._next_s[arriving] = self._leaves_s(arriving)
@@ -241,7 +265,7 @@ class Day:
 
     def _used_kwh(self, nodes: Nodes) -> NDArray[np.float64]:
         used = np.zeros(len(nodes))
-        draws = _fraction(_mixed(self._drawn[nodes] ^ self._stream[nodes], seed=1))
+        draws = fraction(mixed(key(self._left_s[nodes]) ^ self._stream[nodes], seed=1))
         for habits, at in self._by_plan(nodes):
             used[at] = np.interp(draws[at], habits.energy_part, habits.energy_kwh)
         return used
@@ -249,7 +273,7 @@ class Day:
     def _uniform(self, nodes: Nodes) -> NDArray[np.float64]:
         """The next draw of each of these [K], in [0, 1)."""
         self._drawn[nodes] += np.uint64(1)
-        return _fraction(_mixed(self._drawn[nodes] ^ self._stream[nodes], seed=0))
+        return fraction(mixed(self._drawn[nodes] ^ self._stream[nodes], seed=0))
 
 
 def _columns(stays: Stays) -> tuple[Nodes, Seconds, Seconds]:
@@ -258,7 +282,7 @@ def _columns(stays: Stays) -> tuple[Nodes, Seconds, Seconds]:
 
 def _absence(storm: Storm, start_s: float, stream: NDArray[np.uint64]) -> tuple[Seconds, Seconds]:
     """From when to when each vehicle is away, [N] each."""
-    begin_s = start_s + storm.at_s + storm.spread_s * _fraction(_mixed(stream, seed=5))
+    begin_s = start_s + storm.at_s + storm.spread_s * fraction(mixed(stream, seed=5))
     return begin_s, begin_s + storm.away_s
 
 
@@ -282,17 +306,3 @@ def _below(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """The part of a normal distribution below a score."""
     below: NDArray[np.float64] = np.interp(score, _SCORE, _BELOW)
     return below
-
-
-def _fraction(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """The upper 53 bits as a number in [0, 1)."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mixed(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Sebastiano Vigna's splitmix64 finaliser: bits that look random, the same for the same input."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    mixed = (values + np.uint64(seed & 0xFFFFFFFF) * np.ones_like(values) * golden + np.uint64(1)) * golden
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -29,6 +29,7 @@ class ParkedVehicle:
     withheld: str  # why these keep it from work, in words; empty: they do not
     site: str
     day: str
+    parked: bool = False  # off its charger, and not driving
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def _message(vehicle: ParkedVehicle) -> driver_pb2.ParkedVehicle:
         withheld=vehicle.withheld,
         site=vehicle.site,
         day=vehicle.day,
+        parked=vehicle.parked,
     )
 
 

@@ -19,6 +19,7 @@ class PluggedIn:
     window_s: NDArray[np.float64]  # [K] real seconds they are expected to stay
     declared: bool = False  # the owners have said so
     age_s: NDArray[np.float64] | None = None  # [K] for so long already, of the cars' clock; None: just now
+    parked: bool = False  # not on the charger: parked off it, and lent all the same
 
 
 @dataclass(frozen=True, slots=True, eq=False)

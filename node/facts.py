@@ -20,7 +20,10 @@ from node.lease import Lease
 from node.profile import Profile
 from node.terms import Terms
 
-_STATE = ("plugged", "parked", "since_s", "charge", "given_kw", "cabin_c", "cellular_bytes", "withheld")
+_STATE = (
+    *("plugged", "parked", "since_s", "charge", "given_kw", "drawn_kw"),
+    *("cabin_c", "cellular_bytes", "withheld", "wifi"),
+)
 
 
 class Facts:
@@ -42,13 +45,16 @@ class Facts:
         finite = {key: value for key, value in said.items() if value is not math.inf and value != math.inf}
         self._lines.put(json.dumps({**row, **finite}) + "\n")
 
-    def cars(self, profiles: Sequence[Profile], guard: Guard, t_s: float, real_s: float) -> None:
-        """The hardware, and what the owners say."""
+    def cars(
+        self, profiles: Sequence[Profile], guard: Guard, site: str, limit_kw: float, t_s: float, real_s: float
+    ) -> None:
+        """The hardware, where it stands with what its connection gives all cars there, and what the owners say."""
+        where = {"site": site, "place": guard.place.name, "limit_kw": limit_kw}
         for node, profile in enumerate(profiles):
             known = {} if profile.battery is None else asdict(profile.battery)
             board = {key: profile.figures[key] for key in ("board_w", "awake_w") if key in profile.figures}
             taper = {"taper_from": TAPER_FROM, "taper_to": TAPER_TO}
-            self.tell("car", node, t_s, real_s, {**known, **board, **taper})
+            self.tell("car", node, t_s, real_s, {**known, **board, **taper, **where})
             self.terms(node, guard.terms.rows[node], t_s, real_s)
 
     def terms(self, node: int, terms: Terms, t_s: float, real_s: float) -> None:
@@ -56,19 +62,28 @@ class Facts:
         self.tell("terms", node, t_s, real_s, asdict(terms))
 
     def states(
-        self, guard: Guard, plugged: Flags, parked: Flags, since_s: Floats, t_s: float, real_s: float
+        self,
+        guard: Guard,
+        plugged: Flags,
+        parked: Flags,
+        since_s: Floats,
+        t_s: float,
+        real_s: float,
+        elsewhere: Flags | None = None,
     ) -> None:
-        """The cars of which something moved since they were told last; since_s [N]: when each stay began."""
+        """The cars of which something moved since they were told last; since_s [N]: when each was plugged in, or
+        parked; elsewhere [N]: not at their place."""
         columns = (
             *(plugged, parked, since_s.round(), guard.battery.state_of_charge.round(4), guard.given_kw.round(2)),
-            *(guard.heat.cabin_c.round(1), guard.cellular_bytes, guard.reason),
+            guard.drawn_kw.round(2),
+            *(guard.heat.cabin_c.round(1), guard.cellular_bytes, guard.reason, guard.wifi(elsewhere)),
         )
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for node, row in enumerate(rows):
             if self._told.get(node) != row:
                 self._told[node] = row
                 names = _STATE
-                place = {"wifi": guard.place.wifi, "pay_per_h": guard.place.pay_per_h}
+                place = {"pay_per_h": guard.place.pay_per_h}
                 self.tell("state", node, t_s, real_s, {**dict(zip(names, row, strict=True)), **place})
 
     def began(self, lease: Lease, t_s: float, real_s: float) -> None:

@@ -58,7 +58,7 @@ WORDS = {
 
 
 class Guard:
-    """N cars in one place."""
+    """N cars of one place; those that are parked may be elsewhere."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Guard:
         self.heat = Heat(profiles, place.at(place.ambient_c, now_s))
         self.reason = np.full(count, Reason.NOT_OPTED_IN, np.uint8)  # [N]
         self.given_kw = np.zeros(count)  # [N] the most that the wall gave each lately
+        self.drawn_kw = np.zeros(count)  # [N] what each took from it lately
         self.awake = np.zeros(count, np.bool_)  # [N] drawing power around their computers
         self.charging = np.zeros(count, np.bool_)  # [N]
         self.cellular_bytes = np.zeros(count)  # [N] in this month
@@ -103,22 +104,35 @@ class Guard:
         load_kw = np.where(here, battery.load_kw(self.awake, computing), 0.0)
         supply_kw, level_kw = self._supply(plugged, load_kw)
         self.given_kw = np.where(plugged, np.minimum(battery.wall_kw, level_kw), 0.0)
+        self.drawn_kw = np.where(plugged, supply_kw, 0.0)
         self.charging = plugged & (battery.accepts_kw() > 0.0)
         battery.advance(seconds, plugged, computing, self.awake, parked, supply_kw)
         self.heat.advance(seconds, self.place.at(self.place.ambient_c, now_s), load_kw)
 
-    def moved(self, now_s: float, moved_bytes: Floats) -> None:
-        """The cars sent and received so much [N] since the last call."""
+    def moved(self, now_s: float, moved_bytes: Floats, elsewhere: Flags | None = None) -> None:
+        """The cars sent and received so much [N] since the last call; elsewhere [N]: not at their place."""
         month = np.floor(now_s / MONTH_S)
         if month != self._month:
             self._month = month
             self.cellular_bytes[:] = 0.0
-        if not self.place.wifi:
-            self.cellular_bytes += moved_bytes
+        self.cellular_bytes += np.where(self.wifi(elsewhere), 0.0, moved_bytes)
 
-    def look(self, now_s: float, ahead_s: float, plugged: Flags, parked: Flags, declared_s: Floats) -> None:
+    def wifi(self, elsewhere: Flags | None) -> Flags:
+        """Who has it [N]: who is at their place, if that has; elsewhere [N], None: nobody is."""
+        has = np.full(len(self.reason), self.place.wifi)
+        return has if elsewhere is None else has & ~elsewhere
+
+    def look(
+        self,
+        now_s: float,
+        ahead_s: float,
+        plugged: Flags,
+        parked: Flags,
+        declared_s: Floats,
+        elsewhere: Flags | None = None,
+    ) -> None:
         """Bring `reason` up to date. The next look is at most so far ahead; declared_s [N]: simulated seconds until
-        owners have said to leave, infinite where they have not."""
+        owners have said to leave, infinite where they have not; elsewhere [N]: parked, and not at their place."""
         terms, place, battery = self.terms, self.place, self.battery
         reason = np.zeros(len(self.reason), np.uint8)
         charge, least = battery.state_of_charge, terms.least_charge
@@ -128,7 +142,7 @@ class Guard:
         unslowed = plugged & (supply_kw >= battery.accepts_kw() + load_kw)
         spare = np.where(self.reason == Reason.CHARGE_LOW, SPARE_CHARGE, 0.0)
         departs_s = np.minimum(terms.departs_in_s(now_s), declared_s)
-        metered = np.zeros(len(reason), np.bool_) if place.wifi else ~(self.cellular_bytes < terms.cellular_bytes)
+        metered = ~self.wifi(elsewhere) & ~(self.cellular_bytes < terms.cellular_bytes)
         for cause, holds in (
             (Reason.MODELS_REFUSED, self._all_refused),
             (Reason.PAID_TOO_LITTLE, terms.least_pay_per_h > place.pay_per_h),

@@ -212,7 +212,8 @@ class Lot:
         if not known or granted.model not in self._speeds:
             self._report_end(lease, EndCause.REFUSED)
         elif not self.vehicles.works(granted.node):
-            self._report_end(lease, EndCause.UNPLUGGED)
+            here = self.vehicles.serving[granted.node] and not self.vehicles.leaving[granted.node]
+            self._report_end(lease, EndCause.WITHHELD if here else EndCause.UNPLUGGED)
         elif self._refused(granted.node, granted.model, granted.tenant):
             self._report_end(lease, EndCause.REFUSED)
             self.vehicles.rest(granted.node, self._now_s + REST_S)
@@ -291,7 +292,8 @@ class Lot:
         if self._shutting_down:
             return
         age_s = np.zeros(len(event.nodes)) if event.age_s is None else event.age_s
-        self.vehicles.arrive(event.nodes, now_s - age_s / self._pace, now_s + event.window_s, event.declared)
+        since_s, until_s = now_s - age_s / self._pace, now_s + event.window_s
+        self.vehicles.arrive(event.nodes, since_s, until_s, event.declared, event.parked)
 
     def _leave(self, nodes: Nodes, effects: Effects) -> None:
         self.vehicles.returning[nodes] = False
@@ -311,7 +313,7 @@ class Lot:
         if bool((self.vehicles.withheld & (self.vehicles.leases > 0)).any()):
             for lease in self._leases.values():
                 if lease.node < len(self.vehicles) and self.vehicles.withheld[lease.node]:
-                    self._stop(lease, EndCause.UNPLUGGED, effects)
+                    self._stop(lease, EndCause.WITHHELD, effects)
 
     def _refuse(self, refusals: RefusalsSaid, effects: Effects) -> None:
         self._refusals = refusals

@@ -20,6 +20,7 @@ class EndCause(IntEnum):
     REVOKED = 3
     REFUSED = 4
     YIELDED = 5
+    WITHHELD = 6
 
 
 class DepartureCause(IntEnum):
@@ -106,6 +107,7 @@ class Offers:
     hour_of_week: float  # of the cars' clock, since Monday 00:00
     ways: Ways
     wake_j: NDArray[np.float64]  # [N] what waking each would take, modelled; 0: it is awake
+    parked: NDArray[np.bool_]  # [N] it came parked off its charger: such a stay is like no other of its cohort
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""How a kind of car lives, read from node/days/*.toml: when it plugs in, how long it stays, how cars differ.
+"""How a kind of car lives, read from node/days/*.toml: when it plugs in, how long it stays, how cars differ. What
+it does off its charger is in a file of its own, node/away/*.toml: days may be written by a fit.
 
 Pure. A day of habits begins at a quiet hour, so that an arrival after midnight belongs to the evening before.
 Facts about behaviour are lines in a file with their source, never code.
@@ -44,6 +45,17 @@ class Habits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Away:
+    """What cars do off their chargers. D quantiles of a drive, S of standing between two."""
+
+    drive_part: NDArray[np.float64]  # [D] rising from 0 to 1
+    drive_s: NDArray[np.float64]  # [D]
+    stands_part: NDArray[np.float64]  # [S] rising from 0 to 1
+    stands_s: NDArray[np.float64]  # [S]
+    at_home: float  # chance that a car that stands does so by its charger
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How a kind of car lives."""
 
@@ -53,6 +65,7 @@ class Plan:
     state_of_charge: float  # at the start
     stay_s: float  # expected of a car that stays until unplugged
     habits: Habits | None  # None: plugged in from the start until unplugged by hand
+    away: Away | None = None  # None: off the charger it drives
 
 
 def names() -> tuple[str, ...]:
@@ -65,7 +78,9 @@ def load(name: str) -> Plan:
     """The day of that name; raises ValueError when there is none."""
     if name not in names():
         raise ValueError(f"there is no day {name!r}; choose one of {', '.join(names())}")
-    return parse(resources.files("node").joinpath("days", f"{name}.toml").read_text("utf-8"))
+    plan = parse(resources.files("node").joinpath("days", f"{name}.toml").read_text("utf-8"))
+    away = resources.files("node").joinpath("away", f"{name}.toml")
+    return replace(plan, away=_away(away.read_text("utf-8"))) if away.is_file() else plan
 
 
 def parse(text: str) -> Plan:
@@ -124,6 +139,16 @@ def lived_together(days: Sequence[str], start_of: str) -> tuple[Plan, ...]:
     start_s = load(start_of).start_s
     plans = {name: replace(load(name), start_s=start_s) for name in set(days)}
     return tuple(plans[name] for name in days)
+
+
+def _away(text: str) -> Away:
+    tables = tomllib.loads(text)
+    drive_s, stands_s = (np.array(tables[name], np.float64) * HOUR_S for name in ("drive_h", "stands_h"))
+    return Away(
+        *(np.array(tables["drive_part"], np.float64), drive_s),
+        *(np.array(tables["stands_part"], np.float64), stands_s),
+        tables["at_home"],
+    )
 
 
 def _habits(tables: Mapping[str, Any]) -> Habits:

@@ -26,7 +26,7 @@ class Place:
 
     name: str = ""
     wifi: bool = True
-    limit_kw: float = math.inf  # of all cars of the lot together
+    limit_kw: float = math.inf  # of all cars there together
     pay_per_h: float = math.inf  # what the owner gets for an hour, in the unit of the jobs' values; inf: not given
     price_per_kwh: tuple[float, ...] = (0.0,) * HOURS  # in the unit of the jobs' values
     carbon_g_per_kwh: tuple[float, ...] = (0.0,) * HOURS
@@ -35,6 +35,10 @@ class Place:
     def at(self, column: Sequence[float], now_s: float) -> float:
         """The figure of that hour."""
         return column[int(now_s // HOUR_S) % HOURS]
+
+    def part(self, cars: int, of: int) -> "Place":
+        """The same place for a lot with so many of the cars there: it has their part of the connection."""
+        return replace(self, limit_kw=self.limit_kw * cars / of)
 
     def costing(self, price_per_kwh: float, carbon_g_per_kwh: float) -> "Place":
         """The same place with these figures at every hour, where they are over 0."""
@@ -60,6 +64,23 @@ def load(name: str) -> Place:
     assert all(len(figures) == HOURS for figures in hours.values()), f"place {name} lacks hours"
     limit_kw = float(tables["limit_kw"]) or math.inf
     return Place(tables["name"], tables["wifi"], limit_kw, float(tables["pay_per_h"]), **hours)
+
+
+def assign(mix: str, vehicles: int) -> tuple[str, ...]:
+    """The place of each vehicle from "home:4,garage:2", or "home" for all; raises ValueError."""
+    if ":" not in mix:
+        load(mix)
+        return (mix,) * vehicles
+    assigned: list[str] = []
+    for part in mix.split(","):
+        name, _, count = part.strip().partition(":")
+        load(name)
+        if not (name and count.isascii() and count.isdigit()):
+            raise ValueError(f"place {part.strip()!r} has no name or no count; write it like home:4,garage:2")
+        assigned += [name] * int(count)
+    if len(assigned) != vehicles:
+        raise ValueError(f"--place {mix} names {len(assigned)} vehicles and there are {vehicles}; make them equal")
+    return tuple(assigned)
 
 
 def shared(limit_kw: float, wanted_kw: Floats) -> tuple[Floats, float]:

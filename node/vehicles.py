@@ -40,13 +40,14 @@ class Vehicles:
         self.rows = tuple(vehicles)
         self._ways = ways
         self.power_w = np.array([vehicle.power_w for vehicle in vehicles], np.float64)  # [N]
-        self.serving = np.zeros(count, np.bool_)  # [N] plugged in and not departed
+        self.serving = np.zeros(count, np.bool_)  # [N] plugged in, or lent while parked, and not departed
         self.leaving = np.zeros(count, np.bool_)  # [N] departs as soon as its work is stopped
         self.returning = np.zeros(count, np.bool_)  # [N] plugged in again while it was leaving or draining
         self.draining = np.zeros(count, np.bool_)  # [N] departs when it has finished what it holds
         self.leases = np.zeros(count, np.int32)  # [N] held and not ended
         self._leaves_s = np.zeros(count, np.float64)  # [N] expected end of the window
-        self._plugged_s = np.zeros(count, np.float64)  # [N] when each was plugged in
+        self._plugged_s = np.zeros(count, np.float64)  # [N] when each was plugged in, or parked
+        self._parked = np.zeros(count, np.bool_)  # [N] came off its charger: not a stay as its cohort's are
         self._declared = np.zeros(count, np.bool_)  # [N] the owner has said when the window ends
         self._told_leaves_s = np.zeros(count, np.float64)  # [N] as last offered
         self._told_declared = np.zeros(count, np.bool_)  # [N] as last offered
@@ -79,16 +80,22 @@ class Vehicles:
         return int(np.count_nonzero(self._lent(now_s)))
 
     def arrive(
-        self, nodes: Nodes, plugged_s: NDArray[np.float64], leaves_s: NDArray[np.float64], declared: bool = False
+        self,
+        nodes: Nodes,
+        plugged_s: NDArray[np.float64],
+        leaves_s: NDArray[np.float64],
+        declared: bool = False,
+        parked: bool = False,
     ) -> None:
-        """These are on the charger since then [K], expected to stay until then [K]; a drained one serves again.
-        One that was here already has been since before.
+        """These are on the charger, or `parked` off it, since then [K], expected to stay until then [K]; a drained
+        one serves again. One that was here already has been since before.
 
         One whose work is still being stopped, or that is draining, departs first and serves again after that: the
         coordinator ends a drain with the departure.
         """
         came = ~self.serving[nodes] | self.leaving[nodes]
         self._plugged_s[nodes[came]] = plugged_s[came]
+        self._parked[nodes[came]] = parked
         self._declared[nodes] = declared
         self.returning[nodes] = self.leaving[nodes] | self.draining[nodes]
         self.serving[nodes] = True
@@ -187,6 +194,7 @@ class Vehicles:
             hour_of_week=hour_of_week,
             ways=self._ways,
             wake_j=self.wake_j[nodes],
+            parked=self._parked[nodes],
         )
 
     def window_s(self, now_s: float) -> NDArray[np.float64]:

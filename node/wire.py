@@ -18,6 +18,8 @@ from node.messages import (
 )
 from protos import jobs_pb2, link_pb2
 
+PARKED = "parked"
+"""Cohort of those that are lent off their chargers: no forecast knows it, so they count as unknown."""
 _REVOCATIONS = {int(cause): cause for cause in RevocationCause}
 
 
@@ -121,14 +123,14 @@ def _model(model: ModelOffer) -> link_pb2.ModelOffer:
 
 def _add_offers(request: link_pb2.ConnectRequest, offers: Offers) -> None:
     ways, stays = offers.ways, (offers.plugged_in_s, offers.declared)
-    columns = (offers.node, offers.window_s, offers.share, *stays, offers.wake_j)
+    columns = (offers.node, offers.window_s, offers.share, *stays, offers.wake_j, offers.parked)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    for node, window_s, share, plugged_in_s, declared, wake_j in rows:
+    for node, window_s, share, plugged_in_s, declared, wake_j, parked in rows:
         request.offers.add(
             node=node,
             window_s=window_s,
             share=share,
-            cohort=ways.cohorts[node] if ways.cohorts else ways.cohort,
+            cohort=PARKED if parked else ways.cohorts[node] if ways.cohorts else ways.cohort,
             hour_of_week=offers.hour_of_week,
             plugged_in_s=plugged_in_s,
             pace=ways.pace,

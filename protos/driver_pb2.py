@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/driver.proto\x12\ncarpool.v1\"\x15\n\x13ListVehiclesRequest\"C\n\x14ListVehiclesResponse\x12+\n\x08vehicles\x18\x01 \x03(\x0b\x32\x19.carpool.v1.ParkedVehicle\"\xcd\x01\n\rParkedVehicle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x12\n\nplugged_in\x18\x03 \x01(\x08\x12\x10\n\x08window_s\x18\x04 \x01(\x01\x12\x17\n\x0fstate_of_charge\x18\x05 \x01(\x01\x12\x0e\n\x06leases\x18\x06 \x01(\r\x12\x12\n\nprocess_id\x18\x07 \x01(\r\x12\r\n\x05terms\x18\x08 \x01(\t\x12\x10\n\x08withheld\x18\t \x01(\t\x12\x0c\n\x04site\x18\n \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x0b \x01(\t\"0\n\rPlugInRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x01\"\x10\n\x0ePlugInResponse\"\x1e\n\rUnplugRequest\x12\r\n\x05names\x18\x01 \x03(\t\"0\n\x0eUnplugResponse\x12\x0e\n\x06stop_s\x18\x01 \x01(\x01\x12\x0e\n\x06leases\x18\x02 \x01(\r\"0\n\x0fSetTermsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06\x63hange\x18\x02 \x01(\t\"O\n\x10SetTermsResponse\x12+\n\x08vehicles\x18\x01 \x03(\x0b\x32\x19.carpool.v1.ParkedVehicle\x12\x0e\n\x06stop_s\x18\x02 \x01(\x01\x32\xab\x02\n\rDriverService\x12Q\n\x0cListVehicles\x12\x1f.carpool.v1.ListVehiclesRequest\x1a .carpool.v1.ListVehiclesResponse\x12?\n\x06PlugIn\x12\x19.carpool.v1.PlugInRequest\x1a\x1a.carpool.v1.PlugInResponse\x12?\n\x06Unplug\x12\x19.carpool.v1.UnplugRequest\x1a\x1a.carpool.v1.UnplugResponse\x12\x45\n\x08SetTerms\x12\x1b.carpool.v1.SetTermsRequest\x1a\x1c.carpool.v1.SetTermsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/driver.proto\x12\ncarpool.v1\"\x15\n\x13ListVehiclesRequest\"C\n\x14ListVehiclesResponse\x12+\n\x08vehicles\x18\x01 \x03(\x0b\x32\x19.carpool.v1.ParkedVehicle\"\xdd\x01\n\rParkedVehicle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x12\n\nplugged_in\x18\x03 \x01(\x08\x12\x10\n\x08window_s\x18\x04 \x01(\x01\x12\x17\n\x0fstate_of_charge\x18\x05 \x01(\x01\x12\x0e\n\x06leases\x18\x06 \x01(\r\x12\x12\n\nprocess_id\x18\x07 \x01(\r\x12\r\n\x05terms\x18\x08 \x01(\t\x12\x10\n\x08withheld\x18\t \x01(\t\x12\x0c\n\x04site\x18\n \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x0b \x01(\t\x12\x0e\n\x06parked\x18\x0c \x01(\x08\"0\n\rPlugInRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x01\"\x10\n\x0ePlugInResponse\"\x1e\n\rUnplugRequest\x12\r\n\x05names\x18\x01 \x03(\t\"0\n\x0eUnplugResponse\x12\x0e\n\x06stop_s\x18\x01 \x01(\x01\x12\x0e\n\x06leases\x18\x02 \x01(\r\"0\n\x0fSetTermsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06\x63hange\x18\x02 \x01(\t\"O\n\x10SetTermsResponse\x12+\n\x08vehicles\x18\x01 \x03(\x0b\x32\x19.carpool.v1.ParkedVehicle\x12\x0e\n\x06stop_s\x18\x02 \x01(\x01\x32\xab\x02\n\rDriverService\x12Q\n\x0cListVehicles\x12\x1f.carpool.v1.ListVehiclesRequest\x1a .carpool.v1.ListVehiclesResponse\x12?\n\x06PlugIn\x12\x19.carpool.v1.PlugInRequest\x1a\x1a.carpool.v1.PlugInResponse\x12?\n\x06Unplug\x12\x19.carpool.v1.UnplugRequest\x1a\x1a.carpool.v1.UnplugResponse\x12\x45\n\x08SetTerms\x12\x1b.carpool.v1.SetTermsRequest\x1a\x1c.carpool.v1.SetTermsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVEHICLESRESPONSE']._serialized_start=58
   _globals['_LISTVEHICLESRESPONSE']._serialized_end=125
   _globals['_PARKEDVEHICLE']._serialized_start=128
-  _globals['_PARKEDVEHICLE']._serialized_end=333
-  _globals['_PLUGINREQUEST']._serialized_start=335
-  _globals['_PLUGINREQUEST']._serialized_end=383
-  _globals['_PLUGINRESPONSE']._serialized_start=385
-  _globals['_PLUGINRESPONSE']._serialized_end=401
-  _globals['_UNPLUGREQUEST']._serialized_start=403
-  _globals['_UNPLUGREQUEST']._serialized_end=433
-  _globals['_UNPLUGRESPONSE']._serialized_start=435
-  _globals['_UNPLUGRESPONSE']._serialized_end=483
-  _globals['_SETTERMSREQUEST']._serialized_start=485
-  _globals['_SETTERMSREQUEST']._serialized_end=533
-  _globals['_SETTERMSRESPONSE']._serialized_start=535
-  _globals['_SETTERMSRESPONSE']._serialized_end=614
-  _globals['_DRIVERSERVICE']._serialized_start=617
-  _globals['_DRIVERSERVICE']._serialized_end=916
+  _globals['_PARKEDVEHICLE']._serialized_end=349
+  _globals['_PLUGINREQUEST']._serialized_start=351
+  _globals['_PLUGINREQUEST']._serialized_end=399
+  _globals['_PLUGINRESPONSE']._serialized_start=401
+  _globals['_PLUGINRESPONSE']._serialized_end=417
+  _globals['_UNPLUGREQUEST']._serialized_start=419
+  _globals['_UNPLUGREQUEST']._serialized_end=449
+  _globals['_UNPLUGRESPONSE']._serialized_start=451
+  _globals['_UNPLUGRESPONSE']._serialized_end=499
+  _globals['_SETTERMSREQUEST']._serialized_start=501
+  _globals['_SETTERMSREQUEST']._serialized_end=549
+  _globals['_SETTERMSRESPONSE']._serialized_start=551
+  _globals['_SETTERMSRESPONSE']._serialized_end=630
+  _globals['_DRIVERSERVICE']._serialized_start=633
+  _globals['_DRIVERSERVICE']._serialized_end=932
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,7 @@ class ParkedVehicle(_message.Message):
     WITHHELD_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     profile: _builtins.str
     plugged_in: _builtins.bool
@@ -89,6 +90,8 @@ class ParkedVehicle(_message.Message):
     """where it stands"""
     day: _builtins.str
     """how its owner lives"""
+    parked: _builtins.bool
+    """off its charger, and not driving"""
     def __init__(
         self,
         *,
@@ -103,10 +106,11 @@ class ParkedVehicle(_message.Message):
         withheld: _builtins.str = ...,
         site: _builtins.str = ...,
         day: _builtins.str = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "leases", b"leases", "name", b"name", "plugged_in", b"plugged_in", "process_id", b"process_id", "profile", b"profile", "site", b"site", "state_of_charge", b"state_of_charge", "terms", b"terms", "window_s", b"window_s", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "leases", b"leases", "name", b"name", "parked", b"parked", "plugged_in", b"plugged_in", "process_id", b"process_id", "profile", b"profile", "site", b"site", "state_of_charge", b"state_of_charge", "terms", b"terms", "window_s", b"window_s", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

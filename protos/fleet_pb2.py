@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/fleet.proto\x12\ncarpool.v1\"\xdd\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06lot_id\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.carpool.v1.NodeState\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\r\n\x05share\x18\x06 \x01(\x01\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12\x12\n\nitems_done\x18\x08 \x01(\x04\x12\x12\n\ndepartures\x18\t \x01(\r\x12\x17\n\x0fheartbeat_age_s\x18\n \x01(\x01\x12\x0e\n\x06models\x18\x0b \x03(\t\"\x12\n\x10ListNodesRequest\"4\n\x11ListNodesResponse\x12\x1f\n\x05nodes\x18\x01 \x03(\x0b\x32\x10.carpool.v1.Node\"\"\n\x12\x45xplainNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x13\x45xplainNodeResponse\x12\x11\n\tsentences\x18\x01 \x03(\t\"5\n\x12\x43ordonNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"\x15\n\x13\x43ordonNodesResponse\"\"\n\x11\x44rainNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\"\x14\n\x12\x44rainNodesResponse*\x99\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_STATE_IDLE\x10\x01\x12\x13\n\x0fNODE_STATE_BUSY\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x18\n\x14NODE_STATE_WITHDRAWN\x10\x04\x12\x13\n\x0fNODE_STATE_AWAY\x10\x05\x32\xc7\x02\n\x0c\x46leetService\x12J\n\tListNodes\x12\x1c.carpool.v1.ListNodesRequest\x1a\x1d.carpool.v1.ListNodesResponse0\x01\x12N\n\x0b\x45xplainNode\x12\x1e.carpool.v1.ExplainNodeRequest\x1a\x1f.carpool.v1.ExplainNodeResponse\x12N\n\x0b\x43ordonNodes\x12\x1e.carpool.v1.CordonNodesRequest\x1a\x1f.carpool.v1.CordonNodesResponse\x12K\n\nDrainNodes\x12\x1d.carpool.v1.DrainNodesRequest\x1a\x1e.carpool.v1.DrainNodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/fleet.proto\x12\ncarpool.v1\"\xdd\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06lot_id\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.carpool.v1.NodeState\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\r\n\x05share\x18\x06 \x01(\x01\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12\x12\n\nitems_done\x18\x08 \x01(\x04\x12\x12\n\ndepartures\x18\t \x01(\r\x12\x17\n\x0fheartbeat_age_s\x18\n \x01(\x01\x12\x0e\n\x06models\x18\x0b \x03(\t\"\x12\n\x10ListNodesRequest\"4\n\x11ListNodesResponse\x12\x1f\n\x05nodes\x18\x01 \x03(\x0b\x32\x10.carpool.v1.Node\"\"\n\x12\x45xplainNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13\x45xplainNodeResponse\x12\x11\n\tsentences\x18\x01 \x03(\t\x12!\n\x05stays\x18\x02 \x03(\x0b\x32\x12.carpool.v1.Chance\"(\n\x06\x43hance\x12\x0f\n\x07\x61\x66ter_s\x18\x01 \x01(\x01\x12\r\n\x05stays\x18\x02 \x01(\x01\"5\n\x12\x43ordonNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"\x15\n\x13\x43ordonNodesResponse\"\"\n\x11\x44rainNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\"\x14\n\x12\x44rainNodesResponse*\x99\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_STATE_IDLE\x10\x01\x12\x13\n\x0fNODE_STATE_BUSY\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x18\n\x14NODE_STATE_WITHDRAWN\x10\x04\x12\x13\n\x0fNODE_STATE_AWAY\x10\x05\x32\xc7\x02\n\x0c\x46leetService\x12J\n\tListNodes\x12\x1c.carpool.v1.ListNodesRequest\x1a\x1d.carpool.v1.ListNodesResponse0\x01\x12N\n\x0b\x45xplainNode\x12\x1e.carpool.v1.ExplainNodeRequest\x1a\x1f.carpool.v1.ExplainNodeResponse\x12N\n\x0b\x43ordonNodes\x12\x1e.carpool.v1.CordonNodesRequest\x1a\x1f.carpool.v1.CordonNodesResponse\x12K\n\nDrainNodes\x12\x1d.carpool.v1.DrainNodesRequest\x1a\x1e.carpool.v1.DrainNodesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=547
-  _globals['_NODESTATE']._serialized_end=700
+  _globals['_NODESTATE']._serialized_start=624
+  _globals['_NODESTATE']._serialized_end=777
   _globals['_NODE']._serialized_start=35
   _globals['_NODE']._serialized_end=256
   _globals['_LISTNODESREQUEST']._serialized_start=258
@@ -42,15 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINNODEREQUEST']._serialized_start=332
   _globals['_EXPLAINNODEREQUEST']._serialized_end=366
   _globals['_EXPLAINNODERESPONSE']._serialized_start=368
-  _globals['_EXPLAINNODERESPONSE']._serialized_end=408
-  _globals['_CORDONNODESREQUEST']._serialized_start=410
-  _globals['_CORDONNODESREQUEST']._serialized_end=463
-  _globals['_CORDONNODESRESPONSE']._serialized_start=465
-  _globals['_CORDONNODESRESPONSE']._serialized_end=486
-  _globals['_DRAINNODESREQUEST']._serialized_start=488
-  _globals['_DRAINNODESREQUEST']._serialized_end=522
-  _globals['_DRAINNODESRESPONSE']._serialized_start=524
-  _globals['_DRAINNODESRESPONSE']._serialized_end=544
-  _globals['_FLEETSERVICE']._serialized_start=703
-  _globals['_FLEETSERVICE']._serialized_end=1030
+  _globals['_EXPLAINNODERESPONSE']._serialized_end=443
+  _globals['_CHANCE']._serialized_start=445
+  _globals['_CHANCE']._serialized_end=485
+  _globals['_CORDONNODESREQUEST']._serialized_start=487
+  _globals['_CORDONNODESREQUEST']._serialized_end=540
+  _globals['_CORDONNODESRESPONSE']._serialized_start=542
+  _globals['_CORDONNODESRESPONSE']._serialized_end=563
+  _globals['_DRAINNODESREQUEST']._serialized_start=565
+  _globals['_DRAINNODESREQUEST']._serialized_end=599
+  _globals['_DRAINNODESRESPONSE']._serialized_start=601
+  _globals['_DRAINNODESRESPONSE']._serialized_end=621
+  _globals['_FLEETSERVICE']._serialized_start=780
+  _globals['_FLEETSERVICE']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)

@@ -167,20 +167,50 @@ class ExplainNodeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SENTENCES_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def stays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Chance]:
+        """what the forecast says of its stay; empty when it is away, or there is no forecast"""
+
     def __init__(
         self,
         *,
         sentences: _abc.Iterable[_builtins.str] | None = ...,
+        stays: _abc.Iterable[Global___Chance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences", "stays", b"stays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainNodeResponse: _TypeAlias = ExplainNodeResponse  # noqa: Y015
+
+@_typing.final
+class Chance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_S_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
+    after_s: _builtins.float
+    """seconds of the vehicle's own clock"""
+    stays: _builtins.float
+    """the probability that it is still here then, 0 to 1"""
+    def __init__(
+        self,
+        *,
+        after_s: _builtins.float = ...,
+        stays: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_s", b"after_s", "stays", b"stays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chance: _TypeAlias = Chance  # noqa: Y015
 
 @_typing.final
 class CordonNodesRequest(_message.Message):

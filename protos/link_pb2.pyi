@@ -42,6 +42,8 @@ class _EndCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndCause.Val
     """the lot could not run it (model gone, inputs could not be fetched)"""
     END_CAUSE_YIELDED: _EndCause.ValueType  # 5
     """to more urgent work, as the coordinator asked"""
+    END_CAUSE_WITHHELD: _EndCause.ValueType  # 6
+    """the owner's terms keep the car, which is still here, from work"""
 
 class EndCause(_EndCause, metaclass=_EndCauseEnumTypeWrapper): ...
 
@@ -56,6 +58,8 @@ END_CAUSE_REFUSED: EndCause.ValueType  # 4
 """the lot could not run it (model gone, inputs could not be fetched)"""
 END_CAUSE_YIELDED: EndCause.ValueType  # 5
 """to more urgent work, as the coordinator asked"""
+END_CAUSE_WITHHELD: EndCause.ValueType  # 6
+"""the owner's terms keep the car, which is still here, from work"""
 Global___EndCause: _TypeAlias = EndCause  # noqa: Y015
 
 class _DepartureCause:
@@ -410,11 +414,11 @@ class Offer(_message.Message):
     share: _builtins.float
     """its part of the lot's measured speed, 0 to 1; 0 withdraws the offer but keeps the car"""
     cohort: _builtins.str
-    """whose habits its owner has: "home", "workplace", "depot", "rack"; others count as "unknown" """
+    """whose habits its owner has: "home", "workplace", "depot", "rack"; others, as "parked", count as "unknown" """
     hour_of_week: _builtins.float
     """by the car's own clock: hours since Monday 00:00, 0 to 168"""
     plugged_in_s: _builtins.float
-    """since it was plugged in, seconds of that clock"""
+    """since it was plugged in, or parked off its charger, seconds of that clock"""
     pace: _builtins.float
     """seconds of that clock in a real one, over 0; 0 stands for 1"""
     declared: _builtins.bool

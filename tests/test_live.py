@@ -310,6 +310,9 @@ def test_a_waiting_job_and_an_idle_car_say_why() -> None:
             await collect(client, job)
             assert await client.explain_job(job.job_id) == [f"{job.job_id} has ended: 2 items are done, 0 failed."]
             assert (await client.explain_node("car-0000"))[1:] == ["No job waits."]
+            chances = await client.forecast("car-0000")
+            assert [after_s for after_s, _ in chances] == [900.0, 3600.0, 14400.0]
+            assert 1.0 > chances[0][1] > chances[1][1] > chances[2][1] > 0.0
             with pytest.raises(CarpoolError, match="no job is called job-99999999"):
                 await client.explain_job("job-99999999")
             with pytest.raises(CarpoolError, match="no vehicle is called bus-1"):

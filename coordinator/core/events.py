@@ -43,6 +43,7 @@ class LeaseEnd(IntEnum):
     DIED = 6
     DRAINED = 7
     YIELDED = 8  # to more urgent work, at the boundary of an item
+    WITHHELD = 9  # by its owner, from a node that is still here
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,10 @@ class Scheduler:
         """Why a node has the work that it has; None when it has not joined."""
         return explain.explain_node(self.state, self._placement, row, now_s)
 
+    def chances(self, row: int, now_s: float) -> tuple[tuple[float, float], ...]:
+        """The chance that a node stays for each of some hours of its own clock; none without a forecast."""
+        return () if self._watch is None else self._watch.chances(row, now_s)
+
     def validate(self) -> None:
         """Check every invariant; raises AssertionError with the one that does not hold."""
         invariants.validate(self.state)

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.core.calibration import Calibration
+from coordinator.core.calibration import HORIZONS, Calibration
 from coordinator.core.events import Cause, NodesOffered
-from coordinator.core.forecast import Floats, Survival
+from coordinator.core.forecast import HOUR_S, Floats, Survival
 from coordinator.core.tally import Tally
 
 _SAME_END_PART, _SAME_END_S = 0.05, 1.0
@@ -22,6 +22,7 @@ class Watch:
         self._calibration = Calibration(forecast, tally)
         self._here = np.zeros(0, np.bool_)
         self._declared_s = np.zeros(0)  # NaN: nothing declared
+        self._pace = np.ones(0)  # seconds of each one's clock in one of ours
         self._gone: tuple[list[int], list[int]] = ([], [])  # out of sight, departed: not told yet
 
     def offered(self, event: NodesOffered, now_s: float) -> None:
@@ -47,6 +48,7 @@ class Watch:
             remaining_s=remaining_s[new],
             pace=habits.pace[new],
         )
+        self._pace[rows[new]] = habits.pace[new]
         came = ~self._here[rows]
         self._calibration.came(rows[came], habits.pace[came], now_s)
         self._here[rows] = True
@@ -60,6 +62,14 @@ class Watch:
             departed = cause is Cause.UNPLUGGED
             self._gone[departed].append(row)
             self._calibration.left(row, now_s, departed)
+
+    def chances(self, row: int, now_s: float) -> tuple[tuple[float, float], ...]:
+        """The chance that this one stays for each horizon, hours of its own clock; none when it is away."""
+        if row >= len(self._here) or not self._here[row]:
+            return ()
+        hours = np.array(list(HORIZONS.values()))
+        said = self._forecast.stays(np.array([row], np.int32), hours * HOUR_S / self._pace[row], now_s)
+        return tuple(zip(hours.tolist(), said[0].tolist(), strict=True))
 
     def settle(self, now_s: float) -> None:
         """Tell of all that are gone, and judge what is due of what was said before."""
@@ -86,3 +96,4 @@ class Watch:
             room = max(size, 2 * known, 64)
             self._here = np.concatenate([self._here, np.zeros(room - known, np.bool_)])
             self._declared_s = np.concatenate([self._declared_s, np.full(room - known, np.nan)])
+            self._pace = np.concatenate([self._pace, np.ones(room - known)])

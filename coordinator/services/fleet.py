@@ -54,7 +54,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: fleet_pb2.ExplainNodeRequest, context: Context
     ) -> fleet_pb2.ExplainNodeResponse:
         self.edge.caller(context, Role.OPERATOR)
-        return fleet_pb2.ExplainNodeResponse(sentences=self._runtime.explain_node(request.name))
+        sentences = self._runtime.explain_node(request.name)
+        stays = [
+            fleet_pb2.Chance(after_s=hours * 3600.0, stays=chance)
+            for hours, chance in self._runtime.chances(request.name)
+        ]
+        return fleet_pb2.ExplainNodeResponse(sentences=sentences, stays=stays)
 
     @unary("FleetService/CordonNodes")
     async def CordonNodes(

@@ -79,7 +79,7 @@ def live(kinds: Sequence[str], names: Sequence[str], storms: Sequence[storm.Stor
             for car in changes.left.tolist():
                 begin_s, then = begun.pop(car)
                 windows.append((car, begin_s, now_s, then, float(battery.state_of_charge[car])))
-            battery.arrive(changes.came, changes.used_kwh)
+            battery.arrive(changes.travelled, changes.used_kwh)
             begun |= {car: (now_s, float(battery.state_of_charge[car])) for car in changes.came.tolist()}
             if now_s == step_s:
                 break

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
     battery = Battery([HW4] * count, np.full(count, 0.7))
     guard = Guard([HW4] * count, battery, place, OWNERS, ["minilm"], home.start_s)
     facts = Facts(folder, "lot", [f"car-{at:04d}" for at in range(count)])
-    facts.cars([HW4] * count, guard, home.start_s, 0.0)
+    facts.cars([HW4] * count, guard, "", place.limit_kw, home.start_s, 0.0)
     held: dict[int, Lease] = {}
     for step in range(int(7 * 86400 / STEP_S)):
         now_s, plugged = home.start_s + step * STEP_S, calendar.plugged.copy()
@@ -58,9 +59,9 @@ def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
         works = (guard.reason == Reason.NONE) | (guard.reason == ignoring)
         _lend(facts, held, works, step, now_s, real_s)
         guard.pass_time(now_s + STEP_S, STEP_S, plugged, parked, works)
-        guard.moved(now_s + STEP_S, np.where(works, 1000.0, 0.0))
+        guard.moved(now_s + STEP_S, np.where(works, 1000.0, 0.0), ~plugged)
         changes = calendar.advance(now_s + STEP_S)
-        battery.arrive(changes.came, changes.used_kwh)
+        battery.arrive(changes.travelled, changes.used_kwh)
     facts.close()
     return audit(folder)
 
@@ -122,13 +123,52 @@ def test_what_has_no_pack_is_judged_as_always_full(tmp_path: Path) -> None:
     terms = [replace(WILLING, wanted_charge=0.95, departs_at="00:30")]
     guard = Guard([rack], Battery([rack], np.full(1, 0.7)), HOME, terms, ["minilm"], 0.0)
     facts = Facts(tmp_path, "lot", ["car-0000"])
-    facts.cars([rack], guard, 0.0, 0.0)
+    facts.cars([rack], guard, "", inf, 0.0, 0.0)
     for step in range(5):
         facts.states(guard, yes, ~yes, np.zeros(1), step * STEP_S, step * STEP_S / PACE)
         guard.pass_time((step + 1) * STEP_S, STEP_S, yes, ~yes, yes)
     facts.close()
     found = audit(tmp_path)
     assert (found.cars, found.violations) == (1, [])
+
+
+def charging(folder: Path, lot: str, limit_kw: float, place: Place) -> None:
+    """A car that charges for ten minutes in a lot of its own."""
+    yes = np.ones(1, np.bool_)
+    guard = Guard([HW4], Battery([HW4], np.full(1, 0.3)), place, [WILLING], ["minilm"], 0.0)
+    facts = Facts(folder, lot, [lot])
+    facts.cars([HW4], guard, "harbour", limit_kw, 0.0, 0.0)
+    for step in range(5):
+        guard.pass_time(step * 120.0, 120.0, yes, ~yes, ~yes)
+        facts.states(guard, yes, ~yes, np.zeros(1), step * 120.0, step * 120.0 / PACE)
+    facts.close()
+
+
+def test_lots_of_one_place_take_no_more_than_its_connection_gives_or_are_found_out(tmp_path: Path) -> None:
+    place = replace(HOME, limit_kw=12.0)
+    for lot in ("car-0000", "car-0001"):
+        charging(tmp_path / "shared", lot, place.limit_kw, place.part(1, 2))
+        charging(tmp_path / "greedy", lot, place.limit_kw, place)
+    shared = audit(tmp_path / "shared")
+    assert (shared.places, shared.violations) == (1, [])
+    (greedy,) = audit(tmp_path / "greedy").violations
+    assert (greedy.car, greedy.term) == ("harbour home", "limit_kw")
+    assert greedy.told == "its cars took 23.0 of 12.0 kW"
+
+
+def test_a_parked_cars_wanted_charge_counts_when_it_drives_off(tmp_path: Path) -> None:
+    """What an owner lends off the charger may not be drained below what he wants to leave with."""
+    yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    terms = [replace(WILLING, parked=True, wanted_charge=0.6)]
+    guard = Guard([HW4], Battery([HW4], np.full(1, 0.62)), HOME, terms, ["minilm"], 0.0)
+    facts = Facts(tmp_path, "lot", ["car-0000"])
+    facts.cars([HW4], guard, "", inf, 0.0, 0.0)
+    for step in range(20):
+        facts.states(guard, no, yes, np.zeros(1), step * 3600.0, step * 3.0)
+        guard.pass_time(step * 3600.0, 3600.0, no, yes, yes)
+    facts.states(guard, no, no, np.zeros(1), 20 * 3600.0, 60.0)
+    facts.close()
+    assert broken(audit(tmp_path)) == {("car-0000", "wanted_charge")}
 
 
 def rows(folder: Path) -> Sequence[dict[str, Any]]:

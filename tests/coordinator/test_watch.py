@@ -117,3 +117,14 @@ def test_a_city_that_offers_itself_at_once_is_told_in_a_fraction_of_a_second() -
     bare_s = process_time() - begun_s
     scheduler.handle([event], 0.0)
     assert process_time() - begun_s < 2 * bare_s + 0.5
+
+
+def test_one_may_ask_whether_a_car_stays_by_its_own_clock() -> None:
+    made, heard = town()
+    made.step(offer(made.now_s, [0, 1]))
+    chances = made.scheduler.chances(0, made.now_s)
+    assert [hours for hours, _ in chances] == [0.25, 1.0, 4.0]
+    stays = heard.stays(np.array([0], np.int32), np.array([900.0, 3600.0, 14400.0]), made.now_s)
+    assert [chance for _, chance in chances] == stays[0].tolist()
+    made.step(leave([0]))
+    assert made.scheduler.chances(0, made.now_s) == made.scheduler.chances(7, made.now_s) == ()

@@ -585,12 +585,12 @@ def test_owners_terms_end_work_as_leaving_does_but_the_car_stays() -> None:
     lot.handle([Stopped({A: 0.5})], 2.0)
     messages = taken(lot, 2.0)
     (report,) = [report for message in messages for report in message.reports]
-    assert (report.token, report.ended, report.lost_s) == (A, EndCause.UNPLUGGED, 0.5)
+    assert (report.token, report.ended, report.lost_s) == (A, EndCause.WITHHELD, 0.5)
     assert not any(message.departures for message in messages)
     (offers,) = [message.offers for message in messages if message.offers is not None]
     assert dict(zip(offers.node.tolist(), offers.share.tolist(), strict=True)) == {0: 0.0, 1: 1.0}
     assert not lot.handle([grant(Token(1, 3), 0)], 3.0).start
-    assert [report.ended for report in reports(lot)] == [EndCause.UNPLUGGED]
+    assert [report.ended for report in reports(lot)] == [EndCause.WITHHELD]
     lot.handle([looked(False, False)], 4.0)
     (message,) = taken(lot, 4.0)
     assert message.offers is not None

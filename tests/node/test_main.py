@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from node import client
+from node import client, site
 from node.__main__ import configs, parser
 from node.address import addresses
 from tests.node.test_agent import WITHIN_S, Coordinator
@@ -44,7 +44,7 @@ RAY_WITHIN_S = 120.0
         (["--speed", "0"], "--speed 0.0 cannot be; give a number over 0"),
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
-        (["--place", "moon"], "there is no place 'moon'; choose one of garage, home"),
+        (["--place", "moon"], "there is no place 'moon'; choose one of depot, garage, home"),
         (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
         (["--ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1 (Connection refused)"),
         (["--ray", "--ray-address", "ray://head:10001"], "ray://head:10001 cannot be; give the HOST:PORT of a Ray"),
@@ -146,6 +146,20 @@ def test_cars_are_shared_evenly_among_as_many_actors_as_cores() -> None:
     assert sum(sizes) == 9
     assert max(sizes) - min(sizes) <= 1
     assert [config.first_index for config in configs(given)] == [sum(sizes[:at]) for at in range(len(sizes))]
+
+
+def test_lots_begin_where_places_change_and_share_each_ones_connection() -> None:
+    flags = ["--coordinator", "127.0.0.1:1", "--vehicles", "10", "--place", "home:2,garage:8"]
+    lots = configs(parser().parse_args([*flags, "--ray", "--vehicles-per-actor", "5"]))
+    assert [(lot.place, len(lot.profiles), lot.place_cars) for lot in lots] == [
+        ("home", 2, 2),
+        ("garage", 3, 8),
+        ("garage", 5, 8),
+    ]
+    shares = [site.load(lot.place).part(len(lot.profiles), lot.place_cars).limit_kw for lot in lots[1:]]
+    assert sum(shares) == site.load("garage").limit_kw
+    with pytest.raises(ValueError, match=r"the cars of a lot share a connection, and the mix names home, garage"):
+        configs(parser().parse_args(flags))
 
 
 def test_each_actor_of_a_paced_fleet_has_cars_of_one_profile() -> None:

@@ -190,7 +190,7 @@ def test_no_term_is_broken_in_years_of_cars(seed: int, limit_kw: float, ambient_
         judge.work(computing, now_s, plugged | (judge.parked & parked), least, wifi, guard.cellular_bytes)
         judge.charge(plugged, until_s, battery.state_of_charge, alone.state_of_charge)
         changes = calendar.advance(until_s)
-        battery.arrive(changes.came, changes.used_kwh)
+        battery.arrive(changes.travelled, changes.used_kwh)
         alone.state_of_charge = np.where(calendar.plugged, alone.state_of_charge, battery.state_of_charge)
         alone.state_of_charge[changes.came] = battery.state_of_charge[changes.came]
     assert worked > 0
