@@ -72,8 +72,8 @@ WALLS = (
         "protobuf stays at the wire",
         doors=(
             *("coordinator.client", "coordinator.server", "coordinator.services", "coordinator.wire"),
-            *("node.agent", "node.client", "node.driver", "node.transfer", "node.uplink", "node.weights"),
-            "node.wire",
+            *("node.agent", "node.client", "node.driver", "node.neighbour", "node.transfer", "node.uplink"),
+            *("node.weights", "node.wire"),
         ),
     ),
     Wall(("benchmarks.audit",), PRODUCT, "the audit judges by the facts, with none of the code it judges"),

@@ -50,13 +50,14 @@ from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
 from node.models import NOOP, ModelCache, ModelError
+from node.neighbour import sharing
 from node.pacing import Pace
 from node.roofline import Machine
 from node.terms import Terms, changed
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Looked, Nodes
-from node.weights import fetch_missing
+from node.weights import Site, fetch_missing
 from node.work import Finished, Key, Listener, Work
 
 ESTIMATE_EVERY_S = 600.0
@@ -113,13 +114,34 @@ class Agent:
         """
         self._loop = asyncio.get_running_loop()
         try:
-            await self._open(ready)
             async with contextlib.AsyncExitStack() as exits:
-                await self._serve(exits, stop)
+                if await self._fetched(exits, stop):
+                    await self._open(ready)
+                    await self._serve(exits, stop)
         finally:
             await asyncio.to_thread(self._executor.close)
             if self._facts is not None:
                 await asyncio.to_thread(self._facts.close)
+
+    async def _fetched(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> bool:
+        """Bring the models here that are to be offered; False when there was no time left for that."""
+        config, cache = self._config, ModelCache.of_user()
+        site = Site(config.run_dir, config.site, config.lot_id) if config.run_dir and config.site else None
+        await exits.enter_async_context(sharing(site, cache))
+        metadata = bearer(config.api_key)
+        fetching = asyncio.ensure_future(
+            fetch_missing(config.models or (), cache, config.coordinator, metadata, site)
+        )
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if fetching.done():
+                fetching.result()
+            return fetching.done()
+        finally:
+            fetching.cancel()
+            stopping.cancel()
+            await asyncio.wait((fetching, stopping))
 
     async def _open(self, ready: Callable[[], None]) -> None:
         """Everything that needs no coordinator."""
@@ -130,7 +152,6 @@ class Agent:
         plans = plan.lived_together(self._days, config.starts_as or self._days[0])
         storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
-        await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
         models = [
             ModelOffer(s.name, s.digest, s.kind, s.items_per_s, 0.0, s.batch_items, s.max_item_bytes)

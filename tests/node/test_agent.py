@@ -94,12 +94,6 @@ class Coordinator(link_pb2_grpc.LinkServiceServicer, link_pb2_grpc.TransferServi
                 assert hashlib.sha256(self.put[chunk.item]).digest() == chunk.sha256
         return link_pb2.PutResultsResponse()
 
-    async def FetchWeights(
-        self, request: link_pb2.FetchWeightsRequest, context: Context
-    ) -> AsyncIterator[link_pb2.FetchWeightsResponse]:
-        await context.abort(grpc.StatusCode.NOT_FOUND, "no weights here")
-        yield link_pb2.FetchWeightsResponse()
-
     async def listen_on(self, port: int) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         link_pb2_grpc.add_LinkServiceServicer_to_server(self, server)
