@@ -16,7 +16,16 @@ PRODUCT = ("coordinator", "node", "protos")
 PURE = (
     "coordinator.core",
     *("node.battery", "node.day", "node.events", "node.guard", "node.lease", "node.link", "node.lot"),
-    *("node.messages", "node.pacing", "node.plan", "node.profile", "node.roofline", "node.site", "node.speeds"),
+    *(
+        "node.messages",
+        "node.network",
+        "node.pacing",
+        "node.plan",
+        "node.profile",
+        "node.roofline",
+        "node.site",
+        "node.speeds",
+    ),
     *("node.storm", "node.terms", "node.vehicles"),
 )
 # What a clock, a loop, a log, another thread or process, and chance come from.

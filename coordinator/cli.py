@@ -79,6 +79,10 @@ def up_command(
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
     place: Annotated[str, typer.Option(metavar="NAME", help="Where they stand: home, garage.")] = "",
+    weights: Annotated[
+        str,
+        typer.Option(metavar="held|fetched", help="fetched: cars fetch their models over the place's links first."),
+    ] = "",
     terms: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
@@ -122,6 +126,7 @@ def up_command(
         api_keys=api_keys,
         config=config,
         place=place,
+        weights=weights,
         terms=terms,
         facts=facts,
     )

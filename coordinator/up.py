@@ -52,6 +52,7 @@ class Plan:
     api_keys: Path | None
     config: Path | None
     place: str = ""
+    weights: str = ""
     terms: Path | None = None  # None: every owner takes part, and asks for nothing
     facts: Path | None = None
 
@@ -90,6 +91,7 @@ class Plan:
             "--seed": self.seed,
             "--ray-address": self.ray_address,
             "--place": self.place,
+            "--weights": self.weights,
             "--terms": self.terms and self.terms.absolute(),
             "--facts": self.facts and self.facts.absolute(),
         }
@@ -212,7 +214,7 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
     """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms."""
-    everyone = plan.day in ("", "parked", "rack") and not plan.terms
+    everyone = plan.day in ("", "parked", "rack") and not plan.terms and plan.weights != "fetched"
     called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:

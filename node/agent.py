@@ -45,7 +45,7 @@ from node.events import (
 )
 from node.executor import Executor
 from node.facts import Facts
-from node.guard import WORDS, Guard, Reason
+from node.guard import Guard, Reason
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
@@ -180,7 +180,8 @@ class Agent:
         place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
         terms = config.terms or (Terms(),) * len(profiles)
         names = [speed.name for speed in speeds]
-        self._guard = Guard(profiles, self._battery, place, terms, names, self._day.start_s)
+        lacking = _weights_bytes(names) if config.weights == "fetched" else 0
+        self._guard = Guard(profiles, self._battery, place, terms, names, self._day.start_s, lacking)
         self._lot.handle((self._refusals(),), self._started_s)
         if config.facts is not None:
             self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
@@ -250,6 +251,10 @@ class Agent:
         vehicles = self._lot.vehicles
         self._guard.pass_time(simulated_s, seconds, self._day.plugged, parked, vehicles.leases > 0)
         self._guard.moved(simulated_s, vehicles.take_moved())
+        windows_s = vehicles.window_s(now_s) * self._config.speed
+        fetched = self._guard.fetch(simulated_s, seconds, self._day.plugged | parked, windows_s)
+        if self._facts is not None:
+            self._facts.fetched(fetched, self._guard.fetches.left_bytes, simulated_s, self._real_s())
         changes = self._day.advance(simulated_s)
         self._battery.arrive(changes.came, changes.used_kwh)
         events: list[Event] = []
@@ -290,6 +295,7 @@ class Agent:
         """Every vehicle as its driver sees it."""
         vehicles = self._lot.vehicles
         window_s = vehicles.window_s(self._loop.time())
+        withheld = self._guard.told(self._config.speed)
         return [
             driver.ParkedVehicle(
                 name=row.name,
@@ -299,7 +305,7 @@ class Agent:
                 state_of_charge=float(self._battery.state_of_charge[node]),
                 leases=int(vehicles.leases[node]),
                 terms=self._guard.terms.rows[node],
-                withheld=WORDS[Reason(int(self._guard.reason[node]))],
+                withheld=withheld[node],
                 site=row.site,
                 day=self._days[node],
             )
@@ -468,6 +474,12 @@ class Agent:
         self._handle(events)
         for announced, on_wire in announcements:
             self._uplink.announced(announced.token, on_wire)
+
+
+def _weights_bytes(models: Sequence[str]) -> int:
+    """What all files of these models take."""
+    cache = ModelCache.of_user()
+    return sum(cache.get(name).bytes for name in models if name != NOOP)
 
 
 def _pace(config: LotConfig) -> Pace | None:

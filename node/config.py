@@ -5,6 +5,9 @@ from pathlib import Path
 
 from node.terms import Terms
 
+WEIGHTS = ("held", "fetched")
+"""By every car from the start; or each begins without them, and fetches them as its place allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class LotConfig:
@@ -32,6 +35,7 @@ class LotConfig:
     storms: str = ""  # like update@2,holiday
     place: str = ""  # what kind of place that is; empty: a plain one
     terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
+    weights: str = WEIGHTS[0]
     facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property

@@ -177,11 +177,15 @@ class ModelCache:
             raise unwritable(models, error) from None
         return models / f".{name}.lock"
 
+    def begun(self, name: str) -> bool:
+        """Whether some of this model was fetched, and not all."""
+        return (self._part(name) / MANIFEST).is_file()
+
     def begin(self, name: str, manifest: bytes) -> CachedModel:
         """What is to be fetched by this manifest, and where its files gather, over as many processes as that takes;
         what was gathered by another manifest is thrown away. Raises ModelError when it is none of this model."""
         _require_name(name)
-        staging = self.root / "models" / f".{name}.part"
+        staging = self._part(name)
         place = staging / MANIFEST
         try:
             if not place.is_file() or place.read_bytes() != manifest:
@@ -206,6 +210,9 @@ class ModelCache:
         if stray:
             raise ModelError(f"the manifest of {name} does not name {', '.join(sorted(stray))}")
         return self._place(name, staging)
+
+    def _part(self, name: str) -> Path:
+        return self.root / "models" / f".{name}.part"
 
     def _place(self, name: str, staging: Path) -> CachedModel:
         """Move a described directory to where model `name` lives, replacing an older one."""

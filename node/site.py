@@ -1,4 +1,4 @@
-"""Where vehicles stand: what its connection gives, what electricity costs by the hour, how warm it is.
+"""Where vehicles stand: what its connections give, what electricity costs by the hour, how warm it is.
 
 Pure. Figures are lines in node/places/*.toml, each with its source or the word "assumed"; a lot stands in one
 place. Seconds are simulated, since Monday 00:00.
@@ -18,6 +18,24 @@ from node.profile import Profile
 Floats = NDArray[np.float64]
 HOUR_S = 3600.0
 HOURS = 24
+BYTES_PER_MBIT = 1e6 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A link, as its user sees it."""
+
+    down_mbit: float = math.inf  # a second, as the next
+    up_mbit: float = math.inf
+    latency_s: float = 0.0  # there and back
+
+    def down_s(self, payload: float) -> float:
+        """How long so many bytes take to come, the way not counted."""
+        return payload / (self.down_mbit * BYTES_PER_MBIT)
+
+    def up_s(self, payload: float) -> float:
+        """How long so many bytes take to be sent, the way not counted."""
+        return payload / (self.up_mbit * BYTES_PER_MBIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +44,8 @@ class Place:
 
     name: str = ""
     wifi: bool = True
+    link: Rates = Rates()  # over Wi-Fi the line that its cars share, else each car's own cellular link
+    lan_mbit: float = math.inf  # a second, between cars that are there, over its Wi-Fi
     limit_kw: float = math.inf  # of all cars of the lot together
     pay_per_h: float = math.inf  # what the owner gets for an hour, in the unit of the jobs' values; inf: not given
     price_per_kwh: tuple[float, ...] = (0.0,) * HOURS  # in the unit of the jobs' values
@@ -59,7 +79,12 @@ def load(name: str) -> Place:
     hours = {key: tuple(map(float, figures)) for key, figures in tables["by_hour"].items()}
     assert all(len(figures) == HOURS for figures in hours.values()), f"place {name} lacks hours"
     limit_kw = float(tables["limit_kw"]) or math.inf
-    return Place(tables["name"], tables["wifi"], limit_kw, float(tables["pay_per_h"]), **hours)
+    wifi, lan_mbit = tables["wifi"], math.inf
+    if wifi:
+        lan_mbit = float(tables["lan"]["mbit"])
+    link = tables["wide_network"]
+    rates = Rates(float(link["down_mbit"]), float(link["up_mbit"]), float(link["latency_ms"]) / 1000.0)
+    return Place(tables["name"], wifi, rates, lan_mbit, limit_kw, float(tables["pay_per_h"]), **hours)
 
 
 def shared(limit_kw: float, wanted_kw: Floats) -> tuple[Floats, float]:

@@ -83,8 +83,8 @@ class Fetched:
 async def fetch_missing(
     models: Sequence[str], cache: ModelCache, coordinator: str, metadata: Metadata, site: Site | None = None
 ) -> Sequence[Fetched]:
-    """Bring every named model into the cache; what was fetched. Waits for a coordinator that is away. Raises
-    ModelError when a model cannot be had."""
+    """Bring every named model into the cache; what was fetched. A coordinator that is away is waited for once
+    something of the model is here. Raises ModelError when a model cannot be had."""
     missing = [name for name in models if name != NOOP and cache.find(name) is None]
     found = []
     for name in missing:
@@ -214,7 +214,7 @@ class _Fetch:
             why = error.details() or error.code().name
             if error.code() is grpc.StatusCode.NOT_FOUND and path != MANIFEST:
                 raise _Changed(why) from None
-            if error.code() not in _BROKEN:
+            if error.code() not in _BROKEN or not self._cache.begun(self._name):
                 raise ModelError(
                     f"no model {self._name!r} in {self._cache.root}, and none from the coordinator at "
                     f"{self._coordinator}: {why}"
