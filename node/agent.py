@@ -487,7 +487,7 @@ def _pace(config: LotConfig) -> Pace | None:
     if config.pace == "host":
         return None
     (name,) = set(config.profiles)
-    return Pace(Machine.of(profile.load(name)), config.speed)
+    return Pace(Machine.of(profile.load(name)), config.speed, site.load(config.place).link)
 
 
 def _work(granted: Granted) -> Work:

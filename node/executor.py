@@ -76,7 +76,8 @@ class Executor:
         if not (work.solo or self._workloads[work.model].computes):
             self._answer(task)
             return
-        self._books.add(task)
+        coming_s = self._pace.coming_s(sum(map(len, work.inputs))) if self._pace is not None else 0.0
+        self._books.add(task, coming_s)
         self._inbox.put(task)
 
     def stop(self, keys: Collection[Key], *, gently: bool = False) -> Future[dict[Key, float]]:
@@ -308,7 +309,8 @@ class Executor:
         else:
             if self._pace is not None:
                 paced_s = self._pace.real_s(workload.cost(batch.items, outcomes))
-                self._books.hold(batch, running, outcomes, paced_s)
+                sent = sum(len(outcome) for outcome in outcomes if isinstance(outcome, bytes))
+                self._books.hold(batch, running, outcomes, paced_s, self._pace.sending_s(sent))
                 self._release()
                 return
             first = 0

@@ -38,13 +38,16 @@ class Rates:
         return payload / (self.up_mbit * BYTES_PER_MBIT)
 
 
+UNLIMITED = Rates()
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """One kind of place; tuples are by the hour of the day."""
 
     name: str = ""
     wifi: bool = True
-    link: Rates = Rates()  # over Wi-Fi the line that its cars share, else each car's own cellular link
+    link: Rates = UNLIMITED  # over Wi-Fi the line that its cars share, else each car's own cellular link
     lan_mbit: float = math.inf  # a second, between cars that are there, over its Wi-Fi
     limit_kw: float = math.inf  # of all cars of the lot together
     pay_per_h: float = math.inf  # what the owner gets for an hour, in the unit of the jobs' values; inf: not given
