@@ -114,25 +114,29 @@ class Guard:
     def moved(self, now_s: float, moved_bytes: Floats) -> None:
         """The cars sent and received so much [N] since the last call."""
         self._turn_month(now_s)
-        if not self.place.wifi:
-            self.cellular_bytes += moved_bytes
+        self.cellular_bytes += np.where(self.wifi(), 0.0, moved_bytes)
 
     def fetch(self, now_s: float, seconds: float, here: Flags, windows_s: Floats) -> Fetched:
         """So many simulated seconds passed until now, in which cars that were here [N], and are expected to stay so
         long [N], fetched what they lack."""
         self._turn_month(now_s)
         self._windows_s = windows_s
-        fetched = self.fetches.advance(seconds, here & self._lent, windows_s, self._room_bytes)
+        lent = here & self._lent
+        fetched = self.fetches.advance(seconds, lent, self.wifi(), windows_s, self._room_bytes)
         self.cellular_bytes += fetched.cellular
         self._awake_until_s[fetched.all > 0.0] = now_s + LINGER_S
         return fetched
+
+    def wifi(self) -> Flags:
+        """Who has it [N]."""
+        return np.full(len(self.reason), self.place.wifi)
 
     def told(self, speed: float) -> list[str]:
         """Why each car is kept from work [N], in words; empty when it is not. Times are divided by the clock's
         speed."""
         words = [WORDS[Reason(reason)] for reason in self.reason.tolist()]
         if self.fetches.left_bytes.any():
-            left_s = self.fetches.left_s(self._lent, self._windows_s, self._room_bytes) / speed
+            left_s = self.fetches.left_s(self._lent, self.wifi(), self._windows_s, self._room_bytes) / speed
             for car in np.flatnonzero(self.reason == Reason.FETCHING).tolist():
                 words[car] = self.fetches.told(car, float(left_s[car]))
         return words
@@ -152,7 +156,7 @@ class Guard:
         metered = np.zeros(len(reason), np.bool_) if place.wifi else ~(self.cellular_bytes < terms.cellular_bytes)
         for cause, holds in (
             (Reason.FETCHING, self.fetches.left_bytes > 0.0),
-            (Reason.WEIGHTS_TOO_LARGE, self.fetches.too_large(self._room_bytes)),
+            (Reason.WEIGHTS_TOO_LARGE, self.fetches.too_large(self.wifi(), self._room_bytes)),
             (Reason.MODELS_REFUSED, self._all_refused),
             (Reason.PAID_TOO_LITTLE, terms.least_pay_per_h > place.pay_per_h),
             (Reason.TOO_HOT, self.heat.cabin_c > terms.hottest_cabin_c),

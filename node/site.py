@@ -6,7 +6,7 @@ place. Seconds are simulated, since Monday 00:00.
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
@@ -47,13 +47,19 @@ class Place:
 
     name: str = ""
     wifi: bool = True
-    link: Rates = UNLIMITED  # over Wi-Fi the line that its cars share, else each car's own cellular link
-    lan_mbit: float = math.inf  # a second, between cars that are there, over its Wi-Fi
+    line: Rates = UNLIMITED  # over its Wi-Fi, shared by all cars there
+    lan_mbit: float = math.inf  # a second, from car to car over the same Wi-Fi
+    cellular: Rates = UNLIMITED  # each car's own, where it has no Wi-Fi
     limit_kw: float = math.inf  # of all cars of the lot together
     pay_per_h: float = math.inf  # what the owner gets for an hour, in the unit of the jobs' values; inf: not given
     price_per_kwh: tuple[float, ...] = (0.0,) * HOURS  # in the unit of the jobs' values
     carbon_g_per_kwh: tuple[float, ...] = (0.0,) * HOURS
     ambient_c: tuple[float, ...] = (20.0,) * HOURS
+
+    @property
+    def link(self) -> Rates:
+        """What a car that is there has."""
+        return self.line if self.wifi else self.cellular
 
     def at(self, column: Sequence[float], now_s: float) -> float:
         """The figure of that hour."""
@@ -82,12 +88,23 @@ def load(name: str) -> Place:
     hours = {key: tuple(map(float, figures)) for key, figures in tables["by_hour"].items()}
     assert all(len(figures) == HOURS for figures in hours.values()), f"place {name} lacks hours"
     limit_kw = float(tables["limit_kw"]) or math.inf
-    wifi, lan_mbit = tables["wifi"], math.inf
-    if wifi:
-        lan_mbit = float(tables["lan"]["mbit"])
-    link = tables["wide_network"]
-    rates = Rates(float(link["down_mbit"]), float(link["up_mbit"]), float(link["latency_ms"]) / 1000.0)
-    return Place(tables["name"], wifi, rates, lan_mbit, limit_kw, float(tables["pay_per_h"]), **hours)
+    line, lan_mbit = UNLIMITED, math.inf
+    if tables["wifi"]:
+        line, lan_mbit = _rates(tables["line"]), float(tables["lan"]["mbit"])
+    return Place(
+        name=tables["name"],
+        wifi=tables["wifi"],
+        line=line,
+        lan_mbit=lan_mbit,
+        cellular=_rates(tables["cellular"]),
+        limit_kw=limit_kw,
+        pay_per_h=float(tables["pay_per_h"]),
+        **hours,
+    )
+
+
+def _rates(table: Mapping[str, float]) -> Rates:
+    return Rates(float(table["down_mbit"]), float(table["up_mbit"]), float(table["latency_ms"]) / 1000.0)
 
 
 def shared(limit_kw: float, wanted_kw: Floats) -> tuple[Floats, float]:

@@ -125,19 +125,19 @@ WEIGHTS_BYTES = 60_000_000
 
 
 def test_a_week_that_begins_without_weights_is_clean(tmp_path: Path) -> None:
-    found = a_week(tmp_path / "home", replace(HOME, link=Rates(214, 24), lan_mbit=300), None, WEIGHTS_BYTES)
+    found = a_week(tmp_path / "home", replace(HOME, line=Rates(214, 24), lan_mbit=300), None, WEIGHTS_BYTES)
     assert not found.violations
     # Who does not take part fetches nothing, nor who is paid too little, or refuses the model.
     line, lan = (found.fetched_bytes[link] / WEIGHTS_BYTES for link in ("line", "lan"))
     assert (line + lan, line, lan) == (7, 3, 4), "three came when nobody was there who had them"
-    street = replace(STREET, link=Rates(97, 9))
+    street = replace(STREET, cellular=Rates(97, 9))
     found = a_week(tmp_path / "street", street, None, WEIGHTS_BYTES)
     assert not found.violations
     assert not any(found.fetched_bytes.values()), "the only cap that is there is too small"
 
 
 def test_work_without_weights_is_found(tmp_path: Path) -> None:
-    slow = replace(HOME, link=Rates(0.1, 0.1))
+    slow = replace(HOME, line=Rates(0.1, 0.1))
     assert ("car-0000", "weights") in broken(a_week(tmp_path, slow, Reason.FETCHING, WEIGHTS_BYTES))
 
 
@@ -170,7 +170,7 @@ def test_weights_over_the_cap_or_out_of_nowhere_are_found(
 
 def test_a_meter_that_leaves_weights_out_is_found(tmp_path: Path) -> None:
     terms = [replace(WILLING, cellular_gb_a_month=1.0)]
-    place, yes = replace(STREET, link=Rates(97, 9)), np.ones(1, np.bool_)
+    place, yes = replace(STREET, cellular=Rates(97, 9)), np.ones(1, np.bool_)
     guard = Guard([HW4], Battery([HW4], np.full(1, 0.7)), place, terms, ["minilm"], 0.0, WEIGHTS_BYTES)
     facts = Facts(tmp_path, "lot", ["car-0000"])
     facts.cars([HW4], guard, 0.0, 0.0)

@@ -18,8 +18,8 @@ from node.terms import WILLING, Terms
 HW4 = profile.load("hw4")
 TOTAL = 125_000_000
 HOME, GARAGE = site.load("home"), site.load("garage")
-LINE, LAN = HOME.link.down_mbit * BYTES_PER_MBIT, HOME.lan_mbit * BYTES_PER_MBIT
-CELLULAR = GARAGE.link.down_mbit * BYTES_PER_MBIT
+LINE, LAN = HOME.line.down_mbit * BYTES_PER_MBIT, HOME.lan_mbit * BYTES_PER_MBIT
+CELLULAR = GARAGE.cellular.down_mbit * BYTES_PER_MBIT
 DAY_S = 24 * 3600.0
 
 
@@ -33,7 +33,7 @@ def floats(*values: float) -> Floats:
 
 def test_a_place_says_what_its_links_give() -> None:
     assert Rates(214, 24, 0.013).down_s(TOTAL) == pytest.approx(4.673, abs=0.001)
-    assert (HOME.link, HOME.lan_mbit) == (Rates(214, 24, 0.013), 300)
+    assert (HOME.link, HOME.lan_mbit, HOME.cellular) == (Rates(214, 24, 0.013), 300, GARAGE.link)
     assert (GARAGE.link, GARAGE.wifi) == (Rates(97, 9, 0.031), False)
     assert Place().link.down_s(TOTAL) == 0.0
 
@@ -43,8 +43,8 @@ def test_one_car_of_a_site_fetches_over_the_line_and_the_others_get_it_from_that
     all_of_them, windows_s, unmetered = flags(1, 1, 1), floats(3600, 3600, 3600), np.zeros(3)
     took_s = TOTAL / LINE + 2 * TOTAL / LAN
     expected_s = TOTAL / LINE + np.arange(3) * TOTAL / LAN
-    assert fetches.left_s(all_of_them, windows_s, unmetered) == pytest.approx(expected_s)
-    got = fetches.advance(took_s + 0.01, all_of_them, windows_s, unmetered)
+    assert fetches.left_s(all_of_them, all_of_them, windows_s, unmetered) == pytest.approx(expected_s)
+    got = fetches.advance(took_s + 0.01, all_of_them, all_of_them, windows_s, unmetered)
     assert (got.line.tolist(), got.lan.tolist()) == ([TOTAL, 0, 0], [0, TOTAL, TOTAL])
     assert not fetches.left_bytes.any()
 
@@ -54,61 +54,63 @@ def test_whoever_will_have_its_weights_before_it_leaves_goes_first() -> None:
     fetches.left_bytes[3] = TOTAL / 2
     needed_s = TOTAL / LINE
     windows_s = floats(0.9 * needed_s, 40.0, 20.0, 0.4 * needed_s)
-    got = fetches.advance(1.0, flags(1, 1, 1, 1), windows_s, np.zeros(4))
+    got = fetches.advance(1.0, flags(1, 1, 1, 1), flags(1, 1, 1, 1), windows_s, np.zeros(4))
     assert np.flatnonzero(got.all).tolist() == [2], "of those that make it the one that leaves soonest"
-    got = fetches.advance(1.0, flags(1, 0, 0, 1), windows_s, np.zeros(4))
+    got = fetches.advance(1.0, flags(1, 0, 0, 1), flags(1, 1, 1, 1), windows_s, np.zeros(4))
     assert np.flatnonzero(got.all).tolist() == [0], "none makes it as foreseen: the one that stays longest"
 
 
 def test_a_fetch_that_a_departure_interrupts_goes_on_at_the_next_stay() -> None:
     fetches = Fetches(1, HOME, TOTAL)
-    fetches.advance(0.6 * TOTAL / LINE, flags(1), floats(inf), np.zeros(1))
+    fetches.advance(0.6 * TOTAL / LINE, flags(1), flags(1), floats(inf), np.zeros(1))
     left = fetches.left_bytes[0]
     assert left == pytest.approx(0.4 * TOTAL, abs=1)
     assert fetches.told(0, 12.3) == "fetching weights: 60% of 125 MB, 12 s to go"
-    assert not fetches.advance(3600.0, flags(0), floats(0.0), np.zeros(1)).all.any()
-    got = fetches.advance(3600.0, flags(1), floats(inf), np.zeros(1))
+    assert not fetches.advance(3600.0, flags(0), flags(1), floats(0.0), np.zeros(1)).all.any()
+    got = fetches.advance(3600.0, flags(1), flags(1), floats(inf), np.zeros(1))
     assert got.line[0] == left
 
 
 def test_without_wifi_each_car_fetches_by_itself_and_begins_nothing_that_its_cap_has_no_room_for() -> None:
-    fetches = Fetches(2, GARAGE, TOTAL)
-    got = fetches.advance(1.0, flags(1, 1), floats(inf, inf), floats(TOTAL, TOTAL - 1))
-    assert got.cellular.tolist() == [np.floor(CELLULAR), 0]
-    assert fetches.too_large(floats(TOTAL, TOTAL - 1)).tolist() == [False, True]
+    fetches, room = Fetches(4, HOME, TOTAL), floats(TOTAL, TOTAL - 1, 0, 0)
+    wifi = flags(0, 0, 1, 1)
+    got = fetches.advance(1.0, flags(1, 1, 1, 1), wifi, np.full(4, inf), room)
+    assert got.cellular.tolist() == [np.floor(CELLULAR), 0, 0, 0]
+    assert got.line.tolist() == [0, 0, np.floor(LINE), 0]
+    assert fetches.too_large(wifi, room).tolist() == [False, True, False, False]
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_bytes_are_conserved_and_no_link_gives_more_than_it_can(data: st.DataObject) -> None:
     cars = data.draw(st.integers(1, 6))
-    place = data.draw(st.sampled_from([HOME, GARAGE]))
-    fetches = Fetches(cars, place, TOTAL)
-    got, room = (
-        np.zeros(cars),
-        floats(*data.draw(st.lists(st.integers(0, 2 * TOTAL), min_size=cars, max_size=cars))),
-    )
+
+    def some() -> Flags:
+        return flags(*data.draw(st.lists(st.integers(0, 1), min_size=cars, max_size=cars)))
+
+    fetches, got = Fetches(cars, HOME, TOTAL), np.zeros(cars)
+    room = floats(*data.draw(st.lists(st.integers(0, 2 * TOTAL), min_size=cars, max_size=cars)))
     for _ in range(data.draw(st.integers(1, 12))):
-        seconds = data.draw(st.floats(0, 30))
-        may = flags(*data.draw(st.lists(st.integers(0, 1), min_size=cars, max_size=cars)))
+        seconds, may, wifi = data.draw(st.floats(0, 30)), some(), some()
         windows_s = floats(*data.draw(st.lists(st.floats(0, 60), min_size=cars, max_size=cars)))
         before = fetches.left_bytes.copy()
-        told_s = fetches.left_s(may, windows_s, room)
-        moved = fetches.advance(seconds, may, windows_s, room)
+        told_s = fetches.left_s(may, wifi, windows_s, room)
+        moved = fetches.advance(seconds, may, wifi, windows_s, room)
         room = room - moved.cellular
         got += moved.all
         assert (moved.all == before - fetches.left_bytes).all()
         assert (moved.all == np.floor(moved.all)).all(), "whole bytes"
-        assert (moved.all >= 0).all()
+        assert (np.stack([moved.line, moved.lan, moved.cellular]) >= 0).all()
         assert not moved.all[~may].any()
         assert moved.line.sum() <= LINE * seconds + 1
         assert moved.lan.sum() <= LAN * seconds + 1
         assert (moved.cellular <= CELLULAR * seconds + 1).all()
         assert (room[moved.cellular > 0] >= 0).all(), "no cap is passed"
-        assert not (moved.line if not place.wifi else moved.cellular).any()
+        assert not (moved.line + moved.lan)[~wifi].any()
+        assert not moved.cellular[wifi].any()
         assert np.count_nonzero(moved.line) <= 1, "one at a time"
-        had = may & (before == 0)
-        assert not (moved.lan.any() and not had.any() and not (fetches.left_bytes[moved.line > 0] == 0).any())
+        had, has = may & wifi & (before == 0), (moved.line > 0) & (fetches.left_bytes == 0)
+        assert not moved.lan.any() or had.any() or has.any(), "somebody there has it"
         done = may & (before > 0) & (told_s < seconds - 1e-3)
         assert (fetches.left_bytes[done] == 0).all(), "as was said"
     assert (got + fetches.left_bytes == TOTAL).all()
