@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from itertools import zip_longest
 from typing import Any
 
-from node.pacing import Chips
+from node.pacing import AT_ONCE, Chips, Passage
 from node.running import Batch, Computed, Running, Stop, Task
 from node.work import Key
 from node.workloads import Control
@@ -43,10 +43,10 @@ class Books:
         """What has the thread."""
         return self._running[-1]
 
-    def add(self, task: Task, coming_s: float = 0.0) -> None:
-        """A work arrived, whose inputs take so long to come to its car."""
+    def add(self, task: Task, coming: Passage = AT_ONCE) -> None:
+        """A work arrived, whose inputs come to its car from now on."""
         with self._lock:
-            task.arrives_s = self._chips.receive(task.vehicle, time.perf_counter(), coming_s, task.work.interactive)
+            task.arrives_s = self._chips.receive(task.vehicle, time.perf_counter(), coming, task.work.interactive)
             assert task.work.key not in self._tasks, "a key names one work at a time"
             self._tasks[task.work.key] = task
 
@@ -113,7 +113,7 @@ class Books:
         _tell(answered)
 
     def hold(
-        self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float, sending_s: float
+        self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float, sending: Passage
     ) -> None:
         """End it, and hold back what it gave: for `paced_s` since it began and its inputs would have come, and then
         until it would be sent. What was stopped was in vain."""
@@ -129,7 +129,7 @@ class Books:
             work = batch.parts[0][0].work
             if computed:
                 began_s = max(running.began_s, *(task.arrives_s for task, _ in batch.parts))
-                self._chips.hold(work.vehicle, computed, began_s, paced_s, work.interactive, sending_s)
+                self._chips.hold(work.vehicle, computed, began_s, paced_s, work.interactive, sending)
             answered = self._leave(running, ())
         _tell(answered)
 

@@ -19,7 +19,7 @@ from node import attempt
 from node.attempt import Failure
 from node.books import Books
 from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
-from node.pacing import Pace
+from node.pacing import AT_ONCE, Pace
 from node.roofline import model as modelled
 from node.running import Batch, Running, Task, batches_of
 from node.turns import Turns
@@ -76,8 +76,8 @@ class Executor:
         if not (work.solo or self._workloads[work.model].computes):
             self._answer(task)
             return
-        coming_s = self._pace.coming_s(sum(map(len, work.inputs))) if self._pace is not None else 0.0
-        self._books.add(task, coming_s)
+        coming = AT_ONCE if self._pace is None else self._pace.coming(sum(map(len, work.inputs)))
+        self._books.add(task, coming)
         self._inbox.put(task)
 
     def stop(self, keys: Collection[Key], *, gently: bool = False) -> Future[dict[Key, float]]:
@@ -310,7 +310,7 @@ class Executor:
             if self._pace is not None:
                 paced_s = self._pace.real_s(workload.cost(batch.items, outcomes))
                 sent = sum(len(outcome) for outcome in outcomes if isinstance(outcome, bytes))
-                self._books.hold(batch, running, outcomes, paced_s, self._pace.sending_s(sent))
+                self._books.hold(batch, running, outcomes, paced_s, self._pace.sending(sent))
                 self._release()
                 return
             first = 0

@@ -23,6 +23,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Bytes over a link: how long they keep it, and how much longer each is on its way."""
+
+    takes_s: float = 0.0
+    way_s: float = 0.0
+
+
+AT_ONCE = Passage()
+
+
+@dataclass(frozen=True, slots=True)
 class Pace:
     """A profile's computer, and its link, on a compressed clock."""
 
@@ -34,13 +45,13 @@ class Pace:
         """How long a micro-batch takes there."""
         return seconds(self.machine, cost) / self.speed
 
-    def coming_s(self, payload: int) -> float:
-        """How long so many bytes of inputs take to come."""
-        return (self.rates.latency_s / 2.0 + self.rates.down_s(payload)) / self.speed
+    def coming(self, payload: int) -> Passage:
+        """How so many bytes of inputs come."""
+        return Passage(self.rates.down_s(payload) / self.speed, self.rates.latency_s / 2.0 / self.speed)
 
-    def sending_s(self, payload: int) -> float:
-        """How long so many bytes of results take to be sent."""
-        return (self.rates.latency_s / 2.0 + self.rates.up_s(payload)) / self.speed
+    def sending(self, payload: int) -> Passage:
+        """How so many bytes of results are sent."""
+        return Passage(self.rates.up_s(payload) / self.speed, self.rates.latency_s / 2.0 / self.speed)
 
 
 @dataclass(slots=True)
@@ -58,11 +69,11 @@ class _Way:
 
     _free_s: dict[int, float] = field(default_factory=dict)
 
-    def passed_s(self, vehicle: int, ready_s: float, takes_s: float, urgent: bool) -> float:
-        """When something is through that is ready then, and takes so long."""
+    def passed_s(self, vehicle: int, ready_s: float, passage: Passage, urgent: bool) -> float:
+        """When something is there that is ready then."""
         free_s = max(ready_s, self._free_s.get(vehicle, -inf))
-        self._free_s[vehicle] = free_s + takes_s
-        return (ready_s if urgent else free_s) + takes_s
+        self._free_s[vehicle] = free_s + passage.takes_s
+        return (ready_s if urgent else free_s) + passage.takes_s + passage.way_s
 
     def clear(self, vehicle: int) -> None:
         """Nothing is to pass any more."""
@@ -93,9 +104,9 @@ class Chips(Generic[T]):
         """Whether a car's chip may begin batch work."""
         return self._free_s.get(vehicle, -inf) <= now_s
 
-    def receive(self, vehicle: int, now_s: float, takes_s: float, interactive: bool) -> float:
-        """When inputs are there that are asked for now and take so long."""
-        return self._down.passed_s(vehicle, now_s, takes_s, interactive)
+    def receive(self, vehicle: int, now_s: float, coming: Passage, interactive: bool) -> float:
+        """When inputs are there that are asked for now."""
+        return self._down.passed_s(vehicle, now_s, coming, interactive)
 
     def hang_up(self, vehicle: int) -> None:
         """Nothing is to come to this car any more, and nothing to be sent."""
@@ -109,10 +120,10 @@ class Chips(Generic[T]):
         began_s: float,
         takes_s: float,
         interactive: bool,
-        sending_s: float = 0.0,
+        sending: Passage = AT_ONCE,
     ) -> None:
         """Hold these results of a micro-batch that was begun then, until the chip would have them and they would be
-        sent, which takes so long."""
+        sent."""
         if interactive:
             start_s = max(began_s, self._interactive_free_s.get(vehicle, -inf))
             self._interactive_free_s[vehicle] = start_s + takes_s
@@ -125,7 +136,7 @@ class Chips(Generic[T]):
             start_s = max(began_s, self._free_s.get(vehicle, -inf))
             self._free_s[vehicle] = start_s + takes_s
         done_s = start_s + takes_s
-        due_s = self._up.passed_s(vehicle, done_s, sending_s, interactive)
+        due_s = self._up.passed_s(vehicle, done_s, sending, interactive)
         self._held.append(_Held(vehicle, done_s, due_s, interactive, results))
 
     def take(self, now_s: float) -> list[T] | None:

@@ -7,7 +7,7 @@ import pytest
 
 from node.executor import Executor
 from node.models import ModelCache
-from node.pacing import Chips, Pace
+from node.pacing import Chips, Pace, Passage
 from node.roofline import Curve, Machine
 from node.site import BYTES_PER_MBIT, Rates
 from node.work import Key
@@ -82,22 +82,19 @@ def test_a_chip_is_free_as_soon_as_nobody_waits_for_its_work() -> None:
 
 def test_inputs_come_before_the_chip_begins_and_results_are_sent_while_it_goes_on() -> None:
     chips: Chips[str] = Chips()
-    assert [chips.receive(0, 0.0, 3.0, False), chips.receive(0, 1.0, 3.0, False)] == [3.0, 6.0], "one by one"
-    assert chips.receive(0, 1.0, 0.5, True) == 1.5, "a question waits for nothing"
-    assert chips.receive(0, 1.0, 3.0, False) == 9.5, "what waits, waits for it"
-    assert chips.receive(1, 1.0, 3.0, False) == 4.0
-    chips.hold(0, ["first"], 3.0, 1.0, False, 4.0)
+    three, way = Passage(3.0), Passage(3.0, 0.5)
+    assert [chips.receive(0, 0.0, three, False), chips.receive(0, 1.0, way, False)] == [3.0, 6.5], "one by one"
+    assert chips.receive(0, 1.0, Passage(0.5), True) == 1.5, "a question waits for nothing"
+    assert chips.receive(0, 1.0, three, False) == 9.5, "what waits, waits for it, and not for what is on its way"
+    assert chips.receive(1, 1.0, three, False) == 4.0
+    chips.hold(0, ["first"], 3.0, 1.0, False, Passage(4.0))
     assert (chips.free(0, 3.9), chips.free(0, 4.0), chips.next_s) == (False, True, 8.0)
-    chips.hold(0, ["second"], 6.0, 1.0, False, 4.0)
-    chips.hold(0, ["asked"], 6.5, 0.5, True, 0.1)
-    assert [chips.take(7.1), chips.take(8.0), chips.take(12.4), chips.take(12.5)] == [
-        ["asked"],
-        ["first"],
-        None,
-        ["second"],
-    ]
+    chips.hold(0, ["second"], 6.0, 1.0, False, Passage(4.0, 0.5))
+    chips.hold(0, ["asked"], 6.5, 0.5, True, Passage(0.125))
+    assert chips.take(7.125) == ["asked"]
+    assert [chips.take(8.0), chips.take(12.9), chips.take(13.0)] == [["first"], None, ["second"]]
     chips.hang_up(0)
-    assert chips.receive(0, 2.0, 1.0, False) == 3.0
+    assert chips.receive(0, 2.0, three, False) == 5.0
 
 
 @pytest.mark.parametrize("part", ["inputs", "results", "way"])
