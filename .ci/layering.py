@@ -15,18 +15,9 @@ PRODUCT = ("coordinator", "node", "protos")
 # Pure code: numpy and the standard library; time and seeds are parameters.
 PURE = (
     "coordinator.core",
-    *(
-        "node.battery",
-        "node.day",
-        "node.draws",
-        "node.events",
-        "node.guard",
-        "node.kept",
-        "node.lease",
-        "node.link",
-    ),
-    *("node.lot", "node.messages", "node.pacing", "node.parking", "node.plan", "node.profile", "node.roofline"),
-    *("node.site", "node.speeds", "node.storm", "node.terms", "node.vehicles"),
+    *("node.battery", "node.day", "node.draws", "node.events", "node.guard", "node.kept", "node.lease"),
+    *("node.link", "node.lot", "node.messages", "node.network", "node.pacing", "node.parking", "node.plan"),
+    *("node.profile", "node.roofline", "node.site", "node.speeds", "node.storm", "node.terms", "node.vehicles"),
 )
 # What a clock, a loop, a log, another thread or process, and chance come from.
 IMPURE = (
@@ -81,8 +72,8 @@ WALLS = (
         "protobuf stays at the wire",
         doors=(
             *("coordinator.client", "coordinator.server", "coordinator.services", "coordinator.wire"),
-            *("node.agent", "node.client", "node.driver", "node.transfer", "node.uplink", "node.weights"),
-            "node.wire",
+            *("node.agent", "node.client", "node.driver", "node.neighbour", "node.transfer", "node.uplink"),
+            *("node.weights", "node.wire"),
         ),
     ),
     Wall(("benchmarks.audit",), PRODUCT, "the audit judges by the facts, with none of the code it judges"),

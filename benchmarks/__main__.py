@@ -39,6 +39,11 @@ BENCHMARKS = (
         "roofline", "benchmarks.roofline", "what the roofline says of real models here, beside what they take"
     ),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
+    Benchmark(
+        "weights-fetch",
+        "benchmarks.weights_fetch",
+        "a fetch of weights that is killed at 60 % and goes on; a neighbour",
+    ),
     Benchmark("world", "benchmarks.world.command", "faults of all kinds on virtual time, every promise checked"),
 )
 

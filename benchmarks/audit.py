@@ -20,6 +20,8 @@ EXACT = 0.002
 STEP_S = 60.0
 """Of the reckoning what a car would have charged without work."""
 MINUTES = 24 * 60
+MONTH_S = 30 * 24 * 3600.0
+"""In which a cap over the cellular network holds."""
 
 Fact = Mapping[str, Any]
 
@@ -49,6 +51,10 @@ class Car:
     leases: int = 0
     compute_j: float = 0.0
     awake_j: float = 0.0
+    lacking_bytes: float = 0.0  # of the weights of its models
+    metered_bytes: float = 0.0  # over the cellular network in a month, as far as is known
+    weights_bytes: float = 0.0  # of these what its own fetches took
+    month: int = -1
 
 
 @dataclass(slots=True)
@@ -62,6 +68,7 @@ class Audit:
     departures: int = 0  # at which a wanted charge was due
     compute_j: float = 0.0
     awake_j: float = 0.0
+    fetched_bytes: dict[str, float] = field(default_factory=lambda: {"line": 0.0, "lan": 0.0, "cellular": 0.0})
     places: int = 0  # with a connection that gives only so much
 
 
@@ -109,15 +116,22 @@ def judge(facts: Iterable[Fact], found: Audit) -> dict[Place, Connection]:
         match fact["fact"]:
             case "car":
                 car.hardware = fact
+                car.lacking_bytes = fact.get("weights_bytes", 0.0)
             case "terms":
                 car.terms = fact
             case "state":
                 _draw(car, fact, connections)
                 _move(car, fact)
+                _meter(car, fact, found)
+            case "fetched":
+                _fetch(car, fact, found)
             case "began":
                 car.working[fact["lease"]] = fact
                 car.leases += 1
                 _begin(car, fact, found)
+                if car.lacking_bytes:
+                    told = f"{fact['lease']} began while {car.lacking_bytes:,.0f} bytes of weights were lacking"
+                    found.violations.append(Violation(car.name, "weights", fact["t_s"], told))
             case "ended":
                 car.working.pop(fact["lease"], None)
                 car.compute_j += fact["compute_modelled_j"]
@@ -229,6 +243,46 @@ def _begin(car: Car, fact: Fact, found: Audit) -> None:
         if age_s > GRACE_S or term in ("opted_in", "refused_models", "refused_tenants"):
             told = f"{fact['lease']} of {fact['model']} began"
             found.violations.append(Violation(car.name, term, fact["t_s"], told))
+
+
+def _fetch(car: Car, fact: Fact, found: Audit) -> None:
+    """Weights came: by a car that its owner lends, never over the cap, and no byte of them twice."""
+    _turn_month(car, fact)
+    for link in found.fetched_bytes:
+        found.fetched_bytes[link] += fact[link]
+    car.weights_bytes += fact["cellular"]
+    car.metered_bytes += fact["cellular"]
+    cap_bytes = car.terms["cellular_gb_a_month"] * 1e9
+    if fact["cellular"] and car.metered_bytes > cap_bytes:
+        told = f"weights brought the month to {car.metered_bytes:,.0f} of {cap_bytes:,.0f} bytes"
+        found.violations.append(Violation(car.name, "cellular_gb_a_month", fact["t_s"], told))
+    came = fact["line"] + fact["lan"] + fact["cellular"]
+    if fact["left_bytes"] != car.lacking_bytes - came:
+        told = (
+            f"{car.lacking_bytes:,.0f} bytes were lacking, {came:,.0f} came, {fact['left_bytes']:,.0f} are lacking"
+        )
+        found.violations.append(Violation(car.name, "weights", fact["t_s"], told))
+    car.lacking_bytes = fact["left_bytes"]
+    for term, since_s in car.broken_s.items():
+        if fact["real_s"] - since_s > GRACE_S and term != "cellular_gb_a_month":  # that is judged by the byte
+            found.violations.append(Violation(car.name, term, fact["t_s"], f"{came:,.0f} bytes of weights came"))
+
+
+def _meter(car: Car, fact: Fact, found: Audit) -> None:
+    """What a car says that it moved over the cellular network is no less than its fetches took."""
+    _turn_month(car, fact)
+    car.metered_bytes = fact["cellular_bytes"]
+    if car.metered_bytes < car.weights_bytes:
+        told = (
+            f"{car.metered_bytes:,.0f} bytes are metered, and weights took {car.weights_bytes:,.0f} of this month"
+        )
+        found.violations.append(Violation(car.name, "cellular_gb_a_month", fact["t_s"], told))
+
+
+def _turn_month(car: Car, fact: Fact) -> None:
+    month = int(fact["t_s"] // MONTH_S)
+    if month != car.month:
+        car.month, car.metered_bytes, car.weights_bytes = month, 0.0, 0.0
 
 
 def _since_hours(car: Car, fact: Fact) -> float:

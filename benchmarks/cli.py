@@ -36,6 +36,10 @@ def audit(
         f"energy, modelled: {found.compute_j / 3600:.1f} Wh of computers, "
         f"{found.awake_j / 3600:.1f} Wh of the cars awake around them"
     )
+    if any(found.fetched_bytes.values()):
+        links = (("line", "the places' lines"), ("lan", "neighbours"), ("cellular", "the cellular network"))
+        told = ", ".join(f"{found.fetched_bytes[link] / 1e6:,.1f} MB over {name}" for link, name in links)
+        print(f"weights, modelled: {told.replace('over neighbours', 'from neighbours')}")
     raise typer.Exit(1 if found.violations else 0)
 
 

@@ -84,6 +84,10 @@ def up_command(
     place: Annotated[
         str, typer.Option(metavar="NAME:N,...", help="What is there: home:4,garage:2, or one for all.")
     ] = "",
+    weights: Annotated[
+        str,
+        typer.Option(metavar="held|fetched", help="fetched: cars fetch their models over the place's links first."),
+    ] = "",
     terms: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML of the owners' terms. Default: all take part and ask for nothing."),
@@ -128,6 +132,7 @@ def up_command(
         config=config,
         site=site,
         place=place,
+        weights=weights,
         terms=terms,
         facts=facts,
     )

@@ -27,12 +27,22 @@ from coordinator.services.http import serve as serve_http
 from coordinator.services.jobs import JobService
 from coordinator.services.link import LinkService
 from coordinator.services.transfer import TransferService
+from coordinator.services.weights import WeightsService
 from coordinator.store import Corrupt, Store
 from coordinator.store.memory import MemoryStore
 from coordinator.store.opening import Occupied
 from coordinator.store.sqlite import SqliteStore
 from coordinator.wire import Terms
-from protos import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc, link_pb2, link_pb2_grpc
+from protos import (
+    fleet_pb2,
+    fleet_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    link_pb2,
+    link_pb2_grpc,
+    weights_pb2,
+    weights_pb2_grpc,
+)
 
 _GRACE_S = 1.0  # for calls that are open when the server stops
 
@@ -120,13 +130,14 @@ async def _serve(
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
     links = LinkService(runtime, edge, terms, config.limits.joins_per_s)
     link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
-    link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge, _cache()), server)
+    link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge), server)
+    weights_pb2_grpc.add_WeightsServiceServicer_to_server(WeightsService(edge, _cache()), server)
     status = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     names = [
         *(
             service.full_name
-            for file in (jobs_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR)
+            for file in (jobs_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR, weights_pb2.DESCRIPTOR)
             for service in file.services_by_name.values()
         ),
         health.SERVICE_NAME,

@@ -53,6 +53,7 @@ class Plan:
     config: Path | None
     site: str = ""
     place: str = ""
+    weights: str = ""
     terms: Path | None = None  # None: every owner takes part, and asks for nothing
     facts: Path | None = None
 
@@ -92,6 +93,7 @@ class Plan:
             "--ray-address": self.ray_address,
             "--site": self.site,
             "--place": self.place,
+            "--weights": self.weights,
             "--terms": self.terms and self.terms.absolute(),
             "--facts": self.facts and self.facts.absolute(),
         }
@@ -214,7 +216,7 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
     """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms."""
-    everyone = plan.day in ("", "parked", "rack") and not plan.terms
+    everyone = plan.day in ("", "parked", "rack") and not plan.terms and plan.weights != "fetched"
     called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:

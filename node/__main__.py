@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from node import plan, profile, site, storm, terms
-from node.config import LotConfig, named
+from node.config import WEIGHTS, LotConfig, named
 from node.pacing import PACES
 from node.roofline import Machine
 
@@ -95,6 +95,11 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
     plan.require_vehicles(days, profiles)
     storm.parse(options.storm)
     places = site.assign(options.place, len(profiles))
+    if options.weights == "fetched" and not options.place:
+        kinds = ", ".join(site.names())
+        raise ValueError(
+            f"--weights fetched: without a place there are no links to fetch over; give --place {kinds}"
+        )
     owners = _owners(options, named(options.first_index, len(profiles)))
     lots, count = 1, len(profiles)
     if options.ray and options.vehicles_per_actor:
@@ -135,6 +140,7 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             place=places[start],
             place_cars=places.count(places[start]),
             terms=tuple(owners[start:end]),
+            weights=options.weights,
             facts=options.facts,
         )
         for start, end in pairwise(firsts)
@@ -193,6 +199,9 @@ def parser() -> argparse.ArgumentParser:
     add("--carbon-g-per-kwh", type=float, default=0.0, metavar="X", help="CO2 of electricity, grams")
     add("--speed", type=float, default=1.0, metavar="X", help="simulated seconds in a real one")
     add("--pace", default="host", choices=PACES, help="profile: answer no sooner than the profile would")
+    add(
+        "--weights", default="held", choices=WEIGHTS, help="fetched: cars begin without, and fetch over their links"
+    )
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
     add("--threads", type=_count, default=1, metavar="N", help="of torch, for each lot")

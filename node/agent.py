@@ -46,19 +46,20 @@ from node.events import (
 )
 from node.executor import Executor
 from node.facts import Facts
-from node.guard import WORDS, Guard, Reason
+from node.guard import Guard, Reason
 from node.kept import Kept
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
 from node.models import NOOP, ModelCache, ModelError
+from node.neighbour import sharing
 from node.pacing import Pace
 from node.roofline import Machine
 from node.terms import Terms, changed
 from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Looked, Nodes
-from node.weights import fetch_missing
+from node.weights import Site, fetch_missing
 from node.work import Finished, Key, Listener, Work
 
 ESTIMATE_EVERY_S = 600.0
@@ -118,9 +119,10 @@ class Agent:
         """
         self._loop = asyncio.get_running_loop()
         try:
-            await self._open(ready)
             async with contextlib.AsyncExitStack() as exits:
-                await self._serve(exits, stop)
+                if await self._fetched(exits, stop):
+                    await self._open(ready)
+                    await self._serve(exits, stop)
         finally:
             await asyncio.to_thread(self._executor.close)
             if self._facts is not None:
@@ -132,6 +134,26 @@ class Agent:
         told_s = self._told_s - self._started_s
         return deepcopy(Kept(self._began_unix_s, told_s, self._day, self._guard, self._declared_until_s))
 
+    async def _fetched(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> bool:
+        """Bring the models here that are to be offered; False when there was no time left for that."""
+        config, cache = self._config, ModelCache.of_user()
+        site = Site(config.run_dir, config.site, config.lot_id) if config.run_dir and config.site else None
+        await exits.enter_async_context(sharing(site, cache))
+        metadata = bearer(config.api_key)
+        fetching = asyncio.ensure_future(
+            fetch_missing(config.models or (), cache, config.coordinator, metadata, site)
+        )
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if fetching.done():
+                fetching.result()
+            return fetching.done()
+        finally:
+            fetching.cancel()
+            stopping.cancel()
+            await asyncio.wait((fetching, stopping))
+
     async def _open(self, ready: Callable[[], None]) -> None:
         """Everything that needs no coordinator."""
         config = self._config
@@ -141,7 +163,6 @@ class Agent:
         plans = plan.lived_together(self._days, config.starts_as or self._days[0])
         storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
-        await fetch_missing(config.models or (), ModelCache.of_user(), config.coordinator, metadata)
         speeds = await asyncio.to_thread(self._executor.start)
         models = [
             ModelOffer(s.name, s.digest, s.kind, s.items_per_s, 0.0, s.batch_items, s.max_item_bytes)
@@ -180,7 +201,8 @@ class Agent:
             self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where that was said
             ours = place.part(len(profiles), config.place_cars or len(profiles))
             terms = config.terms or (Terms(),) * len(profiles)
-            self._guard = Guard(profiles, battery, ours, terms, names, self._day.start_s)
+            lacking = _weights_bytes(names) if config.weights == "fetched" else 0
+            self._guard = Guard(profiles, battery, ours, terms, names, self._day.start_s, lacking)
         else:
             self._day, self._guard, self._declared_until_s = kept.day, kept.guard, kept.declared_until_s
             self._guard.offering(names)
@@ -255,8 +277,13 @@ class Agent:
         seconds, self._told_s = (now_s - self._told_s) * self._config.speed, now_s
         simulated_s = self._simulated_s()
         vehicles = self._lot.vehicles
+        there = self._day.plugged | self._day.parked
         self._guard.pass_time(simulated_s, seconds, self._day.plugged, self._day.parked, vehicles.leases > 0)
         self._guard.moved(simulated_s, vehicles.take_moved(), self._elsewhere())
+        windows_s = vehicles.window_s(now_s) * self._config.speed
+        fetched = self._guard.fetch(simulated_s, seconds, there, windows_s)
+        if self._facts is not None:
+            self._facts.fetched(fetched, self._guard.fetches.left_bytes, simulated_s, self._real_s())
         changes = self._day.advance(simulated_s)
         self._guard.battery.arrive(changes.travelled, changes.used_kwh)
         self._declared_until_s[changes.came] = np.inf
@@ -325,6 +352,7 @@ class Agent:
         """Every vehicle as its driver sees it."""
         vehicles = self._lot.vehicles
         window_s = vehicles.window_s(self._loop.time())
+        withheld = self._guard.told(self._config.speed)
         return [
             driver.ParkedVehicle(
                 name=row.name,
@@ -334,7 +362,7 @@ class Agent:
                 state_of_charge=float(self._guard.battery.state_of_charge[node]),
                 leases=int(vehicles.leases[node]),
                 terms=self._guard.terms.rows[node],
-                withheld=WORDS[Reason(int(self._guard.reason[node]))],
+                withheld=withheld[node],
                 site=row.site,
                 day=self._days[node],
                 parked=bool(self._day.parked[node]),
@@ -513,12 +541,18 @@ class Agent:
             self._uplink.announced(announced.token, on_wire)
 
 
+def _weights_bytes(models: Sequence[str]) -> int:
+    """What all files of these models take."""
+    cache = ModelCache.of_user()
+    return sum(cache.get(name).bytes for name in models if name != NOOP)
+
+
 def _pace(config: LotConfig) -> Pace | None:
     """What its cars keep; raises ValueError when their profile cannot be timed."""
     if config.pace == "host":
         return None
     (name,) = set(config.profiles)
-    return Pace(Machine.of(profile.load(name)), config.speed)
+    return Pace(Machine.of(profile.load(name)), config.speed, site.load(config.place).link)
 
 
 def _work(granted: Granted) -> Work:

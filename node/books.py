@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from itertools import zip_longest
 from typing import Any
 
-from node.pacing import Chips
+from node.pacing import AT_ONCE, Chips, Passage
 from node.running import Batch, Computed, Running, Stop, Task
 from node.work import Key
 from node.workloads import Control
@@ -43,9 +43,10 @@ class Books:
         """What has the thread."""
         return self._running[-1]
 
-    def add(self, task: Task) -> None:
-        """A work arrived."""
+    def add(self, task: Task, coming: Passage = AT_ONCE) -> None:
+        """A work arrived, whose inputs come to its car from now on."""
         with self._lock:
+            task.arrives_s = self._chips.receive(task.vehicle, time.perf_counter(), coming, task.work.interactive)
             assert task.work.key not in self._tasks, "a key names one work at a time"
             self._tasks[task.work.key] = task
 
@@ -75,6 +76,8 @@ class Books:
                 task.winding_down = task.winding_down or gently
                 task.stopped = task.stopped or not gently
                 self._stop_held(task, stop)
+                if not gently and not any(other.vehicle == task.vehicle for other in self._tasks.values()):
+                    self._chips.hang_up(task.vehicle)
                 for running, urgent in zip_longest(self._running, self._running[1:]):
                     if not running.has(task):
                         continue
@@ -109,8 +112,11 @@ class Books:
             answered = self._leave(running, told)
         _tell(answered)
 
-    def hold(self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float) -> None:
-        """End it, and hold back what it gave for `paced_s` since it began; what was stopped was in vain."""
+    def hold(
+        self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float, sending: Passage
+    ) -> None:
+        """End it, and hold back what it gave: for `paced_s` since it began and its inputs would have come, and then
+        until it would be sent. What was stopped was in vain."""
         computed: list[Computed] = []
         first = 0
         with self._lock:
@@ -122,7 +128,8 @@ class Books:
                     computed.append(Computed(task, places, part, running.busy_s(task), share_s))
             work = batch.parts[0][0].work
             if computed:
-                self._chips.hold(work.vehicle, computed, running.began_s, paced_s, work.interactive)
+                began_s = max(running.began_s, *(task.arrives_s for task, _ in batch.parts))
+                self._chips.hold(work.vehicle, computed, began_s, paced_s, work.interactive, sending)
             answered = self._leave(running, ())
         _tell(answered)
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from node.terms import Terms
 
+WEIGHTS = ("held", "fetched")
+"""By every car from the start; or each begins without them, and fetches them as its place allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class LotConfig:
@@ -33,6 +36,7 @@ class LotConfig:
     place: str = ""  # what kind of place that is; empty: a plain one
     place_cars: int = 0  # vehicles there, with those of other lots; 0: its own are all
     terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
+    weights: str = WEIGHTS[0]
     facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property

@@ -19,7 +19,7 @@ from node import attempt
 from node.attempt import Failure
 from node.books import Books
 from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
-from node.pacing import Pace
+from node.pacing import AT_ONCE, Pace
 from node.roofline import model as modelled
 from node.running import Batch, Running, Task, batches_of
 from node.turns import Turns
@@ -76,7 +76,8 @@ class Executor:
         if not (work.solo or self._workloads[work.model].computes):
             self._answer(task)
             return
-        self._books.add(task)
+        coming = AT_ONCE if self._pace is None else self._pace.coming(sum(map(len, work.inputs)))
+        self._books.add(task, coming)
         self._inbox.put(task)
 
     def stop(self, keys: Collection[Key], *, gently: bool = False) -> Future[dict[Key, float]]:
@@ -313,7 +314,8 @@ class Executor:
         else:
             if self._pace is not None:
                 paced_s = self._pace.real_s(workload.cost(batch.items, outcomes))
-                self._books.hold(batch, running, outcomes, paced_s)
+                sent = sum(len(outcome) for outcome in outcomes if isinstance(outcome, bytes))
+                self._books.hold(batch, running, outcomes, paced_s, self._pace.sending(sent))
                 self._release()
                 return
             first = 0

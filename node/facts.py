@@ -1,8 +1,9 @@
 """What a lot did, as raw facts in JSON lines, for whoever wants to judge it afterwards.
 
 A fact is one line: its kind, the cars' clock (`t_s`, since Monday 00:00), seconds of this process (`real_s`), the
-car. Kinds: `car` (hardware), `terms` (the owner's, all of them), `state` (when something of it moved), `began` and
-`ended` (a lease, with its energy). Lines are written on a thread of their own.
+car. Kinds: `car` (hardware, weights it has to fetch), `terms` (the owner's, all of them), `state` (when something
+of it moved), `fetched` (weights, by link), `began` and `ended` (a lease, with its energy). Lines are written on a
+thread of their own.
 """
 
 import json
@@ -14,9 +15,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from node.battery import TAPER_FROM, TAPER_TO, Flags, Floats
 from node.guard import Guard
 from node.lease import Lease
+from node.network import Fetched
 from node.profile import Profile
 from node.terms import Terms
 
@@ -54,7 +58,8 @@ class Facts:
             known = {} if profile.battery is None else asdict(profile.battery)
             board = {key: profile.figures[key] for key in ("board_w", "awake_w") if key in profile.figures}
             taper = {"taper_from": TAPER_FROM, "taper_to": TAPER_TO}
-            self.tell("car", node, t_s, real_s, {**known, **board, **taper, **where})
+            weights = {"weights_bytes": guard.fetches.left_bytes[node]}
+            self.tell("car", node, t_s, real_s, {**known, **board, **taper, **where, **weights})
             self.terms(node, guard.terms.rows[node], t_s, real_s)
 
     def terms(self, node: int, terms: Terms, t_s: float, real_s: float) -> None:
@@ -85,6 +90,12 @@ class Facts:
                 names = _STATE
                 place = {"pay_per_h": guard.place.pay_per_h}
                 self.tell("state", node, t_s, real_s, {**dict(zip(names, row, strict=True)), **place})
+
+    def fetched(self, fetched: Fetched, left_bytes: Floats, t_s: float, real_s: float) -> None:
+        """Weights that came to cars, and what each still lacks [N]."""
+        for node in np.flatnonzero(fetched.all).tolist():
+            links = {"line": fetched.line[node], "lan": fetched.lan[node], "cellular": fetched.cellular[node]}
+            self.tell("fetched", node, t_s, real_s, {**links, "left_bytes": left_bytes[node]})
 
     def began(self, lease: Lease, t_s: float, real_s: float) -> None:
         """Work came to a car."""

@@ -1,4 +1,5 @@
-"""What the owners' terms make of the cars of a lot: who may work now, what the cars draw, how warm they are.
+"""What the owners' terms make of the cars of a lot: who may work now, what the cars draw, how warm they are, and
+what they fetch.
 
 Pure: simulated seconds in, columns out. A car that may not work has a `Reason`. What must hold: no work below the
 least charge; the wanted charge is there at the departure whenever that could be had without work. So every look is
@@ -11,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 
 from node.battery import TAPER_FROM, Battery, Flags, Floats
+from node.network import Fetched, Fetches
 from node.profile import Profile
 from node.site import Heat, Place, shared
 from node.terms import Columns, Terms
@@ -27,7 +29,7 @@ LEAST_SPARE_S = 60.0
 
 
 class Reason(IntEnum):
-    """Why a car's owner keeps it from work; the first that holds."""
+    """Why a car is kept from work, by its owner as a rule; the first that holds."""
 
     NONE = 0
     NOT_OPTED_IN = 1
@@ -40,6 +42,8 @@ class Reason(IntEnum):
     TOO_HOT = 8
     PAID_TOO_LITTLE = 9
     MODELS_REFUSED = 10
+    WEIGHTS_TOO_LARGE = 11
+    FETCHING = 12
 
 
 WORDS = {
@@ -54,6 +58,8 @@ WORDS = {
     Reason.TOO_HOT: "its cabin is hotter than its owner allows",
     Reason.PAID_TOO_LITTLE: "an hour there pays less than its owner wants",
     Reason.MODELS_REFUSED: "its owner refuses every model that it has",
+    Reason.WEIGHTS_TOO_LARGE: "its owner allows too little over the cellular network for the weights that it lacks",
+    Reason.FETCHING: "it fetches the weights of its models",
 }
 
 
@@ -68,7 +74,9 @@ class Guard:
         terms: Sequence[Terms],
         models: Sequence[str],
         now_s: float,
+        weights_bytes: int = 0,
     ) -> None:
+        """Every car has yet to fetch so many bytes before it can work."""
         count = len(profiles)
         self.battery, self.place = battery, place
         self.heat = Heat(profiles, place.at(place.ambient_c, now_s))
@@ -78,6 +86,9 @@ class Guard:
         self.awake = np.zeros(count, np.bool_)  # [N] drawing power around their computers
         self.charging = np.zeros(count, np.bool_)  # [N]
         self.cellular_bytes = np.zeros(count)  # [N] in this month
+        self.fetches = Fetches(count, place, weights_bytes)
+        self._windows_s = np.zeros(count)  # [N] as last told
+        self._wifi = np.full(count, place.wifi)  # [N] as last told
         self._wake_j = np.array([profile.wake_j for profile in profiles])  # [N]
         self._charge_to = battery.charge_to.copy()
         self._awake_until_s = np.full(count, -np.inf)  # [N]
@@ -100,7 +111,7 @@ class Guard:
         """So many simulated seconds passed until now; columns are [N], parked: there and off the charger."""
         battery, here = self.battery, plugged | parked
         self._awake_until_s[computing] = now_s + LINGER_S
-        self.awake = here & (computing | ((self._awake_until_s > now_s - seconds) & (self.reason == Reason.NONE)))
+        self.awake = here & (computing | ((self._awake_until_s > now_s - seconds) & self._lent))
         load_kw = np.where(here, battery.load_kw(self.awake, computing), 0.0)
         supply_kw, level_kw = self._supply(plugged, load_kw)
         self.given_kw = np.where(plugged, np.minimum(battery.wall_kw, level_kw), 0.0)
@@ -111,11 +122,30 @@ class Guard:
 
     def moved(self, now_s: float, moved_bytes: Floats, elsewhere: Flags | None = None) -> None:
         """The cars sent and received so much [N] since the last call; elsewhere [N]: not at their place."""
-        month = np.floor(now_s / MONTH_S)
-        if month != self._month:
-            self._month = month
-            self.cellular_bytes[:] = 0.0
-        self.cellular_bytes += np.where(self.wifi(elsewhere), 0.0, moved_bytes)
+        self._turn_month(now_s)
+        self._wifi = self.wifi(elsewhere)
+        self.cellular_bytes += np.where(self._wifi, 0.0, moved_bytes)
+
+    def fetch(self, now_s: float, seconds: float, here: Flags, windows_s: Floats) -> Fetched:
+        """So many simulated seconds passed until now, in which cars that were here [N], and are expected to stay so
+        long [N], fetched what they lack."""
+        self._turn_month(now_s)
+        self._windows_s = windows_s
+        lent = here & self._lent
+        fetched = self.fetches.advance(seconds, lent, self._wifi, windows_s, self._room_bytes)
+        self.cellular_bytes += fetched.cellular
+        self._awake_until_s[fetched.all > 0.0] = now_s + LINGER_S
+        return fetched
+
+    def told(self, speed: float) -> list[str]:
+        """Why each car is kept from work [N], in words; empty when it is not. Times are divided by the clock's
+        speed."""
+        words = [WORDS[Reason(reason)] for reason in self.reason.tolist()]
+        if self.fetches.left_bytes.any():
+            left_s = self.fetches.left_s(self._lent, self._wifi, self._windows_s, self._room_bytes) / speed
+            for car in np.flatnonzero(self.reason == Reason.FETCHING).tolist():
+                words[car] = self.fetches.told(car, float(left_s[car]))
+        return words
 
     def wifi(self, elsewhere: Flags | None) -> Flags:
         """Who has it [N]: who is at their place, if that has; elsewhere [N], None: nobody is."""
@@ -142,8 +172,11 @@ class Guard:
         unslowed = plugged & (supply_kw >= battery.accepts_kw() + load_kw)
         spare = np.where(self.reason == Reason.CHARGE_LOW, SPARE_CHARGE, 0.0)
         departs_s = np.minimum(terms.departs_in_s(now_s), declared_s)
-        metered = ~self.wifi(elsewhere) & ~(self.cellular_bytes < terms.cellular_bytes)
+        self._wifi = self.wifi(elsewhere)
+        metered = ~self._wifi & ~(self.cellular_bytes < terms.cellular_bytes)
         for cause, holds in (
+            (Reason.FETCHING, self.fetches.left_bytes > 0.0),
+            (Reason.WEIGHTS_TOO_LARGE, self.fetches.too_large(self._wifi, self._room_bytes)),
             (Reason.MODELS_REFUSED, self._all_refused),
             (Reason.PAID_TOO_LITTLE, terms.least_pay_per_h > place.pay_per_h),
             (Reason.TOO_HOT, self.heat.cabin_c > terms.hottest_cabin_c),
@@ -162,6 +195,23 @@ class Guard:
         """What it would take to wake each car for work now [N], joules; 0 for those awake or charging."""
         asleep = (self._awake_until_s <= now_s) & ~self.charging
         return np.where(asleep, self._wake_j, 0.0)
+
+    @property
+    def _lent(self) -> Flags:
+        """Whose owners lend them now [N], whether they have their weights or not."""
+        lent: Flags = (self.reason == Reason.NONE) | (self.reason == Reason.FETCHING)
+        return lent
+
+    @property
+    def _room_bytes(self) -> Floats:
+        """What the owners still allow over the cellular network in this month [N]."""
+        return self.terms.cellular_bytes - self.cellular_bytes
+
+    def _turn_month(self, now_s: float) -> None:
+        month = np.floor(now_s / MONTH_S)
+        if month != self._month:
+            self._month = month
+            self.cellular_bytes[:] = 0.0
 
     def _supply(self, plugged: Flags, load_kw: Floats) -> tuple[Floats, float]:
         """What the wall gives each that wants to charge and to feed such a load [N], and the most for one that

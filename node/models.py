@@ -4,6 +4,7 @@ It knows files and digests. It does not know what a model computes: that is `nod
 files of a named model is `node/conversion`.
 
     <cache>/models/<name>/manifest.json     and the files it names, beside it
+    <cache>/models/.<name>.part/            the same while they are fetched, over as many processes as that takes
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -38,7 +39,7 @@ NOOP = "noop"
 """Name of the built-in echo model, which needs no files."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 class ModelError(Exception):
@@ -109,12 +110,12 @@ class ModelCache:
 
     def models(self) -> tuple[CachedModel, ...]:
         """Every model in the cache, by name."""
-        found = sorted((self.root / "models").glob(f"*/{_MANIFEST}"))
+        found = sorted((self.root / "models").glob(f"*/{MANIFEST}"))
         return tuple(_read(path) for path in found if not path.parent.name.startswith("."))
 
     def find(self, name: str) -> CachedModel | None:
         """The model of this name, or None."""
-        manifest = self.root / "models" / name / _MANIFEST
+        manifest = self.root / "models" / name / MANIFEST
         return _read(manifest) if _NAME.fullmatch(name) and manifest.is_file() else None
 
     def get(self, name: str) -> CachedModel:
@@ -131,21 +132,17 @@ class ModelCache:
     def staged(self, name: str) -> Iterator[Path]:
         """A temporary directory to make the files of a model in; `keep` puts it into place. Raises ModelError
         when the cache cannot be written."""
-        if not _NAME.fullmatch(name) or name == NOOP:
-            raise ModelError(
-                f"{name!r} cannot name a model: use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or"
-                f" a digit, and not {NOOP!r}"
-            )
+        _require_name(name)
         models = self.root / "models"
         try:
             models.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models))
         except OSError as error:
-            raise _unwritable(models, error) from None
+            raise unwritable(models, error) from None
         try:
             yield staging
         except OSError as error:
-            raise _unwritable(models, error) from None
+            raise unwritable(models, error) from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -156,7 +153,7 @@ class ModelCache:
         files = [
             CachedFile(path.relative_to(staging).as_posix(), path.stat().st_size, sha256_of(path))
             for path in sorted(staging.rglob("*"))
-            if path.is_file() and path.name != _MANIFEST
+            if path.is_file() and path.name != MANIFEST
         ]
         manifest: dict[str, Any] = {
             "name": name,
@@ -167,21 +164,55 @@ class ModelCache:
             "source": source,
         }
         manifest["digest"] = _digest(manifest)
-        (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         return self._place(name, staging)
 
+    def lock(self, name: str) -> Path:
+        """The file to lock by whoever fetches this model. Raises ModelError when there can be none."""
+        _require_name(name)
+        models = self.root / "models"
+        try:
+            models.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(models, error) from None
+        return models / f".{name}.lock"
+
+    def begun(self, name: str) -> bool:
+        """Whether some of this model was fetched, and not all."""
+        return (self._part(name) / MANIFEST).is_file()
+
+    def begin(self, name: str, manifest: bytes) -> CachedModel:
+        """What is to be fetched by this manifest, and where its files gather, over as many processes as that takes;
+        what was gathered by another manifest is thrown away. Raises ModelError when it is none of this model."""
+        _require_name(name)
+        staging = self._part(name)
+        place = staging / MANIFEST
+        try:
+            if not place.is_file() or place.read_bytes() != manifest:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+                place.write_bytes(manifest)
+        except OSError as error:
+            raise unwritable(staging, error) from None
+        try:
+            return _own(name, _read(place))
+        except ModelError:
+            shutil.rmtree(staging)
+            raise
+
     def adopt(self, name: str, staging: Path) -> CachedModel:
-        """Move files into place that came with their manifest. Raises ModelError unless they are just what it
-        says."""
-        model = _read(staging / _MANIFEST)
-        if model.name != name:
-            raise ModelError(f"the manifest in {staging} is of model {model.name!r}; {name!r} was expected")
-        model.verify()
+        """Move files into place that came with their manifest, each compared with it already. Raises ModelError
+        unless they are all that it names, and no others."""
+        model = _own(name, _read(staging / MANIFEST))
+        model.verify(contents=False)
         stray = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()}
-        stray -= {_MANIFEST, *(file.path for file in model.files)}
+        stray -= {MANIFEST, *(file.path for file in model.files)}
         if stray:
             raise ModelError(f"the manifest of {name} does not name {', '.join(sorted(stray))}")
         return self._place(name, staging)
+
+    def _part(self, name: str) -> Path:
+        return self.root / "models" / f".{name}.part"
 
     def _place(self, name: str, staging: Path) -> CachedModel:
         """Move a described directory to where model `name` lives, replacing an older one."""
@@ -192,7 +223,7 @@ class ModelCache:
         staging.chmod(0o755)
         staging.rename(place)
         shutil.rmtree(replaced, ignore_errors=True)
-        return _read(place / _MANIFEST)
+        return _read(place / MANIFEST)
 
 
 def architecture_of(directory: Path) -> str:
@@ -234,6 +265,27 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or name == NOOP:
+        raise ModelError(
+            f"{name!r} cannot name a model: use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or"
+            f" a digit, and not {NOOP!r}"
+        )
+
+
+def _own(name: str, model: CachedModel) -> CachedModel:
+    """The model, if it is of this name and its files lie in its directory."""
+    if model.name != name:
+        raise ModelError(f"the manifest in {model.directory} is of model {model.name!r}; {name!r} was expected")
+    for file in model.files:
+        parts = PurePosixPath(file.path).parts
+        if not parts or file.path.startswith("/") or ".." in parts or file.path == MANIFEST:
+            raise ModelError(
+                f"the manifest of {name} names a file {file.path!r}; a model's files lie in its directory"
+            )
+    return model
+
+
 def _digest(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -259,5 +311,6 @@ def _read(path: Path) -> CachedModel:
     return model
 
 
-def _unwritable(path: Path, error: OSError) -> ModelError:
+def unwritable(path: Path, error: OSError) -> ModelError:
+    """That nothing can be written there."""
     return ModelError(f"{path} cannot be written ({error.strerror}); free space, or set CARPOOL_CACHE elsewhere")

@@ -3,7 +3,9 @@
 Pure; seconds are real ones and come in as parameters. Each car has a chip of its own: what was computed here is
 held back until that chip would have computed it, and the next batch work of the car is begun only then. Interactive
 work goes first on the chip, too: it begins at once, and what the chip was at ends later by so much. A chip that is
-hot is slower, from when it is said to be.
+hot is slower, from when it is said to be. Each car has a link of its own as well: the inputs of a work come over it
+from its submission on, after those of works before it; the chip begins when they are there, and goes on while
+results are sent. That cars share the line of their place is left out: this is the least that it takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from node.roofline import Cost, Machine, seconds
+from node.site import UNLIMITED, Rates
 
 PACES = ("host", "profile")
 """As fast as this machine computes; or no faster than the profile."""
@@ -23,33 +26,73 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Bytes over a link: how long they keep it, and how much longer each is on its way."""
+
+    takes_s: float = 0.0
+    way_s: float = 0.0
+
+
+AT_ONCE = Passage()
+
+
+@dataclass(frozen=True, slots=True)
 class Pace:
-    """A profile's computer on a compressed clock."""
+    """A profile's computer, and its link, on a compressed clock."""
 
     machine: Machine
     speed: float  # simulated seconds in a real one
+    rates: Rates = UNLIMITED
 
     def real_s(self, cost: Cost) -> float:
         """How long a micro-batch takes there."""
         return seconds(self.machine, cost) / self.speed
 
+    def coming(self, payload: int) -> Passage:
+        """How so many bytes of inputs come."""
+        return Passage(self.rates.down_s(payload) / self.speed, self.rates.latency_s / 2.0 / self.speed)
+
+    def sending(self, payload: int) -> Passage:
+        """How so many bytes of results are sent."""
+        return Passage(self.rates.up_s(payload) / self.speed, self.rates.latency_s / 2.0 / self.speed)
+
 
 @dataclass(slots=True)
 class _Held(Generic[T]):
     vehicle: int
-    due_s: float
+    done_s: float  # by the chip
+    due_s: float  # and sent
     interactive: bool
     results: list[T]
 
 
 @dataclass(slots=True)
+class _Way:
+    """One direction of the cars' links: what is to pass waits for what came before it, but for urgent things."""
+
+    _free_s: dict[int, float] = field(default_factory=dict)
+
+    def passed_s(self, vehicle: int, ready_s: float, passage: Passage, urgent: bool) -> float:
+        """When something is there that is ready then."""
+        free_s = max(ready_s, self._free_s.get(vehicle, -inf))
+        self._free_s[vehicle] = free_s + passage.takes_s
+        return (ready_s if urgent else free_s) + passage.takes_s + passage.way_s
+
+    def clear(self, vehicle: int) -> None:
+        """Nothing is to pass any more."""
+        self._free_s.pop(vehicle, None)
+
+
+@dataclass(slots=True)
 class Chips(Generic[T]):
-    """The chips of a lot's cars, and the results that they would still be computing."""
+    """The chips of a lot's cars and their links, and the results that would still be on them."""
 
     _held: list[_Held[T]] = field(default_factory=list)
     _free_s: dict[int, float] = field(default_factory=dict)  # of batch work, by car
     _interactive_free_s: dict[int, float] = field(default_factory=dict)
     _speed: dict[int, float] = field(default_factory=dict)  # the part that heat leaves, by car; 1 if not said
+    _down: _Way = field(default_factory=_Way)
+    _up: _Way = field(default_factory=_Way)
 
     @property
     def next_s(self) -> float:
@@ -65,21 +108,41 @@ class Chips(Generic[T]):
         """Whether a car's chip may begin batch work."""
         return self._free_s.get(vehicle, -inf) <= now_s
 
-    def hold(self, vehicle: int, results: list[T], began_s: float, takes_s: float, interactive: bool) -> None:
-        """Hold these results of a micro-batch that was begun then, until the chip would have them: a cool one takes
-        so long."""
+    def receive(self, vehicle: int, now_s: float, coming: Passage, interactive: bool) -> float:
+        """When inputs are there that are asked for now."""
+        return self._down.passed_s(vehicle, now_s, coming, interactive)
+
+    def hang_up(self, vehicle: int) -> None:
+        """Nothing is to come to this car any more, and nothing to be sent."""
+        self._down.clear(vehicle)
+        self._up.clear(vehicle)
+
+    def hold(
+        self,
+        vehicle: int,
+        results: list[T],
+        began_s: float,
+        takes_s: float,
+        interactive: bool,
+        sending: Passage = AT_ONCE,
+    ) -> None:
+        """Hold these results of a micro-batch that was begun then, until the chip would have them (a cool one takes
+        so long) and they would be sent."""
         takes_s /= self._speed.get(vehicle, 1.0)
         if interactive:
             start_s = max(began_s, self._interactive_free_s.get(vehicle, -inf))
             self._interactive_free_s[vehicle] = start_s + takes_s
             self._free_s[vehicle] = max(start_s, self._free_s.get(vehicle, -inf)) + takes_s
             for held in self._held:
-                if held.vehicle == vehicle and not held.interactive and held.due_s > start_s:
+                if held.vehicle == vehicle and not held.interactive and held.done_s > start_s:
+                    held.done_s += takes_s
                     held.due_s += takes_s
         else:
             start_s = max(began_s, self._free_s.get(vehicle, -inf))
             self._free_s[vehicle] = start_s + takes_s
-        self._held.append(_Held(vehicle, start_s + takes_s, interactive, results))
+        done_s = start_s + takes_s
+        due_s = self._up.passed_s(vehicle, done_s, sending, interactive)
+        self._held.append(_Held(vehicle, done_s, due_s, interactive, results))
 
     def throttle(self, speeds: Sequence[float], now_s: float) -> bool:
         """Heat leaves cars 0, 1, ... so much of their speed (0 to 1) from now on; whether any is done sooner."""
@@ -92,8 +155,10 @@ class Chips(Generic[T]):
         for times_s in (self._free_s, self._interactive_free_s):
             for vehicle in longer.keys() & times_s.keys():
                 times_s[vehicle] += max(0.0, times_s[vehicle] - now_s) * (longer[vehicle] - 1.0)
-        for held in self._held:
-            held.due_s += max(0.0, held.due_s - now_s) * (longer.get(held.vehicle, 1.0) - 1.0)
+        for held in self._held:  # to send them takes as long as before
+            later_s = max(0.0, held.done_s - now_s) * (longer.get(held.vehicle, 1.0) - 1.0)
+            held.done_s += later_s
+            held.due_s += later_s
         return any(factor < 1.0 for factor in longer.values())
 
     def take(self, now_s: float) -> list[T] | None:
@@ -117,8 +182,8 @@ class Chips(Generic[T]):
         self._held = [held for held in self._held if held.results]
         for vehicle in touched:
             left = [held for held in self._held if held.vehicle == vehicle]
-            self._free_s[vehicle] = max((held.due_s for held in left), default=now_s)
+            self._free_s[vehicle] = max((held.done_s for held in left), default=now_s)
             self._interactive_free_s[vehicle] = max(
-                (held.due_s for held in left if held.interactive), default=now_s
+                (held.done_s for held in left if held.interactive), default=now_s
             )
         return dropped

@@ -23,6 +23,7 @@ class Task:
     work: Work
     left: int  # items without a result or an error
     stopped: bool = False
+    arrives_s: float = 0.0  # when its inputs would be on the car, by this machine's clock; only with a pace
     winding_down: bool = False  # likewise: what runs of it is finished, nothing more is begun
     batches: "deque[Batch] | None" = None  # None until prepared
     announced: threading.Event | None = None  # of the first of `batches`

@@ -1,4 +1,4 @@
-"""Where vehicles stand: what its connection gives, what electricity costs by the hour, how warm it is.
+"""Where vehicles stand: what its connections give, what electricity costs by the hour, how warm it is.
 
 Pure. Figures are lines in node/places/*.toml, each with its source or the word "assumed"; a lot stands in one
 place. Seconds are simulated, since Monday 00:00.
@@ -6,7 +6,7 @@ place. Seconds are simulated, since Monday 00:00.
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
@@ -18,6 +18,31 @@ from node.profile import Profile
 Floats = NDArray[np.float64]
 HOUR_S = 3600.0
 HOURS = 24
+BYTES_PER_MBIT = 1e6 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A link, as its user sees it."""
+
+    down_mbit: float = math.inf  # a second, as the next
+    up_mbit: float = math.inf
+    latency_s: float = 0.0  # there and back
+
+    def down_s(self, payload: float) -> float:
+        """How long so many bytes take to come, the way not counted."""
+        return payload / (self.down_mbit * BYTES_PER_MBIT)
+
+    def part(self, part: float) -> "Rates":
+        """So much of it, 0 to 1."""
+        return replace(self, down_mbit=self.down_mbit * part, up_mbit=self.up_mbit * part)
+
+    def up_s(self, payload: float) -> float:
+        """How long so many bytes take to be sent, the way not counted."""
+        return payload / (self.up_mbit * BYTES_PER_MBIT)
+
+
+UNLIMITED = Rates()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +51,30 @@ class Place:
 
     name: str = ""
     wifi: bool = True
+    line: Rates = UNLIMITED  # over its Wi-Fi, shared by all cars there
+    lan_mbit: float = math.inf  # a second, from car to car over the same Wi-Fi
+    cellular: Rates = UNLIMITED  # each car's own, where it has no Wi-Fi
     limit_kw: float = math.inf  # of all cars there together
     pay_per_h: float = math.inf  # what the owner gets for an hour, in the unit of the jobs' values; inf: not given
     price_per_kwh: tuple[float, ...] = (0.0,) * HOURS  # in the unit of the jobs' values
     carbon_g_per_kwh: tuple[float, ...] = (0.0,) * HOURS
     ambient_c: tuple[float, ...] = (20.0,) * HOURS
 
+    @property
+    def link(self) -> Rates:
+        """What a car that is there has."""
+        return self.line if self.wifi else self.cellular
+
     def at(self, column: Sequence[float], now_s: float) -> float:
         """The figure of that hour."""
         return column[int(now_s // HOUR_S) % HOURS]
 
     def part(self, cars: int, of: int) -> "Place":
-        """The same place for a lot with so many of the cars there: it has their part of the connection."""
-        return replace(self, limit_kw=self.limit_kw * cars / of)
+        """The same place for a lot with so many of the cars there: it has their part of the connections."""
+        part = cars / of
+        return replace(
+            self, limit_kw=self.limit_kw * part, line=self.line.part(part), lan_mbit=self.lan_mbit * part
+        )
 
     def costing(self, price_per_kwh: float, carbon_g_per_kwh: float) -> "Place":
         """The same place with these figures at every hour, where they are over 0."""
@@ -63,7 +99,23 @@ def load(name: str) -> Place:
     hours = {key: tuple(map(float, figures)) for key, figures in tables["by_hour"].items()}
     assert all(len(figures) == HOURS for figures in hours.values()), f"place {name} lacks hours"
     limit_kw = float(tables["limit_kw"]) or math.inf
-    return Place(tables["name"], tables["wifi"], limit_kw, float(tables["pay_per_h"]), **hours)
+    line, lan_mbit = UNLIMITED, math.inf
+    if tables["wifi"]:
+        line, lan_mbit = _rates(tables["line"]), float(tables["lan"]["mbit"])
+    return Place(
+        name=tables["name"],
+        wifi=tables["wifi"],
+        line=line,
+        lan_mbit=lan_mbit,
+        cellular=_rates(tables["cellular"]),
+        limit_kw=limit_kw,
+        pay_per_h=float(tables["pay_per_h"]),
+        **hours,
+    )
+
+
+def _rates(table: Mapping[str, float]) -> Rates:
+    return Rates(float(table["down_mbit"]), float(table["up_mbit"]), float(table["latency_ms"]) / 1000.0)
 
 
 def assign(mix: str, vehicles: int) -> tuple[str, ...]:

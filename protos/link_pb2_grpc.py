@@ -100,7 +100,7 @@ class LinkService:
 
 
 class TransferServiceStub:
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB.
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB.
     """
 
     def __init__(self, channel):
@@ -119,15 +119,10 @@ class TransferServiceStub:
                 request_serializer=protos_dot_link__pb2.PutResultsRequest.SerializeToString,
                 response_deserializer=protos_dot_link__pb2.PutResultsResponse.FromString,
                 _registered_method=True)
-        self.FetchWeights = channel.unary_stream(
-                '/carpool.v1.TransferService/FetchWeights',
-                request_serializer=protos_dot_link__pb2.FetchWeightsRequest.SerializeToString,
-                response_deserializer=protos_dot_link__pb2.FetchWeightsResponse.FromString,
-                _registered_method=True)
 
 
 class TransferServiceServicer:
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB.
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB.
     """
 
     def FetchInputs(self, request, context):
@@ -139,13 +134,6 @@ class TransferServiceServicer:
 
     def PutResults(self, request_iterator, context):
         """Results of a live lease, put before the report that marks them done. NOT_FOUND when it is not live.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def FetchWeights(self, request, context):
-        """The files of a model in the coordinator's cache. NOT_FOUND when it is not there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,11 +152,6 @@ def add_TransferServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_link__pb2.PutResultsRequest.FromString,
                     response_serializer=protos_dot_link__pb2.PutResultsResponse.SerializeToString,
             ),
-            'FetchWeights': grpc.unary_stream_rpc_method_handler(
-                    servicer.FetchWeights,
-                    request_deserializer=protos_dot_link__pb2.FetchWeightsRequest.FromString,
-                    response_serializer=protos_dot_link__pb2.FetchWeightsResponse.SerializeToString,
-            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'carpool.v1.TransferService', rpc_method_handlers)
@@ -178,7 +161,7 @@ def add_TransferServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TransferService:
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB.
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB.
     """
 
     @staticmethod
@@ -225,33 +208,6 @@ class TransferService:
             '/carpool.v1.TransferService/PutResults',
             protos_dot_link__pb2.PutResultsRequest.SerializeToString,
             protos_dot_link__pb2.PutResultsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def FetchWeights(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/carpool.v1.TransferService/FetchWeights',
-            protos_dot_link__pb2.FetchWeightsRequest.SerializeToString,
-            protos_dot_link__pb2.FetchWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,7 +63,7 @@ class LinkServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_LinkServiceServicer_to_server(servicer: LinkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class TransferServiceStub:
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB."""
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -73,23 +73,19 @@ class TransferServiceStub:
     """The inputs of a live lease that were named in Grant.deferred. NOT_FOUND when the lease is not live."""
     PutResults: _grpc.StreamUnaryMultiCallable[_link_pb2.PutResultsRequest, _link_pb2.PutResultsResponse]
     """Results of a live lease, put before the report that marks them done. NOT_FOUND when it is not live."""
-    FetchWeights: _grpc.UnaryStreamMultiCallable[_link_pb2.FetchWeightsRequest, _link_pb2.FetchWeightsResponse]
-    """The files of a model in the coordinator's cache. NOT_FOUND when it is not there."""
 
 @_typing.type_check_only
 class TransferServiceAsyncStub(TransferServiceStub):
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB."""
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     FetchInputs: _aio.UnaryStreamMultiCallable[_link_pb2.FetchInputsRequest, _link_pb2.FetchInputsResponse]  # type: ignore[assignment]
     """The inputs of a live lease that were named in Grant.deferred. NOT_FOUND when the lease is not live."""
     PutResults: _aio.StreamUnaryMultiCallable[_link_pb2.PutResultsRequest, _link_pb2.PutResultsResponse]  # type: ignore[assignment]
     """Results of a live lease, put before the report that marks them done. NOT_FOUND when it is not live."""
-    FetchWeights: _aio.UnaryStreamMultiCallable[_link_pb2.FetchWeightsRequest, _link_pb2.FetchWeightsResponse]  # type: ignore[assignment]
-    """The files of a model in the coordinator's cache. NOT_FOUND when it is not there."""
 
 class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Payloads too large for the stream (over 64 KiB), and model weights, in chunks of at most 1 MiB."""
+    """Payloads too large for the stream (over 64 KiB), in chunks of at most 1 MiB."""
 
     @_abc_1.abstractmethod
     def FetchInputs(
@@ -106,13 +102,5 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_link_pb2.PutResultsResponse, _abc.Awaitable[_link_pb2.PutResultsResponse]]:
         """Results of a live lease, put before the report that marks them done. NOT_FOUND when it is not live."""
-
-    @_abc_1.abstractmethod
-    def FetchWeights(
-        self,
-        request: _link_pb2.FetchWeightsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_link_pb2.FetchWeightsResponse], _abc.AsyncIterator[_link_pb2.FetchWeightsResponse]]:
-        """The files of a model in the coordinator's cache. NOT_FOUND when it is not there."""
 
 def add_TransferServiceServicer_to_server(servicer: TransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

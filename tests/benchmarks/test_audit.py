@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from node.facts import Facts
 from node.guard import Guard, Reason
 from node.lease import Lease
 from node.messages import Granted, Range, Token
-from node.site import Place
+from node.site import Place, Rates
 from node.terms import WILLING, Terms
 from tests.node.test_agent import grant, running
 
@@ -40,16 +41,17 @@ OWNERS = (
 )
 
 
-def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
+def a_week(folder: Path, place: Place, ignoring: Reason | None = None, weights_bytes: int = 0) -> Audit:
     """Ten cars on virtual time, lent whenever they may be, or as if one reason to keep them did not count."""
     count = len(OWNERS)
     home = plan.load("home")
     calendar = day.Day(home, count, 0, 5)
     battery = Battery([HW4] * count, np.full(count, 0.7))
-    guard = Guard([HW4] * count, battery, place, OWNERS, ["minilm"], home.start_s)
+    guard = Guard([HW4] * count, battery, place, OWNERS, ["minilm"], home.start_s, weights_bytes)
     facts = Facts(folder, "lot", [f"car-{at:04d}" for at in range(count)])
     facts.cars([HW4] * count, guard, "", place.limit_kw, home.start_s, 0.0)
     held: dict[int, Lease] = {}
+    everyone = np.arange(count)
     for step in range(int(7 * 86400 / STEP_S)):
         now_s, plugged = home.start_s + step * STEP_S, calendar.plugged.copy()
         real_s, parked = step * STEP_S / PACE, ~plugged & (step % 3 > 0)
@@ -60,6 +62,8 @@ def a_week(folder: Path, place: Place, ignoring: Reason | None = None) -> Audit:
         _lend(facts, held, works, step, now_s, real_s)
         guard.pass_time(now_s + STEP_S, STEP_S, plugged, parked, works)
         guard.moved(now_s + STEP_S, np.where(works, 1000.0, 0.0), ~plugged)
+        fetched = guard.fetch(now_s + STEP_S, STEP_S, plugged | parked, calendar.remaining_s(everyone, now_s))
+        facts.fetched(fetched, guard.fetches.left_bytes, now_s + STEP_S, real_s + STEP_S / PACE)
         changes = calendar.advance(now_s + STEP_S)
         battery.arrive(changes.travelled, changes.used_kwh)
     facts.close()
@@ -116,6 +120,74 @@ def test_a_term_that_is_not_kept_is_found(
     tmp_path: Path, ignored: Reason, place: Place, car: int, term: str
 ) -> None:
     assert (f"car-{car:04d}", term) in broken(a_week(tmp_path, place, ignored))
+
+
+WEIGHTS_BYTES = 60_000_000
+
+
+def test_a_week_that_begins_without_weights_is_clean(tmp_path: Path) -> None:
+    found = a_week(tmp_path / "home", replace(HOME, line=Rates(214, 24), lan_mbit=300), None, WEIGHTS_BYTES)
+    assert not found.violations
+    # Who does not take part fetches nothing, nor who is paid too little, or refuses the model.
+    line, lan = (found.fetched_bytes[link] / WEIGHTS_BYTES for link in ("line", "lan"))
+    assert (line + lan, line, lan) == (7, 4, 3), "four came when nobody was there who had them"
+    street = replace(STREET, cellular=Rates(97, 9))
+    found = a_week(tmp_path / "street", street, None, WEIGHTS_BYTES)
+    assert not found.violations
+    assert not any(found.fetched_bytes.values()), "the only cap that is there is too small"
+
+
+def test_work_without_weights_is_found(tmp_path: Path) -> None:
+    slow = replace(HOME, line=Rates(0.1, 0.1))
+    assert ("car-0000", "weights") in broken(a_week(tmp_path, slow, Reason.FETCHING, WEIGHTS_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("altered", "term"),
+    [
+        ({"cellular": 2000.0}, "cellular_gb_a_month"),
+        ({"left_bytes": 500.0}, "weights"),
+        ({}, None),
+    ],
+)
+def test_weights_over_the_cap_or_out_of_nowhere_are_found(
+    tmp_path: Path, altered: dict[str, float], term: str | None
+) -> None:
+    owner = {**asdict(WILLING), "cellular_gb_a_month": 1e-6, "hottest_cabin_c": 99.0}
+    fact = {"car": "car-0000", "t_s": 0.0, "real_s": 0.0}
+    state = {"plugged": True, "parked": False, "since_s": 0.0, "charge": 0.5, "given_kw": 0.0, "cabin_c": 20.0}
+    told = [
+        {**fact, "fact": "car", "weights_bytes": 2000.0},
+        {**fact, "fact": "terms", **owner},
+        {**fact, "fact": "state", **state, "cellular_bytes": 0.0, "withheld": 12, "wifi": False},
+        {**fact, "fact": "fetched", "line": 0.0, "lan": 0.0, "cellular": 1000.0, "left_bytes": 1000.0},
+    ]
+    told[-1] |= altered
+    if "cellular" in altered:
+        told[-1]["left_bytes"] = 0.0
+    (tmp_path / "lot.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    assert broken(audit(tmp_path)) == ({("car-0000", term)} if term else set())
+
+
+def test_a_meter_that_leaves_weights_out_is_found(tmp_path: Path) -> None:
+    terms = [replace(WILLING, cellular_gb_a_month=1.0)]
+    place, yes = replace(STREET, cellular=Rates(97, 9)), np.ones(1, np.bool_)
+    guard = Guard([HW4], Battery([HW4], np.full(1, 0.7)), place, terms, ["minilm"], 0.0, WEIGHTS_BYTES)
+    facts = Facts(tmp_path, "lot", ["car-0000"])
+    facts.cars([HW4], guard, "", inf, 0.0, 0.0)
+    for step in range(10):
+        facts.states(guard, yes, ~yes, np.zeros(1), float(step), float(step))
+        facts.fetched(
+            guard.fetch(step + 1.0, 1.0, yes, np.ones(1)), guard.fetches.left_bytes, step + 1.0, step + 1.0
+        )
+        guard.look(step + 1.0, 1.0, yes, ~yes, np.full(1, np.inf))
+    facts.close()
+    found = audit(tmp_path)
+    assert not found.violations
+    assert found.fetched_bytes == {"line": 0.0, "lan": 0.0, "cellular": WEIGHTS_BYTES}
+    (file,) = tmp_path.glob("*.jsonl")
+    file.write_text(re.sub(r'"cellular_bytes": [0-9.]+', '"cellular_bytes": 0.0', file.read_text()))
+    assert broken(audit(tmp_path)) == {("car-0000", "cellular_gb_a_month")}
 
 
 def test_what_has_no_pack_is_judged_as_always_full(tmp_path: Path) -> None:

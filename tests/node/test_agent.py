@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from node import client, profile
+from benchmarks.audit import audit
+from node import client, profile, site
 from node.address import addresses
 from node.agent import Agent
 from node.config import LotConfig
@@ -93,12 +95,6 @@ class Coordinator(link_pb2_grpc.LinkServiceServicer, link_pb2_grpc.TransferServi
             if chunk.last:
                 assert hashlib.sha256(self.put[chunk.item]).digest() == chunk.sha256
         return link_pb2.PutResultsResponse()
-
-    async def FetchWeights(
-        self, request: link_pb2.FetchWeightsRequest, context: Context
-    ) -> AsyncIterator[link_pb2.FetchWeightsResponse]:
-        await context.abort(grpc.StatusCode.NOT_FOUND, "no weights here")
-        yield link_pb2.FetchWeightsResponse()
 
     async def listen_on(self, port: int) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
@@ -295,6 +291,35 @@ def test_interactive_and_solo_work_comes_back(tmp_path: Path) -> None:
             assert await lot.coordinator.results(1, number=2) == [b"alone"]
 
     go(scene())
+
+
+def test_cars_that_begin_without_weights_are_offered_when_they_have_them(
+    tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, needed = site.load("home"), small_cache.get("bert").bytes
+    alone_s, both_s = home.link.down_s(needed), home.link.down_s(needed) + needed / (home.lan_mbit * 125_000)
+    settings = {"models": ("bert",), "place": "home", "weights": "fetched", "facts": tmp_path / "facts"}
+
+    async def scene() -> None:
+        began_s = time.monotonic()
+        async with running(tmp_path, speed=both_s / 2.0, noop=False, **settings) as lot:
+            first = await lot.coordinator.until(lambda m: bool(m.offers))
+            assert [offer.share for offer in first.offers] == [0.0, 0.0]
+            cars = await asyncio.to_thread(client.parked, tmp_path)
+            for car in cars:
+                assert re.fullmatch(r"fetching weights: \d+% of [\d.]+ MB, [012] s to go", car.withheld)
+            await lot.coordinator.until(lambda m: any(offer.share > 0 for offer in m.offers))
+            one_s = time.monotonic() - began_s
+            await lot.coordinator.until(lambda m: {offer.share for offer in m.offers} == {0.5})
+            assert alone_s / both_s * 2.0 <= one_s <= time.monotonic() - began_s
+            assert time.monotonic() - began_s >= 2.0
+            assert not any(car.withheld for car in await asyncio.to_thread(client.parked, tmp_path))
+
+    monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    go(scene())
+    found = audit(tmp_path / "facts")
+    assert not found.violations
+    assert found.fetched_bytes == {"line": needed, "lan": needed, "cellular": 0.0}
 
 
 def test_large_inputs_are_fetched_and_large_results_put(tmp_path: Path) -> None:

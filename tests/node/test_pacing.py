@@ -1,13 +1,15 @@
 """A paced car: its answers come no sooner than its profile's, and nobody else waits for them."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from node.executor import Executor
 from node.models import ModelCache
-from node.pacing import Chips, Pace
+from node.pacing import Chips, Pace, Passage
 from node.roofline import Curve, Machine
+from node.site import BYTES_PER_MBIT, Rates
 from node.work import Key
 from node.workloads import load, run_alone
 from tests.node.small_models import chat
@@ -92,6 +94,44 @@ def test_a_chip_is_free_as_soon_as_nobody_waits_for_its_work() -> None:
     assert not chips.free(1, 1.0)
     assert chips.holding
     assert chips.next_s == 10.0
+
+
+def test_inputs_come_before_the_chip_begins_and_results_are_sent_while_it_goes_on() -> None:
+    chips: Chips[str] = Chips()
+    three, way = Passage(3.0), Passage(3.0, 0.5)
+    assert [chips.receive(0, 0.0, three, False), chips.receive(0, 1.0, way, False)] == [3.0, 6.5], "one by one"
+    assert chips.receive(0, 1.0, Passage(0.5), True) == 1.5, "a question waits for nothing"
+    assert chips.receive(0, 1.0, three, False) == 9.5, "what waits, waits for it, and not for what is on its way"
+    assert chips.receive(1, 1.0, three, False) == 4.0
+    chips.hold(0, ["first"], 3.0, 1.0, False, Passage(4.0))
+    assert (chips.free(0, 3.9), chips.free(0, 4.0), chips.next_s) == (False, True, 8.0)
+    chips.hold(0, ["second"], 6.0, 1.0, False, Passage(4.0, 0.5))
+    chips.hold(0, ["asked"], 6.5, 0.5, True, Passage(0.125))
+    assert chips.take(7.125) == ["asked"]
+    assert [chips.take(8.0), chips.take(12.9), chips.take(13.0)] == [["first"], None, ["second"]]
+    chips.hang_up(0)
+    assert chips.receive(0, 2.0, three, False) == 5.0
+
+
+@pytest.mark.parametrize("part", ["inputs", "results", "way"])
+def test_bytes_and_the_way_take_their_time_on_the_cars_clock(small_cache: ModelCache, part: str) -> None:
+    chip = pace_of(small_cache, "bert", 0.1)
+    half_s = 0.5 * chip.speed  # of the cars' clock: half a second of this machine's
+    (result,) = run_alone(load(small_cache, "bert"), [TEXT])
+    assert isinstance(result, bytes)
+    rates = {
+        "inputs": Rates(down_mbit=len(TEXT) / BYTES_PER_MBIT / half_s),
+        "results": Rates(up_mbit=len(result) / BYTES_PER_MBIT / half_s),
+        "way": Rates(latency_s=half_s),
+    }
+    with Paced(small_cache, replace(chip, rates=rates[part]), "bert") as paced:
+        began_s = time.perf_counter()
+        paced.executor.submit(work("a", [TEXT], "bert"))
+        paced.ear.wait_for("a")
+        took_s = time.perf_counter() - began_s
+        (finished,) = paced.ear.finishes
+        assert took_s >= 0.5 + finished.paced_s
+        assert 0 < finished.paced_s < 0.2, "the chip's alone"
 
 
 def test_an_answer_comes_no_sooner_than_the_profile_would_and_is_the_same(small_cache: ModelCache) -> None:
