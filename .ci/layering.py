@@ -13,12 +13,11 @@ from pathlib import Path, PurePosixPath
 PRODUCT = ("coordinator", "node", "protos")
 
 # Pure code: numpy and the standard library; time and seeds are parameters.
-PURE = (
-    "coordinator.core",
-    *("node.battery", "node.day", "node.draws", "node.events", "node.guard", "node.kept", "node.lease"),
-    *("node.link", "node.lot", "node.messages", "node.network", "node.pacing", "node.parking", "node.plan"),
-    *("node.profile", "node.roofline", "node.site", "node.speeds", "node.storm", "node.terms", "node.vehicles"),
-)
+_PURE_OF_NODE = """
+    battery day draws events guard kept lease link lot messages mixture network pacing parking plan
+    profile roofline site speeds storm terms vehicles
+"""
+PURE = ("coordinator.core", *(f"node.{name}" for name in _PURE_OF_NODE.split()))
 # What a clock, a loop, a log, another thread or process, and chance come from.
 IMPURE = (
     *("asyncio", "concurrent", "contextvars", "datetime", "logging", "multiprocessing", "sched", "secrets"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from node import profile
+from node import mixture, profile
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -100,19 +100,7 @@ def parse(text: str) -> Plan:
 
 def assign(mix: str, vehicles: int) -> tuple[str, ...]:
     """The day of each vehicle from "home:4,workplace:2", or "home" for all; raises ValueError."""
-    if ":" not in mix:
-        load(mix)
-        return (mix,) * vehicles
-    assigned: list[str] = []
-    for part in mix.split(","):
-        name, _, count = part.strip().partition(":")
-        load(name)
-        if not (count.isascii() and count.isdigit()):
-            raise ValueError(f"day {part.strip()!r} has no count; write it like home:4,workplace:2")
-        assigned += [name] * int(count)
-    if len(assigned) != vehicles:
-        raise ValueError(f"--day {mix} names {len(assigned)} vehicles and there are {vehicles}; make them equal")
-    return tuple(assigned)
+    return mixture.assign("--day", mix, vehicles, load)
 
 
 def require_vehicles(days: Sequence[str], profiles: Sequence[str]) -> None:

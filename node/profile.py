@@ -5,9 +5,11 @@ absent there and None here. What has no battery is no vehicle: a rack in a data 
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+
+from node import mixture
 
 FIGURES: Mapping[str, tuple[str, str]] = {
     "int8_tops": ("compute", "TOPS"),
@@ -124,23 +126,9 @@ def require_vehicles(mix: Iterable[str], why: str) -> None:
             )
 
 
-def assign(mix: str, vehicles: int | None) -> Sequence[str]:
+def assign(mix: str, vehicles: int | None) -> tuple[str, ...]:
     """The profile of each vehicle from "hw4:6,ai5:2", or "hw4" for all; raises ValueError.
 
     The counts must add up to `vehicles` where both are given; without either it is one vehicle.
     """
-    if ":" not in mix:
-        load(mix)
-        return (mix,) * (1 if vehicles is None else vehicles)
-    assigned: list[str] = []
-    for part in mix.split(","):
-        name, _, count = part.strip().partition(":")
-        load(name)
-        if not (count.isascii() and count.isdigit()):
-            raise ValueError(f"profile {part.strip()!r} has no count; write it like hw4:6,ai5:2")
-        assigned += [name] * int(count)
-    if vehicles is not None and vehicles != len(assigned):
-        raise ValueError(
-            f"--profile {mix} names {len(assigned)} vehicles and --vehicles says {vehicles}; make them equal"
-        )
-    return tuple(assigned)
+    return mixture.assign("--profile", mix, vehicles, load)

@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
+from node import mixture
 from node.profile import Profile
 
 Floats = NDArray[np.float64]
@@ -120,19 +121,7 @@ def _rates(table: Mapping[str, float]) -> Rates:
 
 def assign(mix: str, vehicles: int) -> tuple[str, ...]:
     """The place of each vehicle from "home:4,garage:2", or "home" for all; raises ValueError."""
-    if ":" not in mix:
-        load(mix)
-        return (mix,) * vehicles
-    assigned: list[str] = []
-    for part in mix.split(","):
-        name, _, count = part.strip().partition(":")
-        load(name)
-        if not (name and count.isascii() and count.isdigit()):
-            raise ValueError(f"place {part.strip()!r} has no name or no count; write it like home:4,garage:2")
-        assigned += [name] * int(count)
-    if len(assigned) != vehicles:
-        raise ValueError(f"--place {mix} names {len(assigned)} vehicles and there are {vehicles}; make them equal")
-    return tuple(assigned)
+    return mixture.assign("--place", mix, vehicles, load)
 
 
 def shared(limit_kw: float, wanted_kw: Floats) -> tuple[Floats, float]:

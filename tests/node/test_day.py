@@ -209,7 +209,7 @@ def test_a_mix_lives_as_each_of_its_days_by_one_clock() -> None:
 @pytest.mark.parametrize(
     ("mix", "why"),
     [
-        ("home:2,van", "day 'van' has no count; write it like home:4,workplace:2"),
+        ("home:2,van", "'van' is no name with a count; write it like van:2"),
         ("home:2,van:2", "--day home:2,van:2 names 4 vehicles and there are 5; make them equal"),
         ("home:2,car:3", "there is no day 'car'"),
     ],

@@ -23,13 +23,16 @@ RAY_WITHIN_S = 120.0
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--weights", "fetched"], "without a place there are no links to fetch over; give --place depot, garage, home"),
+        (
+            ["--weights", "fetched"],
+            "without a place there are no links to fetch over; give --place depot, garage, home",
+        ),
         (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, b200"),
         (
             ["--profile", "h100", "--day", "home"],
             "'h100' is no vehicle, it has no battery, and on --day home they drive",
         ),
-        (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and --vehicles says 3"),
+        (["--profile", "hw4:2", "--vehicles", "3"], "names 2 vehicles and there are 3"),
         (
             ["--profile", "hw4:1,rack:1", "--day", "rack:1,home:1"],
             "'rack' is no vehicle, it has no battery, and on --day home they drive",

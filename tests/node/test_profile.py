@@ -101,9 +101,9 @@ def test_a_mix_names_each_vehicles_profile_in_order() -> None:
     [
         ("hw9", None, "there is no profile 'hw9'; choose one of ai5, b200"),
         ("hw4:2,hw9:1", None, "there is no profile 'hw9'"),
-        ("hw4:2,ai5", None, "profile 'ai5' has no count; write it like hw4:6,ai5:2"),
-        ("hw4:x", None, "'hw4:x' has no count"),
-        ("hw4:2,ai5:2", 6, "names 4 vehicles and --vehicles says 6; make them equal"),
+        ("hw4:2,ai5", None, "'ai5' is no name with a count; write it like ai5:2"),
+        ("hw4:x", None, "'hw4:x' is no name with a count"),
+        ("hw4:2,ai5:2", 6, "names 4 vehicles and there are 6; make them equal"),
     ],
 )
 def test_a_wrong_mix_is_refused_in_one_sentence(mix: str, vehicles: int | None, why: str) -> None:
