@@ -91,5 +91,5 @@ def test_every_place_has_figures_for_every_hour() -> None:
         place = site.load(name)
         for column in (place.price_per_kwh, place.carbon_g_per_kwh, place.ambient_c):
             assert len(column) == 24
-    with pytest.raises(ValueError, match="there is no place 'moon'; choose one of garage, home"):
+    with pytest.raises(ValueError, match="there is no place 'moon'; choose one of depot, garage, home"):
         site.load("moon")
