@@ -104,6 +104,7 @@ class Report:
     loading_s: float = 0.0
     energy_modelled_j: float = 0.0
     awake_modelled_j: float = 0.0
+    spoke: bool = False  # tokens of its answers came, of which the core hears no more than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)

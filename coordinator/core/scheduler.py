@@ -283,6 +283,9 @@ class Scheduler:
                 self._item_error(job, lease, offset, code, message, effects)
         if report.running is not None:
             lease.running = report.running
+        lease.spoke = lease.spoke or report.spoke
+        if accepted or report.spoke:
+            job.heard_s = now_s
         self._ledger.prolong(lease, now_s)
         self._ledger.meter(
             lease,
@@ -397,7 +400,8 @@ class Scheduler:
                 suspects = lease.undone if lease.interactive else lease.running & lease.undone
                 for item in lease.items_of(suspects):
                     trouble = self.jobs[lease.job].trouble(item)
-                    trouble.solo, trouble.last_lot = True, lease.lot
+                    spared, trouble.spared = lease.spoke and not trouble.spared, True
+                    trouble.solo, trouble.last_lot = trouble.solo or not spared, lease.lot
         self._leave_lot(lot_id, Cause.DIED, now_s, effects)
 
     def _count_death(self, lease: Lease, effects: Effects) -> None:
@@ -454,6 +458,10 @@ class Scheduler:
     def _pass_deadline(self, job_id: JobId, now_s: float, effects: Effects) -> None:
         job = self.jobs.get(job_id)
         if job is None or job.ended is not None:
+            return
+        goes_on_until_s = job.heard_s + self.settings.interactive_timeout_s
+        if job.spec.interactive and job.spec.deadline_s == inf and goes_on_until_s > now_s:
+            heappush(self._deadlines, (goes_on_until_s, job_id))
             return
         self.tally.deadlines_missed[job.spec.label] += 1
         if job.spec.interactive:

@@ -36,7 +36,7 @@ class SchedulingSettings:
     item_deaths: int = 2
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
-    """How long an interactive request without a deadline may take."""
+    """How long an interactive request without a deadline goes on while nothing comes of it."""
     carbon_price_per_kg: float = 0.0
     """What a kilogram of CO2 costs, in the unit of the jobs' values."""
     plan_every_s: float = 5.0
