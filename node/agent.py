@@ -57,7 +57,7 @@ from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Looked, Nodes
 from node.weights import fetch_missing
-from node.work import Finished, Key, Listener, Work
+from node.work import Finished, Key, Listener, Spoken, Work
 
 ESTIMATE_EVERY_S = 600.0
 """Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""
@@ -419,6 +419,10 @@ class Agent:
         on_wire = threading.Event()
         self._post((Announced(key, items), on_wire))
         return on_wire
+
+    def spoke(self, spoken: Spoken) -> None:
+        """Nobody asks for answers in the making yet."""
+        raise AssertionError("no work of ours is streamed")
 
     def finished(self, finished: Finished) -> None:
         """The executor finished a micro-batch."""
