@@ -421,10 +421,6 @@ class Agent:
         self._post((Announced(key, items), on_wire))
         return on_wire
 
-    def spoke(self, spoken: Spoken) -> None:
-        """Nobody asks for answers in the making yet."""
-        raise AssertionError("no work of ours is streamed")
-
     def finished(self, finished: Finished) -> None:
         """The executor finished a micro-batch."""
         assert isinstance(finished.key, Token), "the lot's works are keyed by token"
