@@ -31,7 +31,12 @@ class Part:
 
     vehicle: int  # row of the car
     tokens: list[int] = field(default_factory=list)
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What the tokens made final."""
+        return "".join(self.pieces)
 
 
 class Breach(Enum):
@@ -103,7 +108,7 @@ class Stream:
         if not self._parts or self._parts[-1].vehicle != vehicle:
             self._parts.append(Part(vehicle))
         self._parts[-1].tokens += tokens
-        self._parts[-1].text += text
+        self._parts[-1].pieces.append(text)
         self.tokens += tokens
         self._text.append(text)
         self.characters += len(text)
