@@ -243,7 +243,9 @@ class Usage(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
+    """of the request, as the model reads it"""
     completion_tokens: _builtins.int
+    """of the answer"""
     def __init__(
         self,
         *,

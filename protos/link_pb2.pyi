@@ -263,7 +263,9 @@ class Partial(_message.Message):
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
-    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """numbers in the model's vocabulary"""
+
     def __init__(
         self,
         *,
