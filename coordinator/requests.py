@@ -12,8 +12,10 @@ from itertools import count
 from math import inf
 from time import monotonic
 
+from coordinator import words
 from coordinator.catalogue import Catalogue
 from coordinator.config import LimitSettings
+from coordinator.conversations import Conversations
 from coordinator.core.effects import EndRecord, FailureRecord, Grant, Outcome, ResultsRecord
 from coordinator.core.events import Event, JobId, JobsCancelled, JobSpec, JobsSubmitted, LotId, Progressed, Report
 from coordinator.core.lease import ranges_of
@@ -23,6 +25,7 @@ from coordinator.metrics import Metrics
 from coordinator.refusal import Refusal, Refused
 from coordinator.store import accepted_payloads
 from coordinator.streams import Breach, Ending, Part, Partial, Stream, ending
+from coordinator.units import duration
 
 _FIRST = 1 << 62
 
@@ -32,6 +35,7 @@ _SPOKEN = "generate"
 _MARGIN, _LONGEST_MARGIN_S = 0.05, 0.1
 """A stream ends by so much before its caller's deadline, lest the caller hears its own clock and not the reason."""
 
+_ASK_EVERY_S = 1.0
 
 _News = ResultsRecord | FailureRecord | EndRecord
 
@@ -40,7 +44,7 @@ _News = ResultsRecord | FailureRecord | EndRecord
 class _Request:
     """An interactive job whose caller waits."""
 
-    model: str
+    spec: JobSpec
     submitted_s: float
     inputs: Sequence[bytes]
     answers: list[bytes | Failure]
@@ -76,6 +80,8 @@ class Requests:
         # back with work for an old one is taken to hold a new one.
         self._numbers = count(_FIRST + (scheduler.epoch << 40))
         self._open: dict[JobId, _Request] = {}
+        self._conversations = Conversations()
+        self._lacks: dict[str, tuple[float, str]] = {}  # by model: what requests lacked, and when that was asked
 
     def __len__(self) -> int:
         return len(self._open)
@@ -90,7 +96,7 @@ class Requests:
         if not inputs:
             self._catalogue.refuse_empty()
         self._catalogue.check_sizes(self._catalogue.offered(model), [*map(len, inputs)], 0)
-        with self._submitted(tenant, api, model, inputs, timeout_s, None) as request:
+        with self._submitted(tenant, api, model, inputs, timeout_s) as request:
             outcome = await request.answered
         self._check(outcome, request)
         return request.answers
@@ -114,13 +120,15 @@ class Requests:
         stream = Stream()
         if timeout_s is not None:
             timeout_s -= min(_MARGIN * timeout_s, _LONGEST_MARGIN_S)
-        with self._submitted(tenant, api, model, [payload], timeout_s, stream) as request:
+        prefer = self._conversations.car(tenant, model, payload)
+        with self._submitted(tenant, api, model, [payload], timeout_s, stream, prefer) as request:
             while not request.answered.done():
                 await stream.news.wait()
                 for part in stream.take():
                     yield part
             self._check(request.answered.result(), request)
             end = self._end_stream(request, stream)
+            self._conversations.answered(tenant, model, payload, stream.text, stream.vehicle)
             for part in stream.take():
                 yield part
             yield end
@@ -141,9 +149,9 @@ class Requests:
             if breach is not None:
                 self._metrics.count_breach(breach.value)
                 continue
-            self._metrics.count_tokens(request.model, len(stream.tokens) - before)
+            self._metrics.count_tokens(request.spec.model, len(stream.tokens) - before)
             if began:
-                self._metrics.observe_first_token(request.model, now_s - request.submitted_s)
+                self._metrics.observe_first_token(request.spec.model, now_s - request.submitted_s)
             if gap_s is not None:
                 self._metrics.observe_handover(gap_s)
             if fresh or now_s - stream.told_s >= self._scheduler.settings.heartbeat_s:
@@ -183,7 +191,7 @@ class Requests:
             case EndRecord(_, outcome):
                 failed = all(isinstance(answer, Failure) for answer in request.answers)
                 label = "failed" if outcome is Outcome.DONE and failed else outcome.value
-                self._metrics.observe_job(request.model, label, monotonic() - request.submitted_s)
+                self._metrics.observe_job(request.spec.model, label, monotonic() - request.submitted_s)
                 request.end(outcome)
         return True
 
@@ -200,7 +208,8 @@ class Requests:
         model: str,
         inputs: Sequence[bytes],
         timeout_s: float | None,
-        stream: Stream | None,
+        stream: Stream | None = None,
+        prefer: int | None = None,
     ) -> Iterator[_Request]:
         """A request, cancelled at the end if it was not answered."""
         if len(self._open) >= self._limits.open_requests:
@@ -222,9 +231,10 @@ class Requests:
             interactive=True,
             deadline_s=inf if timeout_s is None else now_s + timeout_s,
             value=float(len(inputs)),
+            prefer=prefer,
         )
         answered = asyncio.get_running_loop().create_future()
-        request = _Request(model, now_s, inputs, [b""] * len(inputs), answered, stream)
+        request = _Request(spec, now_s, inputs, [b""] * len(inputs), answered, stream)
         self._open[job] = request
         self._post(JobsSubmitted((spec,)))
         try:
@@ -257,14 +267,22 @@ class Requests:
         self._metrics.count_recomputed(stream.handovers * end.prompt_tokens + stream.recomputed)
         if stream.first_s is not None and len(stream.tokens) > 1:
             each_s = (stream.last_s - stream.first_s) / (len(stream.tokens) - 1)
-            self._metrics.observe_each_token(request.model, each_s)
+            self._metrics.observe_each_token(request.spec.model, each_s)
         return end
 
     def _why_late(self, request: _Request) -> str:
-        model, capable = request.model, self._scheduler.fleet.capable(request.model)
-        if capable:
-            return f"the deadline passed; {capable} vehicles offer {model}, all were busy: allow more time"
-        return f"the deadline passed and no vehicle that offers {model} is plugged in; plug one in or wait"
+        """In a sentence: how far it came, or what it lacked. What was lacked is asked once a second."""
+        stream, model = request.stream, request.spec.model
+        if stream is not None and stream.tokens:
+            return f"the deadline passed after {len(stream.tokens)} tokens of the answer: allow more time"
+        now_s = monotonic()
+        asked_s, why = self._lacks.get(model, (-inf, ""))
+        if now_s >= asked_s + _ASK_EVERY_S:
+            explained = self._scheduler.explain_request(request.spec, now_s)
+            why = words.of_request(model, explained, self._scheduler.settings)
+            self._lacks[model] = now_s, why
+        waited = duration(now_s - request.submitted_s)
+        return f"the deadline passed, and nothing had come of it within {waited}: {why}"
 
 
 def _failed(failure: Failure) -> str:

@@ -61,6 +61,7 @@ class JobSpec:
     key: str = ""  # its idempotency key; empty: none
     item_work: float = 1.0  # of one item, in items of the speed that was measured for the model
     least_on_time: float = 0.0  # refuse it at submission if its chance to be done by its deadline is below this
+    prefer: int | None = None  # row of a node that would be done sooner, by what it has in memory
 
     @property
     def label(self) -> str:

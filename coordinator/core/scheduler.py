@@ -47,7 +47,7 @@ from coordinator.core.events import (
     SpeedsMeasured,
     Token,
 )
-from coordinator.core.explain import JobExplanation, NodeExplanation
+from coordinator.core.explain import JobExplanation, NodeExplanation, RequestExplanation
 from coordinator.core.forecast import Survival
 from coordinator.core.hindsight import Hindsight
 from coordinator.core.job import Band, Job
@@ -139,6 +139,10 @@ class Scheduler:
     def explain_job(self, job: JobId, now_s: float) -> JobExplanation | None:
         """Why a job that has not ended waits; None when there is none."""
         return explain.explain_job(self.state, self._plan, self._placement, job, now_s)
+
+    def explain_request(self, spec: JobSpec, now_s: float) -> RequestExplanation:
+        """Why an interactive job finds no node."""
+        return explain.explain_request(self.state, self._placement, spec, now_s)
 
     def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
         """Why a node has the work that it has; None when it has not joined."""

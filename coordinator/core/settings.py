@@ -59,6 +59,9 @@ class SchedulingSettings:
     long_item_s: float = 600.0
     """From so much work until the first item of a slice is done on, loading included, the forecast is asked whether
     the node stays: that takes some 100 us (assumed)."""
+    long_answer_s: float = 1.0
+    """From so much work in an interactive item on, the forecast is asked which of the nodes that are as free stays
+    (assumed): a chat is asked about, for some 200 us, and nothing that takes milliseconds."""
     yields: bool = True
     """Whether a job that would miss its deadline takes nodes from less urgent ones, at the boundary of an item."""
     weights: tuple[tuple[str, float], ...] = ()
