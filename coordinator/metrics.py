@@ -92,6 +92,11 @@ class Metrics:
         self._recomputed = Scalar(
             "carpool_tokens_recomputed_total", "Tokens of prompts and answers that another car had to read again."
         )
+        self._hedged = Scalar(
+            "carpool_hedges_total",
+            "Answers that began late, by which of the two cars asked spoke first.",
+            ("result",),
+        )
         self._breaches = Scalar(
             "carpool_partials_rejected_total",
             "Parts of answers refused: their token is not live, they leave a gap, or all of it was said before.",
@@ -150,6 +155,10 @@ class Metrics:
         """So many tokens were read again for an answer that ended."""
         self._recomputed.add((), tokens)
 
+    def count_hedge(self, result: str) -> None:
+        """Of two cars that were asked the same one spoke: "first", "second"."""
+        self._hedged.add((result,), 1)
+
     def count_breach(self, reason: str) -> None:
         """Something that was said of an answer does not count: "stale_token", "gap", "duplicate"."""
         self._breaches.add((reason,), 1)
@@ -201,6 +210,7 @@ class Metrics:
             self._tokens,
             self._recomputed,
             self._breaches,
+            self._hedged,
         ):
             yield scalar.family()
         for times in (

@@ -5,9 +5,10 @@ It decides nothing: the core hears of each request as a job, and of a stream no 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
 from time import monotonic
@@ -37,19 +38,29 @@ _MARGIN, _LONGEST_MARGIN_S = 0.05, 0.1
 
 _ASK_EVERY_S = 1.0
 
+_HEDGE_FACTOR, _HEDGE_LEAST_S = 4.0, 0.25
+"""A second car is asked after so many times the usual time to the first token, and not sooner (assumed)."""
+_HEDGED, _MOST_HEDGED = 20, 4
+"""One in so many requests, and so many at most, are asked of two cars at once (assumed): a fleet that is slow is
+not to get slower, and a twin that waits is not to hide what waits behind it."""
+_LEAST_FIRST, _MOST_FIRST = 8, 64
+"""Answers by which the usual is told."""
+
 _News = ResultsRecord | FailureRecord | EndRecord
 
 
 @dataclass(slots=True)
 class _Request:
-    """An interactive job whose caller waits."""
+    """An interactive job whose caller waits, with its twin if there is one."""
 
     spec: JobSpec
+    jobs: set[JobId]  # that may answer it
     submitted_s: float
     inputs: Sequence[bytes]
     answers: list[bytes | Failure]
     answered: asyncio.Future[Outcome]
     stream: Stream | None = None
+    hedged: bool = False  # a second car was asked, or will not be
 
     def end(self, outcome: Outcome) -> None:
         """Nothing more will come."""
@@ -81,6 +92,8 @@ class Requests:
         self._numbers = count(_FIRST + (scheduler.epoch << 40))
         self._open: dict[JobId, _Request] = {}
         self._conversations = Conversations()
+        self._first_s: dict[str, deque[float]] = {}  # by model: how long its latest answers took to begin
+        self._hedging: set[JobId] = set()  # requests that two cars are asked now, by their first job
         self._lacks: dict[str, tuple[float, str]] = {}  # by model: what requests lacked, and when that was asked
 
     def __len__(self) -> int:
@@ -123,7 +136,7 @@ class Requests:
         prefer = self._conversations.car(tenant, model, payload)
         with self._submitted(tenant, api, model, [payload], timeout_s, stream, prefer) as request:
             while not request.answered.done():
-                await stream.news.wait()
+                await self._news(request, stream)
                 for part in stream.take():
                     yield part
             self._check(request.answered.result(), request)
@@ -143,6 +156,7 @@ class Requests:
                 self._metrics.count_breach(Breach.STALE.value)
                 continue
             stream = request.stream
+            self._choose(request, lease.job)
             fresh = stream.lease != said.token
             before, began = len(stream.tokens), stream.first_s is None
             breach, gap_s = stream.hear(said, lease.node, now_s)
@@ -152,6 +166,9 @@ class Requests:
             self._metrics.count_tokens(request.spec.model, len(stream.tokens) - before)
             if began:
                 self._metrics.observe_first_token(request.spec.model, now_s - request.submitted_s)
+                if stream.lent_s is not None:
+                    latest_s = self._first_s.setdefault(request.spec.model, deque(maxlen=_MOST_FIRST))
+                    latest_s.append(now_s - stream.lent_s)
             if gap_s is not None:
                 self._metrics.observe_handover(gap_s)
             if fresh or now_s - stream.told_s >= self._scheduler.settings.heartbeat_s:
@@ -168,7 +185,7 @@ class Requests:
         request = self._open.get(grant.job)
         if request is None or request.stream is None:
             return None
-        request.stream.vehicle = grant.node
+        request.stream.lend(grant.node, monotonic())
         return tuple(request.stream.tokens)
 
     def take(
@@ -182,14 +199,20 @@ class Requests:
             return True
         match record:
             case ResultsRecord():
+                self._choose(request, record.job)
                 accepted = iter(accepted_payloads(record, payloads[record.serial]))
                 for first, items in ranges_of(record.ranges, record.accepted):
                     for item in range(first, first + items):
                         request.answers[item] = next(accepted)
             case FailureRecord(_, item, code, message):
                 request.answers[item] = Failure(code, message)
-            case EndRecord(_, outcome):
+            case EndRecord(job, outcome):
+                request.jobs.discard(job)
                 failed = all(isinstance(answer, Failure) for answer in request.answers)
+                if failed and request.jobs:  # the other one may yet answer
+                    self._hedging.discard(request.spec.job)
+                    del self._open[job]
+                    return True
                 label = "failed" if outcome is Outcome.DONE and failed else outcome.value
                 self._metrics.observe_job(request.spec.model, label, monotonic() - request.submitted_s)
                 request.end(outcome)
@@ -234,15 +257,54 @@ class Requests:
             prefer=prefer,
         )
         answered = asyncio.get_running_loop().create_future()
-        request = _Request(spec, now_s, inputs, [b""] * len(inputs), answered, stream)
+        request = _Request(spec, {job}, now_s, inputs, [b""] * len(inputs), answered, stream)
         self._open[job] = request
         self._post(JobsSubmitted((spec,)))
         try:
             yield request
         finally:
-            if answered.cancelled() or not answered.done():
-                self._post(JobsCancelled((job,)))
-            del self._open[job]
+            if request.jobs:
+                self._post(JobsCancelled(tuple(request.jobs)))
+            for job in request.jobs | {spec.job}:
+                self._open.pop(job, None)
+            self._hedging.discard(spec.job)
+
+    async def _news(self, request: _Request, stream: Stream) -> None:
+        """Wait until there is more; if that takes much longer than usual, another car is asked the same."""
+        model = request.spec.model
+        usual_s = self._first_s.get(model, ())
+        if request.hedged or stream.tokens or stream.lent_s is None or len(usual_s) < _LEAST_FIRST:
+            await stream.news.wait()
+            return
+        due_s = stream.lent_s + max(_HEDGE_LEAST_S, _HEDGE_FACTOR * sorted(usual_s)[len(usual_s) // 2])
+        try:
+            async with asyncio.timeout(max(0.0, due_s - monotonic())):
+                await stream.news.wait()
+        except TimeoutError:
+            request.hedged = True
+            few = len(self._hedging) < min(_MOST_HEDGED, max(1, len(self._open) // _HEDGED))
+            if few and self._scheduler.fleet.has_choice(model):
+                self._hedge(request)
+
+    def _hedge(self, request: _Request) -> None:
+        """Ask a car of another lot the same: the first to speak answers, the other is let go."""
+        spec = request.spec
+        twin = replace(spec, job=JobId(next(self._numbers)), api="hedge", prefer=None, twin=spec.job)
+        self._hedging.add(spec.job)
+        request.jobs.add(twin.job)
+        self._open[twin.job] = request
+        self._post(JobsSubmitted((twin,)))
+
+    def _choose(self, request: _Request, job: JobId) -> None:
+        """This job answers a request; its twin is let go."""
+        others = tuple(request.jobs - {job})
+        if others:
+            self._hedging.discard(request.spec.job)
+            self._metrics.count_hedge("first" if job == request.spec.job else "second")
+            request.jobs = {job}
+            for other in others:
+                del self._open[other]
+            self._post(JobsCancelled(others))
 
     def _check(self, outcome: Outcome, request: _Request) -> None:
         if outcome is Outcome.EXPIRED:

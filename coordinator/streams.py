@@ -66,7 +66,8 @@ class Stream:
         self.last_s = 0.0  # of its last token so far
         self.told_s = 0.0  # when the core heard of it last
         self.lease: Token | None = None  # that spoke last
-        self.vehicle = -1  # row of the car that has it, or had it last
+        self.vehicle = -1  # row of the car that spoke last; before any did, of the one that was lent it
+        self.lent_s: float | None = None  # when the first car was lent it
         self.handovers = 0
         self.recomputed = 0  # tokens that were said before, each time another lease went on
         self.news = asyncio.Event()
@@ -80,6 +81,14 @@ class Stream:
             self._text = ["".join(self._text)]
         return self._text[0] if self._text else ""
 
+    def lend(self, vehicle: int, now_s: float) -> None:
+        """A car is to speak, or to go on."""
+        if self.lent_s is None:
+            self.lent_s = now_s
+            self.news.set()
+        if not self.tokens:
+            self.vehicle = vehicle
+
     def hear(self, said: Partial, vehicle: int, now_s: float) -> tuple[Breach | None, float | None]:
         """A car says more: why that does not count, and how long nobody spoke, if another lease did before."""
         known, gap_s = len(self.tokens), None
@@ -92,7 +101,7 @@ class Stream:
             gap_s = now_s - self.last_s
             self.handovers += 1
             self.recomputed += known
-        self.lease, self.last_s = said.token, now_s
+        self.lease, self.vehicle, self.last_s = said.token, vehicle, now_s
         if self.first_s is None:
             self.first_s = now_s
         self._say(vehicle, tokens, text)

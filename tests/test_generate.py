@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
@@ -249,6 +250,83 @@ def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
         assert text_of(heard) == piece * pieces
         assert tokens_of(heard) == list(range(pieces))
         assert len(heard) < pieces / 2, "what waits is told together"
+
+    with cluster() as live:
+        within(work(live))
+
+
+Waiting = dict[str, asyncio.Task[link_pb2.Grant]]
+"""Cars, each waiting for what it is granted next."""
+
+
+async def first_granted(waiting: Waiting) -> tuple[str, link_pb2.Grant]:
+    """The car that is granted something first, and what."""
+    await asyncio.wait(waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+    name = next(name for name, task in waiting.items() if task.done())
+    return name, waiting.pop(name).result()
+
+
+async def answered(client: Client, cars: dict[str, HandLot], waiting: Waiting, times: int) -> None:
+    """Let the cars answer so many requests, one after the other, each as soon as it is asked."""
+    for _ in range(times):
+        stream = client.generate(MODEL, chat())
+        listening = asyncio.create_task(hear(stream, len(WORDS)))
+        name, grant = await first_granted(waiting)
+        await say(cars[name], grant.token, 0, len(WORDS))
+        await cars[name].report(grant.token, {0: result()}, ended=True)
+        assert text_of([*await listening, *[said async for said in stream]]) == ANSWER
+        waiting[name] = asyncio.create_task(cars[name].granted())
+
+
+@pytest.mark.parametrize("late", ["silent", "left"])
+def test_an_answer_that_is_slow_to_begin_is_asked_of_another_car(late: str) -> None:
+    async def work(live: Cluster) -> None:
+        cars = {name: lot(live, name) for name in ("car-a", "car-b")}
+        async with Client(live.coordinator.grpc) as client, cars["car-a"], cars["car-b"]:
+            await offered(client, 2)
+            waiting = {name: asyncio.create_task(car.granted()) for name, car in cars.items()}
+            await answered(client, cars, waiting, 8)
+            stream = client.generate(MODEL, chat())
+            listening = asyncio.create_task(hear(stream, 2))
+            slow, grant = await first_granted(waiting)
+            asked_s = monotonic()
+            quick, again = await first_granted(waiting)
+            assert 0.1 < monotonic() - asked_s < 5.0
+            assert not again.begun
+            if late == "left":  # what it was asked waits for a third car, for the second one is asked already
+                await cars[slow].report(grant.token, {}, ended=True, departs=True)
+            await say(cars[quick], again.token, 0, 2)
+            heard = await listening
+            if late == "silent":
+                assert await cars[slow].revoked(grant.token) == link_pb2.REVOCATION_CAUSE_CANCELLED
+            await say(cars[slow], grant.token, 0, 4)
+            await say(cars[quick], again.token, 2, len(WORDS))
+            await cars[quick].report(again.token, {0: result()}, ended=True)
+            heard += [said async for said in stream]
+            assert text_of(heard) == ANSWER
+            assert {said.vehicle for said in heard if said.vehicle} == {quick}
+            assert await metric(live, "carpool_hedges_total", result="second") == 1
+            assert await metric(live, "carpool_stream_handover_gap_seconds_count") == 0
+
+    with cluster() as live:
+        within(work(live))
+
+
+def test_what_no_car_could_take_in_time_says_what_was_lacking() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
+            await offered(client)
+            listening = asyncio.create_task(anext(client.generate(MODEL, chat(), timeout_s=1.0)))
+            grant = await car.granted()
+            await car.report(grant.token, {}, ended=True, cause=link_pb2.END_CAUSE_UNPLUGGED, departs=True)
+            with pytest.raises(CarpoolError) as refused:
+                await listening
+            assert re.fullmatch(
+                "the deadline passed, and nothing had come of it within 1 s: of 1 vehicle 1 is away; "
+                "(by the forecast one that offers words is here within .+, as likely as not"
+                "|nobody can say when one comes: plug one in)",
+                str(refused.value),
+            )
 
     with cluster() as live:
         within(work(live))

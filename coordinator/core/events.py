@@ -62,6 +62,7 @@ class JobSpec:
     item_work: float = 1.0  # of one item, in items of the speed that was measured for the model
     least_on_time: float = 0.0  # refuse it at submission if its chance to be done by its deadline is below this
     prefer: int | None = None  # row of a node that would be done sooner, by what it has in memory
+    twin: JobId | None = None  # an interactive job that asks for the same: no lot is lent both
 
     @property
     def label(self) -> str:

@@ -57,6 +57,7 @@ class Job:
         "started_s",
         "submitted_s",
         "troubles",
+        "twin",
         "urgency",
         "waiting",
     )
@@ -66,6 +67,7 @@ class Job:
         self.sequence = sequence  # order of submission
         self.submitted_s = submitted_s
         self.started_s: float | None = None  # its first lease
+        self.twin = spec.twin  # or the job whose twin it is
         self.heard_s = submitted_s  # when something came of it last
         self.ready = ready  # its submission is saved, or need not be
         self.entry = 0  # number of its entry in the scheduler's queue; 0: it stands in none

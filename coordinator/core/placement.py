@@ -135,8 +135,14 @@ class Placement:
 
     def _for_answer(self, job: Job, rows: Iterable[int], now_s: float) -> Iterator[int]:
         """The nodes for an interactive job, the best first: the one that it prefers, if that is about as free as
-        the freest; then of those that are as free, with the model as near at hand, the one that stays."""
+        the freest; then of those that are as free, with the model as near at hand, the one that stays. None of a
+        lot that is at work on its twin."""
         fleet, spec = self._state.fleet, job.spec
+        twin = self._state.jobs.get(job.twin) if job.twin is not None else None
+        if twin is not None and twin.leases:
+            apart = {lease.lot for lease in twin.leases.values()}
+            yield from (row for row in rows if fleet.lot.item(row) not in apart)
+            return
         first = next(iter(rows))
         held = fleet.interactive_leases.item(first)
         if spec.prefer is not None and self._has(spec.prefer, spec.model, held + _WORTH_LEASES):

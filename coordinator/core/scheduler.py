@@ -222,6 +222,8 @@ class Scheduler:
         self._sequence += 1
         job = Job(spec, self._sequence, now_s, ready=spec.interactive)
         self.jobs[spec.job] = job
+        if spec.twin in self.jobs:
+            self.jobs[spec.twin].twin = spec.job
         self.tally.jobs_submitted[spec.api, spec.model, spec.tenant] += 1
         deadline_s = spec.deadline_s
         if spec.interactive:

@@ -67,5 +67,6 @@ def busy_metrics() -> Metrics:
     metrics.count_tokens("smollm2", 64)
     metrics.count_recomputed(100)
     metrics.count_breach("stale_token")
+    metrics.count_hedge("second")
     metrics.count_violation("items_are_in_one_place")
     return metrics

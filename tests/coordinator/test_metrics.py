@@ -59,6 +59,7 @@ FAMILIES = {
     "carpool_store_free_bytes": ("gauge", set()),
     "carpool_store_queue_operations": ("gauge", set()),
     "carpool_store_wal_bytes": ("gauge", set()),
+    "carpool_hedges": ("counter", {"result"}),
     "carpool_partials_rejected": ("counter", {"reason"}),
     "carpool_stream_handover_gap_seconds": ("histogram", set()),
     "carpool_tokens_generated": ("counter", {"model"}),
