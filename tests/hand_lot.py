@@ -25,13 +25,16 @@ class HandLot:
         *,
         model: str = "noop",
         kind: str = "echo",
+        incarnation: int = 0,
     ) -> None:
-        """Lot and car are both called `name`; `held` are the leases that its hello names."""
+        """Lot and car are both called `name`; `held` are the leases that its hello names. With the `incarnation` of
+        another it is the same process again."""
+        self.incarnation = incarnation or random.getrandbits(64)
         self._name = name
         self._model, self._kind = model, kind
         self._hello = link_pb2.Hello(
             lot_id=name,
-            incarnation=random.getrandbits(64),
+            incarnation=self.incarnation,
             vehicles=[link_pb2.Vehicle(name=name, profile="hw4")],
             held=held,
         )

@@ -7,7 +7,6 @@ import pty
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from coordinator.client import Client
 from protos import link_pb2
 from tests.hand_lot import HandLot
-from tests.live import Cluster, cluster
+from tests.live import Cluster, patient_cluster
 
 CHAT = (sys.executable, "-m", "coordinator.cli", "chat")
 
@@ -29,11 +28,8 @@ def within(work: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Cluster]:
-    """A coordinator that waits long for a sign of life: lots moved by hand give none while a command starts."""
-    config = tmp_path / "carpool.toml"
-    config.write_text("[scheduling]\nsilent_after_s = 90.0\n")
-    with cluster("--config", str(config)) as live:
+def live() -> Iterator[Cluster]:
+    with patient_cluster() as live:
         yield live
 
 

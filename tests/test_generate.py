@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ from coordinator.errors import CarpoolError
 from protos import link_pb2
 from tests.faults.durable import metric
 from tests.hand_lot import HandLot
-from tests.live import Cluster, cluster, until
+from tests.live import Cluster, cluster, patient_cluster, until
 
 MODEL = "words"
 ANSWER = "parked cars are a computer that nobody has to buy"
@@ -32,8 +32,9 @@ def within(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(run())
 
 
-def lot(live: Cluster, name: str) -> HandLot:
-    return HandLot(live.coordinator.grpc, name, model=MODEL, kind="generate")
+def lot(live: Cluster, name: str, held: Sequence[link_pb2.HeldLease] = (), incarnation: int = 0) -> HandLot:
+    """One that answers in words."""
+    return HandLot(live.coordinator.grpc, name, held, model=MODEL, kind="generate", incarnation=incarnation)
 
 
 def chat(**fields: object) -> bytes:
@@ -97,7 +98,7 @@ def test_what_a_car_says_is_heard_before_the_answer_is_complete() -> None:
             await metric(live, "gen_ai_server_time_to_first_token_seconds_count", gen_ai_request_model=MODEL) == 1
         )
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -133,7 +134,7 @@ def test_another_car_goes_on_where_one_stopped_and_what_that_one_says_later_is_r
         assert await metric(live, "carpool_stream_handover_gap_seconds_count") == 1
         assert await metric(live, "carpool_tokens_recomputed_total") == 7 + 4
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -156,7 +157,34 @@ def test_what_is_said_twice_counts_once_and_what_leaves_a_gap_counts_not_at_all(
         for reason in ("gap", "duplicate"):
             assert await metric(live, "carpool_partials_rejected_total", reason=reason) == 1
 
-    with cluster() as live:
+    with patient_cluster() as live:
+        within(work(live))
+
+
+def test_a_lot_whose_link_breaks_goes_on_with_its_answer() -> None:
+    async def work(live: Cluster) -> None:
+        async with Client(live.coordinator.grpc) as client:
+            async with lot(live, "car-a") as car:
+                await offered(client)
+                stream = client.generate(MODEL, chat())
+                listening = asyncio.create_task(hear(stream, 3))
+                grant = await car.granted()
+                await say(car, grant.token, 0, 3)
+                heard = await listening
+            held = link_pb2.HeldLease(
+                token=grant.token, node=0, job_id=grant.job_id, ranges=grant.ranges, model=grant.model
+            )
+            again = lot(live, "car-a", [held], car.incarnation)
+            async with again:
+                assert not again.welcome.dropped
+                await say(again, grant.token, 0, 5)  # of what was written last some may not have arrived
+                await say(again, grant.token, 5, len(WORDS))
+                await again.report(grant.token, {0: result()}, ended=True)
+                heard += [said async for said in stream]
+        assert text_of(heard) == ANSWER
+        assert tokens_of(heard) == list(range(len(WORDS)))
+
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -172,7 +200,7 @@ def test_a_lot_that_tells_no_tokens_gives_the_answer_all_at_once() -> None:
             assert (said.text, said.vehicle) == (ANSWER, "car-a")
             assert [part.finish_reason async for part in stream] == ["stop"]
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -223,12 +251,12 @@ def test_a_caller_who_leaves_frees_the_car_at_once() -> None:
             await asyncio.gather(*others, return_exceptions=True)
             assert await client.nodes(), "the coordinator is still there"
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
 def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
-    pieces, piece = 2_000, "x" * 20_000  # more than the connection holds by itself
+    pieces, piece = 400, "x" * 100_000  # more than the connection holds by itself
 
     async def work(live: Cluster) -> None:
         slow, client = Client(live.coordinator.grpc), Client(live.coordinator.grpc)
@@ -240,7 +268,7 @@ def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
             await car.say(grant.token, 0, [0], 0, piece)
             heard = [await first]
             for number in range(1, pieces):
-                await car.say(grant.token, number, [number], number * 20_000, piece)
+                await car.say(grant.token, number, [number], number * 100_000, piece)
             running = asyncio.create_task(client.run(MODEL, [chat()]))
             other = await car.granted()
             await car.report(other.token, {0: b"at once"}, ended=True)
@@ -251,7 +279,7 @@ def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
         assert tokens_of(heard) == list(range(pieces))
         assert len(heard) < pieces / 2, "what waits is told together"
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -308,7 +336,7 @@ def test_an_answer_that_is_slow_to_begin_is_asked_of_another_car(late: str) -> N
             assert await metric(live, "carpool_hedges_total", result="second") == 1
             assert await metric(live, "carpool_stream_handover_gap_seconds_count") == 0
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -328,7 +356,7 @@ def test_what_no_car_could_take_in_time_says_what_was_lacking() -> None:
                 str(refused.value),
             )
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -348,7 +376,7 @@ def test_what_no_car_would_answer_is_refused_in_a_sentence(model: str, payload: 
                 await anext(client.generate(model, payload))
             assert str(refused.value) == error
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -361,7 +389,7 @@ def test_a_model_that_tells_no_answers_is_refused_by_its_kind() -> None:
             ):
                 await anext(client.generate("noop", chat()))
 
-    with cluster(lots=1) as live:
+    with patient_cluster(lots=1) as live:
         within(work(live))
 
 
@@ -376,7 +404,7 @@ def test_an_answer_that_fails_on_the_car_fails_with_its_reason() -> None:
                 await listening
             assert failed.value.exit_code == 1
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -393,7 +421,7 @@ def test_a_deadline_ends_an_answer_with_a_reason() -> None:
                 await anext(stream)
             assert await car.revoked(grant.token) == link_pb2.REVOCATION_CAUSE_EXPIRED
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))
 
 
@@ -413,5 +441,5 @@ def test_a_coordinator_that_ends_ends_its_answers_with_a_reason(number: signal.S
                 await anext(stream)
             assert monotonic() - ended_s < 2.0
 
-    with cluster() as live:
+    with patient_cluster() as live:
         within(work(live))

@@ -65,14 +65,15 @@ class Matching:
         best = order[~hopeless.T.ravel()[order]]
         return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in best.tolist()]
 
+    def is_long(self, job: Job, row: int) -> bool:
+        """Whether an interactive job takes a node so long that it is worth asking whether it stays."""
+        return self._state.forecast is not None and self._first_s(job, row) >= self._state.settings.long_answer_s
+
     def surest(self, job: Job, rows: Sequence[int], now_s: float) -> Sequence[int]:
         """Nodes that are as free, for an interactive job: those first that will have answered soonest, if the time
         that is lost with a node which leaves is counted; in the order given where that is about the same."""
-        if self._state.forecast is None or len(rows) < 2:
-            return rows
+        assert self._state.forecast is not None, "it matters only where there is one"
         answer_s = np.array([self._first_s(job, row) for row in rows])
-        if answer_s.min() < self._state.settings.long_answer_s:
-            return rows
         stays = self._state.forecast.stays(np.array(rows, np.int32), answer_s[:, None], now_s)[:, 0]
         expected_s = answer_s + (1.0 - stays) * (_GAP_S + answer_s / 2.0)
         return [rows[at] for at in np.argsort(np.round(expected_s, 3), kind="stable").tolist()]

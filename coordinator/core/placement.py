@@ -148,12 +148,14 @@ class Placement:
         if spec.prefer is not None and self._has(spec.prefer, spec.model, held + _WORTH_LEASES):
             yield spec.prefer
 
-        def is_as_free(row: int) -> bool:
-            near = fleet.lot_of(row).speeds[spec.model].load_s == fleet.lot_of(first).speeds[spec.model].load_s
-            return near and fleet.interactive_leases.item(row) == held
+        if self.matching.is_long(job, first):
+            load_s = fleet.lot_of(first).speeds[spec.model].load_s
 
-        alike = list(islice(takewhile(is_as_free, rows), _MOST_SURE))
-        yield from self.matching.surest(job, alike, now_s)
+            def is_as_free(row: int) -> bool:
+                near = fleet.lot_of(row).speeds[spec.model].load_s == load_s
+                return near and fleet.interactive_leases.item(row) == held
+
+            yield from self.matching.surest(job, list(islice(takewhile(is_as_free, rows), _MOST_SURE)), now_s)
         yield from rows
 
     def _has(self, row: int, model: str, most_leases: int) -> bool:
