@@ -5,7 +5,6 @@ It decides nothing: the core hears of each request as a job, and of a stream no 
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from coordinator.core.events import Event, JobId, JobsCancelled, JobSpec, JobsSu
 from coordinator.core.lease import ranges_of
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
+from coordinator.hedging import Hedging
 from coordinator.metrics import Metrics
 from coordinator.refusal import Refusal, Refused
 from coordinator.store import accepted_payloads
@@ -37,14 +37,6 @@ _MARGIN, _LONGEST_MARGIN_S = 0.05, 0.1
 """A stream ends by so much before its caller's deadline, lest the caller hears its own clock and not the reason."""
 
 _ASK_EVERY_S = 1.0
-
-_HEDGE_FACTOR, _HEDGE_LEAST_S = 4.0, 0.25
-"""A second car is asked after so many times the usual time to the first token, and not sooner (assumed)."""
-_HEDGED, _MOST_HEDGED = 20, 4
-"""One in so many requests, and so many at most, are asked of two cars at once (assumed): a fleet that is slow is
-not to get slower, and a twin that waits is not to hide what waits behind it."""
-_LEAST_FIRST, _MOST_FIRST = 8, 64
-"""Answers by which the usual is told."""
 
 _News = ResultsRecord | FailureRecord | EndRecord
 
@@ -92,8 +84,7 @@ class Requests:
         self._numbers = count(_FIRST + (scheduler.epoch << 40))
         self._open: dict[JobId, _Request] = {}
         self._conversations = Conversations()
-        self._first_s: dict[str, deque[float]] = {}  # by model: how long its latest answers took to begin
-        self._hedging: set[JobId] = set()  # requests that two cars are asked now, by their first job
+        self._hedging = Hedging()
         self._lacks: dict[str, tuple[float, str]] = {}  # by model: what requests lacked, and when that was asked
 
     def __len__(self) -> int:
@@ -167,8 +158,7 @@ class Requests:
             if began:
                 self._metrics.observe_first_token(request.spec.model, now_s - request.submitted_s)
                 if stream.lent_s is not None:
-                    latest_s = self._first_s.setdefault(request.spec.model, deque(maxlen=_MOST_FIRST))
-                    latest_s.append(now_s - stream.lent_s)
+                    self._hedging.began(request.spec.model, now_s - stream.lent_s)
             if gap_s is not None:
                 self._metrics.observe_handover(gap_s)
             if fresh or now_s - stream.told_s >= self._scheduler.settings.heartbeat_s:
@@ -209,10 +199,11 @@ class Requests:
             case EndRecord(job, outcome):
                 request.jobs.discard(job)
                 failed = all(isinstance(answer, Failure) for answer in request.answers)
-                if failed and request.jobs:  # the other one may yet answer
-                    self._hedging.discard(request.spec.job)
+                if request.jobs:
+                    self._hedging.asked -= 1
                     del self._open[job]
-                    return True
+                    if failed:  # the other one may yet answer
+                        return True
                 label = "failed" if outcome is Outcome.DONE and failed else outcome.value
                 self._metrics.observe_job(request.spec.model, label, monotonic() - request.submitted_s)
                 request.end(outcome)
@@ -267,30 +258,31 @@ class Requests:
                 self._post(JobsCancelled(tuple(request.jobs)))
             for job in request.jobs | {spec.job}:
                 self._open.pop(job, None)
-            self._hedging.discard(spec.job)
+            if len(request.jobs) > 1:
+                self._hedging.asked -= 1
 
     async def _news(self, request: _Request, stream: Stream) -> None:
         """Wait until there is more; if that takes much longer than usual, another car is asked the same."""
         model = request.spec.model
-        usual_s = self._first_s.get(model, ())
-        if request.hedged or stream.tokens or stream.lent_s is None or len(usual_s) < _LEAST_FIRST:
+        patience_s = None
+        if not request.hedged and not stream.tokens and stream.lent_s is not None:
+            patience_s = self._hedging.patience_s(model)
+        if patience_s is None or stream.lent_s is None:
             await stream.news.wait()
             return
-        due_s = stream.lent_s + max(_HEDGE_LEAST_S, _HEDGE_FACTOR * sorted(usual_s)[len(usual_s) // 2])
         try:
-            async with asyncio.timeout(max(0.0, due_s - monotonic())):
+            async with asyncio.timeout(max(0.0, stream.lent_s + patience_s - monotonic())):
                 await stream.news.wait()
         except TimeoutError:
             request.hedged = True
-            few = len(self._hedging) < min(_MOST_HEDGED, max(1, len(self._open) // _HEDGED))
-            if few and self._scheduler.fleet.has_choice(model):
+            if self._hedging.may_ask(len(self._open)) and self._scheduler.fleet.has_choice(model):
                 self._hedge(request)
 
     def _hedge(self, request: _Request) -> None:
         """Ask a car of another lot the same: the first to speak answers, the other is let go."""
         spec = request.spec
         twin = replace(spec, job=JobId(next(self._numbers)), api="hedge", prefer=None, twin=spec.job)
-        self._hedging.add(spec.job)
+        self._hedging.asked += 1
         request.jobs.add(twin.job)
         self._open[twin.job] = request
         self._post(JobsSubmitted((twin,)))
@@ -299,7 +291,7 @@ class Requests:
         """This job answers a request; its twin is let go."""
         others = tuple(request.jobs - {job})
         if others:
-            self._hedging.discard(request.spec.job)
+            self._hedging.asked -= 1
             self._metrics.count_hedge("first" if job == request.spec.job else "second")
             request.jobs = {job}
             for other in others:
