@@ -147,13 +147,13 @@ class Requests:
                 self._metrics.count_breach(Breach.STALE.value)
                 continue
             stream = request.stream
-            self._choose(request, lease.job)
             fresh = stream.lease != said.token
             before, began = len(stream.tokens), stream.first_s is None
             breach, gap_s = stream.hear(said, lease.node, now_s)
             if breach is not None:
                 self._metrics.count_breach(breach.value)
                 continue
+            self._choose(request, lease.job)
             self._metrics.count_tokens(request.spec.model, len(stream.tokens) - before)
             if began:
                 self._metrics.observe_first_token(request.spec.model, now_s - request.submitted_s)
