@@ -111,12 +111,13 @@ class Lease:
         self.fresh_errors.extend(errors)
 
     def say(self, item: int, first: int, tokens: Sequence[int], start: int, text: str) -> None:
-        """More of an answer; it follows on what was said of it before."""
+        """More of an answer; a micro-batch that failed as a whole says it again when its items are tried alone."""
         speech = self.speeches.get(item)
         if speech is None:
             speech = self.speeches[item] = Speech(first, start)
-        speech.tokens += tokens
-        speech.text += text
+        known, written = speech.first + len(speech.tokens), speech.start + len(speech.text)
+        speech.tokens += tokens[max(0, known - first) :]
+        speech.text += text[max(0, written - start) :]
 
     def take_said(self) -> list[Partial]:
         """What was said and not yet taken."""

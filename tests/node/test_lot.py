@@ -687,6 +687,14 @@ def test_what_is_said_of_answers_travels_together_before_the_reports_and_with_th
     assert not lot.pending
 
 
+def test_what_the_executor_says_again_is_told_once() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1), said(A, 3, "goo", 4)], 1.0)
+    taken(lot)
+    lot.handle([said(A, 3, "go", 4), said(A, 5, "od", 6)], 2.0)
+    assert partials(taken(lot)) == [Partial(A, 0, 6, [6], 7, "d")]
+
+
 def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing() -> None:
     lot = plugged(2)
     lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4), said(B, 0, "we", 0)], 1.0)
