@@ -122,7 +122,7 @@ class _Trial:
             raise BenchmarkFailed(f"a car was not back within {_HERE_WITHIN_S:g} s") from None
 
     async def stall(self) -> float:
-        """Milliseconds to the first token of a next turn, for which the car that said the one before has stopped."""
+        """Milliseconds to the first token of a next turn, whose car, of the turn before, has stopped."""
         _, _, car = await self.ask()
         turns = [
             *self._question,
