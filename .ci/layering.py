@@ -36,8 +36,8 @@ ROWS = (
         ("coordinator.__main__", "coordinator.cli", "coordinator.run", "coordinator.up"),
         ("coordinator.server",),
         ("coordinator.services",),
-        ("coordinator.metrics", "coordinator.perform", "coordinator.runtime"),
-        ("coordinator.link", "coordinator.store", "coordinator.wire", "coordinator.words"),
+        ("coordinator.metrics", "coordinator.perform", "coordinator.requests", "coordinator.runtime"),
+        ("coordinator.link", "coordinator.store", "coordinator.streams", "coordinator.wire", "coordinator.words"),
         ("coordinator.core",),
     ),
     (

@@ -26,6 +26,7 @@ BENCHMARKS = (
     Benchmark(
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
+    Benchmark("handover", "benchmarks.handover", "a car is lost while it says an answer: how long nobody speaks"),
     Benchmark("living", "benchmarks.living", "a fleet's day in minutes at real work: every owner's terms audited"),
     Benchmark(
         "owner-stop", "benchmarks.owner_stop", "an unplugged car is its owner's: until no torch work is left"

@@ -68,6 +68,11 @@ class Cluster:
         """Start another on the same port, after the old one was killed; returns while it starts."""
         self._start_coordinator(int(self.target.rpartition(":")[2]))
 
+    def restart_lot(self, number: int) -> None:
+        """Start another process in the place of one that was killed; returns while it starts."""
+        first = sum(self._sizes[:number])
+        self.lots[number] = self._exits.enter_context(self._node(number, self._sizes[number], first))
+
     async def all_offered(self) -> None:
         """Returns when every car is; BenchmarkFailed when that takes too long, or a process has ended."""
         offered, vehicles = 0, sum(self._sizes)

@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 
 from coordinator import rundir
+from coordinator.chat import Manner, converse
 from coordinator.client import Client, Job, Node
 from coordinator.errors import CarpoolError
 from coordinator.run import Order, run, summary
@@ -178,6 +179,21 @@ def run_command(
     console.print(summary(outcome, output), markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+@app.command("chat")
+def chat_command(
+    model: Annotated[str, typer.Argument(help="One that answers in words.", show_default="the only one")] = "",
+    system: Annotated[str, typer.Option(metavar="TEXT", help="What it is told before the first question.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer, at most.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest word.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
+    grpc: Grpc = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Talk with a model; shows which car speaks, and when another goes on. A piped line is a question."""
+    fields = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
+    converse(_target(grpc), api_key, model, Manner(fields, system), Console(), _stderr())
 
 
 @app.command("jobs")

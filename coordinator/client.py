@@ -33,6 +33,7 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 5000),  # what one attempt may take; a busy machine needs seconds
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,18 @@ class Results:
     job: Job
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of an answer since the last; the last has a finish_reason and counts, and maybe no text."""
+
+    text: str
+    tokens: Sequence[int]
+    vehicle: str  # that said it
+    finish_reason: str = ""  # "stop" or "length"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class Client:
     """One caller's connection to the coordinator at `target` ("HOST:PORT"), an async context manager.
 
@@ -135,6 +148,34 @@ class Client:
             Failure(result.failure.code, result.failure.message) if result.HasField("failure") else result.payload
             for result in response.results
         ]
+
+    async def generate(self, model: str, payload: bytes, timeout_s: float | None = None) -> AsyncGenerator[Said]:
+        """One answer as it is made; `payload` is the body of a chat completion. Closing the generator ends it."""
+        request = jobs_pb2.GenerateRequest(model=model, payload=payload)
+        call = self._jobs.Generate(request, timeout=timeout_s, metadata=self._metadata)
+        begun = complete = False
+        try:
+            async for part in call:
+                begun, complete = True, bool(part.finish_reason)
+                usage = part.usage
+                yield Said(
+                    part.text,
+                    part.tokens,
+                    part.vehicle,
+                    part.finish_reason,
+                    usage.prompt_tokens,
+                    usage.completion_tokens,
+                )
+        except AioRpcError as error:
+            if not begun or error.code() not in _GONE:
+                raise self._explain(error) from None
+        finally:
+            call.cancel()
+        if not complete:
+            raise CarpoolError(
+                f"the coordinator at {self.target} went away during the answer; ask again when it is back",
+                exit_code=1,
+            )
 
     async def submit(
         self,
@@ -243,7 +284,7 @@ class Client:
                 pass
             except AioRpcError as error:
                 trouble = self._explain(error)
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                if error.code() not in _GONE:
                     raise trouble from None
             finally:
                 call.cancel()
@@ -313,10 +354,14 @@ class Client:
         """What a failed call means to the user."""
         details = " ".join((error.details() or "no reason given").split())
         match error.code():
-            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            case code if code in _GONE:
                 return self._gone()
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return CarpoolError(f"the coordinator at {self.target} did not answer in time", exit_code=1)
+                if details == "Deadline Exceeded":  # gRPC's own words, not those of a coordinator
+                    details = f"the coordinator at {self.target} did not answer in time"
+                return CarpoolError(details, exit_code=1)
+            case grpc.StatusCode.ABORTED:
+                return CarpoolError(details, exit_code=1)
             case grpc.StatusCode.UNIMPLEMENTED:
                 return CarpoolError(
                     f"what answers at {self.target} is no Carpool coordinator, or not its gRPC port; "

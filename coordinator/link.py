@@ -17,6 +17,7 @@ class Queued(NamedTuple):
     order: Order | Acknowledge
     inputs: Sequence[bytes] | None  # that it takes along; None: they are to be read
     size: int  # bytes of them, about
+    said: Sequence[int] | None = None  # of the answer to a grant's one item; None: it is not told as it is made
 
 
 class Link:
@@ -37,7 +38,13 @@ class Link:
         self._patience: asyncio.TimerHandle | None = None  # of the acknowledgement that waits
         self._wake = asyncio.Event()
 
-    def put(self, order: Order | Acknowledge, inputs: Sequence[bytes] | None = (), size: int = 0) -> None:
+    def put(
+        self,
+        order: Order | Acknowledge,
+        inputs: Sequence[bytes] | None = (),
+        size: int = 0,
+        said: Sequence[int] | None = None,
+    ) -> None:
         """Queue an order; the inputs of a batch job's grant are to be read, about `size` bytes."""
         self._welcomed = self._welcomed or isinstance(order, Drop)
         if not self._welcomed:
@@ -48,7 +55,7 @@ class Link:
                 self._patience = loop.call_later(_ACKNOWLEDGE_WITHIN_S, self._put_acknowledge)
             self._acknowledge = order  # it holds for all before it, too
             return
-        self._orders.append(Queued(order, inputs, size))
+        self._orders.append(Queued(order, inputs, size, said))
         self._put_acknowledge()
         self._wake.set()
 

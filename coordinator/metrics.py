@@ -19,6 +19,9 @@ _INSTANT_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 
 _COMMIT_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 1.0)
 _CALL_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _JOB_S = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43200.0)
+_FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_EACH_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_GAP_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _OPERATIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
 
 
@@ -67,6 +70,38 @@ class Metrics:
             _CALL_S,
             ("method", "code"),
         )
+        model = ("gen_ai_request_model",)  # these two are named by OpenTelemetry
+        self._first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Request of an answer to its first token.",
+            _FIRST_TOKEN_S,
+            model,
+        )
+        self._each_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Time between two tokens of an answer, its mean.",
+            _EACH_TOKEN_S,
+            model,
+        )
+        self._gap = Histogram(
+            "carpool_stream_handover_gap_seconds",
+            "Last token of an answer on one car to its next on another.",
+            _GAP_S,
+        )
+        self._tokens = Scalar("carpool_tokens_generated_total", "Tokens said of answers, by model.", ("model",))
+        self._recomputed = Scalar(
+            "carpool_tokens_recomputed_total", "Tokens of prompts and answers that another car had to read again."
+        )
+        self._hedged = Scalar(
+            "carpool_hedges_total",
+            "Answers that began late, by which of the two cars asked spoke first.",
+            ("result",),
+        )
+        self._breaches = Scalar(
+            "carpool_partials_rejected_total",
+            "Parts of answers refused: their token is not live, they leave a gap, or all of it was said before.",
+            ("reason",),
+        )
         self.registry = CollectorRegistry()
         self.registry.register(Census(snapshot))
         self.registry.register(self)
@@ -99,6 +134,34 @@ class Metrics:
     def observe_job(self, model: str, outcome: str, duration_s: float) -> None:
         """A job ended."""
         self._lasted.observe((model, outcome), duration_s)
+
+    def observe_first_token(self, model: str, duration_s: float) -> None:
+        """The first token of an answer came so long after its request."""
+        self._first_token.observe((model,), duration_s)
+
+    def observe_each_token(self, model: str, duration_s: float) -> None:
+        """An answer ended; its tokens came so far apart, in the mean."""
+        self._each_token.observe((model,), duration_s)
+
+    def observe_handover(self, gap_s: float) -> None:
+        """Another car went on with an answer, so long after the last token."""
+        self._gap.observe((), gap_s)
+
+    def count_tokens(self, model: str, tokens: int) -> None:
+        """A car said so many tokens."""
+        self._tokens.add((model,), tokens)
+
+    def count_recomputed(self, tokens: int) -> None:
+        """So many tokens were read again for an answer that ended."""
+        self._recomputed.add((), tokens)
+
+    def count_hedge(self, result: str) -> None:
+        """Of two cars that were asked the same one spoke: "first", "second"."""
+        self._hedged.add((result,), 1)
+
+    def count_breach(self, reason: str) -> None:
+        """Something that was said of an answer does not count: "stale_token", "gap", "duplicate"."""
+        self._breaches.add((reason,), 1)
 
     def begin_rpc(self, method: str) -> None:
         """A call was opened; `end_rpc` follows."""
@@ -144,6 +207,10 @@ class Metrics:
             self._violations,
             self._in_flight,
             self._auth_failures,
+            self._tokens,
+            self._recomputed,
+            self._breaches,
+            self._hedged,
         ):
             yield scalar.family()
         for times in (
@@ -154,5 +221,8 @@ class Metrics:
             self._commit,
             self._committed,
             self._rpc,
+            self._first_token,
+            self._each_token,
+            self._gap,
         ):
             yield times.family()

@@ -16,6 +16,7 @@ class Refusal(Enum):
     TOO_UNSURE = (grpc.StatusCode.FAILED_PRECONDITION, 409)
     OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
     UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
+    FAILED = (grpc.StatusCode.ABORTED, 500)  # on the vehicles, which were asked as they should be
     DAMAGED = (grpc.StatusCode.DATA_LOSS, 500)
     TOO_LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, 504)
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import count
 from math import inf
 from time import monotonic, perf_counter, time
-from typing import NoReturn, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 from coordinator import words
+from coordinator.catalogue import Catalogue
 from coordinator.config import LimitSettings, StoreSettings
 from coordinator.core import invariants, views
 from coordinator.core.effects import (
@@ -49,16 +50,15 @@ from coordinator.core.events import (
     Token,
 )
 from coordinator.core.job import Job
-from coordinator.core.lease import ranges_of
 from coordinator.core.plan import Quote
 from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
-from coordinator.errors import Failure
 from coordinator.items import Items
 from coordinator.link import Link, Queued
 from coordinator.metrics import Metrics
 from coordinator.perform import perform
 from coordinator.refusal import Refusal, Refused
+from coordinator.requests import Requests
 from coordinator.roster import Roster
 from coordinator.staging import Staging
 from coordinator.store import (
@@ -71,7 +71,6 @@ from coordinator.store import (
     Store,
     StoredJob,
     Submission,
-    accepted_payloads,
 )
 from coordinator.wire import OfferedModel, job_name
 
@@ -82,23 +81,11 @@ _CHECK_S = 10.0
 _CHECKED_NODES = 200  # a check costs about 10 us a node and 20 us a job
 _CHECKED_JOBS = 100
 _FEW_REQUESTS, _TURN_S = 8, 0.002  # with more open, facts wait so long for company
-_FIRST_REQUEST = 1 << 62
 _FORGET_S = 10.0
 _CLOCK_SET_S = 60.0  # by so much against the monotonic clock
 _NEWS_S = 1.0  # a watched job is shown at least so often
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class _Request:
-    """An interactive job whose client waits."""
-
-    model: str
-    submitted_s: float
-    inputs: Sequence[bytes]
-    answers: list[bytes | Failure]
-    answered: asyncio.Future[Outcome]
 
 
 @dataclass(slots=True)
@@ -118,7 +105,7 @@ class Runtime:
         """`newest_job` is the last that was recorded before."""
         self.metrics = metrics
         self.roster = Roster()
-        self.models: dict[str, OfferedModel] = {}
+        self.catalogue = Catalogue(metrics)
         self._scheduler = scheduler
         self._store = store
         self._limits = limits
@@ -127,12 +114,9 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self.epoch = scheduler.epoch
         self._job_numbers = count(newest_job + 1)
-        # Requests are not recorded: their numbers differ from those of other boots and of jobs, lest a lot that
-        # comes back with work for an old one is taken to hold a new one.
-        self._request_numbers = count(_FIRST_REQUEST + (self.epoch << 40))
+        self.requests = Requests(scheduler, self.catalogue, metrics, limits, self.post)
         self._serial = 1
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._requests: dict[JobId, _Request] = {}
         self._submissions: dict[JobId, _Waiting] = {}
         self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys of submissions on their way
         self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
@@ -146,48 +130,9 @@ class Runtime:
 
     # Tenants
 
-    @property
-    def open_requests(self) -> int:
-        """Interactive requests whose clients wait."""
-        return len(self._requests)
-
-    async def run(
-        self, tenant: str, api: str, model: str, inputs: Sequence[bytes], timeout_s: float | None
-    ) -> list[bytes | Failure]:
-        """Run a small interactive job; the answers are in the order of the inputs.
-
-        Cancelling the call cancels the job.
-        """
-        if not inputs:
-            self._refuse_empty()
-        self._check_sizes(self._offered(model), [*map(len, inputs)], 0)
-        if len(self._requests) >= self._limits.open_requests:
-            self.metrics.count_rejection("overloaded")
-            raise Refused(
-                Refusal.OVERLOADED,
-                f"{len(self._requests)} requests are open, the limit; try again later",
-                retry_after_s=1.0,
-            )
-        job = JobId(next(self._request_numbers))
-        deadline_s = inf if timeout_s is None else monotonic() + timeout_s
-        spec = JobSpec(job, tenant, api, model, len(inputs), _mean(inputs), True, deadline_s, float(len(inputs)))
-        request = _Request(model, monotonic(), inputs, [b""] * len(inputs), self._loop.create_future())
-        self._requests[job] = request
-        self.post(JobsSubmitted((spec,)))
-        try:
-            outcome = await request.answered
-        except asyncio.CancelledError:
-            self.post(JobsCancelled((job,)))
-            raise
-        finally:
-            del self._requests[job]
-        if outcome is Outcome.EXPIRED:
-            raise Refused(Refusal.TOO_LATE, self._why_late(model))
-        return request.answers
-
     def intake(self, model: str) -> Intake:
         """Begin to take in a batch job for a model."""
-        self._offered(model)
+        self.catalogue.offered(model)
         try:
             return self._store.intake(JobId(next(self._job_numbers)), model)
         except Full as full:
@@ -195,7 +140,7 @@ class Runtime:
 
     async def take_in(self, intake: Intake, items: Items) -> None:
         """Take the next items of a batch job; refused when one of them cannot be run."""
-        self._check_sizes(self._offered(intake.model), items.lengths, intake.items)
+        self.catalogue.check_sizes(self.catalogue.offered(intake.model), items.lengths, intake.items)
         try:
             await intake.add(items)
         except Full as full:
@@ -220,7 +165,7 @@ class Runtime:
         """
         items = intake.items
         if not items:
-            self._refuse_empty()
+            self.catalogue.refuse_empty()
         if key:
             known = await self._claim(tenant, key, intake)
             if known is not None:
@@ -378,7 +323,7 @@ class Runtime:
 
     def offer(self, model: OfferedModel) -> None:
         """A lot offers this model."""
-        self.models[model.name] = model
+        self.catalogue.models[model.name] = model
 
     def keep(self, results: Sequence[Sequence[bytes]]) -> int:
         """Keep the payloads of some reports until their facts are handled; gives the serial of the first."""
@@ -401,9 +346,9 @@ class Runtime:
 
     async def inputs_of(self, orders: Sequence[Queued]) -> list[Sequence[bytes] | None]:
         """Inputs that each of these takes along; None: they are damaged, the grant is void."""
-        reads = [self._granted(order) for order, given, _ in orders if isinstance(order, Grant) and given is None]
+        reads = [self._granted(order) for order, given, *_ in orders if isinstance(order, Grant) and given is None]
         read = iter(await asyncio.gather(*reads))
-        return [next(read) if given is None else given for _, given, _ in orders]
+        return [next(read) if given is None else given for _, given, *_ in orders]
 
     async def _granted(self, grant: Grant) -> Sequence[bytes] | None:
         try:
@@ -425,8 +370,8 @@ class Runtime:
         self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=tuple(errors), ended=LeaseEnd.REFUSED),)))
 
     async def _read_inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
-        request = self._requests.get(job)
-        return _slices(request.inputs, ranges) if request else await self._store.inputs(job, ranges)
+        inputs = self.requests.inputs(job)
+        return await self._store.inputs(job, ranges) if inputs is None else _slices(inputs, ranges)
 
     # The loop
 
@@ -436,9 +381,9 @@ class Runtime:
         if self._turn_is_due:
             return
         self._turn_is_due = True
-        if len(self._requests) <= 1:
+        if len(self.requests) <= 1:
             self._turn()
-        elif len(self._requests) <= _FEW_REQUESTS:
+        elif len(self.requests) <= _FEW_REQUESTS:
             self._loop.call_soon(self._turn)
         else:
             self._loop.call_later(_TURN_S, self._turn)
@@ -539,11 +484,11 @@ class Runtime:
             job = self._scheduler.jobs.get(order.job)
             if job is not None and job.started_s is not None and len(job.leases) == 1 and not job.settled:
                 self.metrics.observe_job_queue(job.spec.label, job.started_s - job.submitted_s)
-            request = self._requests.get(order.job)
             if link is not None:
+                inputs, said = self.requests.inputs(order.job), self.requests.lent(order)
                 items = sum(count for _, count in order.ranges)
                 size = items * job.spec.item_bytes if job is not None else 0
-                link.put(order, _slices(request.inputs, order.ranges) if request else None, size)
+                link.put(order, None if inputs is None else _slices(inputs, order.ranges), size, said)
         elif link is not None:
             if isinstance(order, Disconnect):
                 link.close()
@@ -552,27 +497,16 @@ class Runtime:
 
     def answer(self, record: Record) -> None:
         """Tell whoever waits."""
+        if not isinstance(record, JobRecord) and self.requests.take(record, self._payloads):
+            return
         match record:
-            case ResultsRecord(job):
-                request = self._requests.get(job)
-                if request is not None:
-                    payloads = iter(accepted_payloads(record, self._payloads[record.serial]))
-                    for first, count in ranges_of(record.ranges, record.accepted):
-                        for item in range(first, first + count):
-                            request.answers[item] = next(payloads)
-            case FailureRecord(job, item, code, message):
-                request = self._requests.get(job)
-                if request is not None:
-                    request.answers[item] = Failure(code, message)
+            case ResultsRecord(job) | FailureRecord(job):
+                pass
             case EndRecord(job, outcome):
-                request = self._requests.get(job)
-                self._observe_end(request or self._scheduler.jobs.get(job), outcome)
-                if request is None:
-                    self._quotes.pop(job, None)
-                    self._ended.add(job)
-                    self.post(JobsClosed((job,)))
-                elif not request.answered.done():
-                    request.answered.set_result(outcome)
+                self._observe_end(self._scheduler.jobs[job], outcome)
+                self._quotes.pop(job, None)
+                self._ended.add(job)
+                self.post(JobsClosed((job,)))
             case JobRecord(spec):
                 waiting = self._submissions.pop(spec.job)
                 if spec.key:
@@ -636,67 +570,22 @@ class Runtime:
         self.metrics.count_store_error("corrupt")
         _LOG.critical("%s", message)
 
-    def _offered(self, model: str) -> OfferedModel:
-        """A model that some lot could run; refused when there is none."""
-        offered = self.models.get(model)
-        if offered is None:
-            self.metrics.count_rejection("unknown_model")
-            names = ", ".join(sorted(self.models)) or "none yet: no vehicle has joined"
-            raise Refused(Refusal.NOT_FOUND, f"no vehicle here offers model {model!r}; offered: {names}")
-        return offered
-
-    def _check_sizes(self, offered: OfferedModel, sizes: Sequence[int], first: int) -> None:
-        """Refuse items of these sizes, the job's from `first` on, that no lot would run."""
-        largest, smallest = max(sizes, default=1), min(sizes, default=1)
-        if largest > offered.max_item_bytes:
-            self.metrics.count_rejection("too_large")
-            raise Refused(
-                Refusal.BAD_INPUT,
-                f"item {first + sizes.index(largest)} has {largest} bytes; {offered.name} takes at most "
-                f"{offered.max_item_bytes}: split it",
-            )
-        if not smallest:
-            self.metrics.count_rejection("empty")
-            raise Refused(Refusal.BAD_INPUT, f"item {first + sizes.index(0)} is empty; leave it out")
-
-    def _refuse_empty(self) -> NoReturn:
-        self.metrics.count_rejection("empty")
-        raise Refused(Refusal.BAD_INPUT, "the job has no items; give at least one")
-
     def _no_room(self, full: Full) -> Refused:
         self.metrics.count_rejection("disk_full")
         self.metrics.count_store_error("full")
         return Refused(Refusal.OVERLOADED, str(full))
 
-    def _why_late(self, model: str) -> str:
-        capable = self.capable(model)
-        if capable:
-            return f"the deadline passed; {capable} vehicles offer {model}, all were busy: allow more time"
-        return f"the deadline passed and no vehicle that offers {model} is plugged in; plug one in or wait"
-
-    def _observe_end(self, job: _Request | Job | None, outcome: Outcome) -> None:
-        if job is not None:
-            model = job.model if isinstance(job, _Request) else job.spec.model
-            label = "failed" if outcome is Outcome.DONE and _all_failed(job) else outcome.value
-            self.metrics.observe_job(model, label, monotonic() - job.submitted_s)
+    def _observe_end(self, job: Job, outcome: Outcome) -> None:
+        label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
+        self.metrics.observe_job(job.spec.model, label, monotonic() - job.submitted_s)
 
 
 def _no_job(job: JobId) -> Refused:
     return Refused(Refusal.NOT_FOUND, f"no job is called {job_name(job)}; `carpool jobs` lists them")
 
 
-def _all_failed(job: _Request | Job) -> bool:
-    if isinstance(job, _Request):
-        return all(isinstance(answer, Failure) for answer in job.answers)
-    return job.failed == job.spec.items
-
-
 def _slices(inputs: Sequence[bytes], ranges: Sequence[Range]) -> list[bytes]:
     return [payload for first, count in ranges for payload in inputs[first : first + count]]
-
-
-def _mean(inputs: Sequence[bytes]) -> int:
-    return sum(map(len, inputs)) // len(inputs)
 
 
 def _view(stored: StoredJob) -> views.JobView:

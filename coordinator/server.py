@@ -173,6 +173,7 @@ async def _serve(
         )
         stopping = tasks.create_task(stop.wait())
         await asyncio.wait((stopping, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+        runtime.requests.close()
         await status.enter_graceful_shutdown()
         await server.stop(_GRACE_S)
         http_stop.set()

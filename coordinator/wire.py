@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.forecast import WEEK_H
 from coordinator.refusal import Refusal, Refused
+from coordinator.streams import Partial
 from protos import jobs_pb2, link_pb2
 
 INLINE_BYTES = 64 << 10
@@ -157,15 +158,28 @@ def facts(
         yield Beats(rows[_present(request.heartbeat.present, len(rows))])
 
 
-def response(
-    orders: Sequence[tuple[Order | Acknowledge, Sequence[bytes]]], index: Sequence[int], terms: Terms
-) -> link_pb2.ConnectResponse:
-    """Orders for one lot as a message, each grant with its inputs; `index` is each row's index in its lot."""
+def partials(request: link_pb2.ConnectRequest) -> list[Partial]:
+    """What a message says of answers in the making."""
+    return [
+        Partial(token(row.token), row.item, row.first, row.tokens, row.start, row.text) for row in request.partials
+    ]
+
+
+class Outgoing(NamedTuple):
+    """An order with what it takes along."""
+
+    order: Order | Acknowledge
+    inputs: Sequence[bytes] = ()  # of a grant
+    said: Sequence[int] | None = None  # of the answer to a grant's one item; None: it is not told as it is made
+
+
+def response(orders: Sequence[Outgoing], index: Sequence[int], terms: Terms) -> link_pb2.ConnectResponse:
+    """Orders for one lot as a message; `index` is each row's index in its lot."""
     message = link_pb2.ConnectResponse()
-    for order, inputs in orders:
+    for order, inputs, said in orders:
         match order:
             case Grant():
-                message.grants.append(_grant(order, index[order.node], inputs))
+                message.grants.append(_grant(order, index[order.node], inputs, said))
             case Acknowledge(_, sequence):
                 message.acknowledged = sequence
             case Revoke(_, token, cause):
@@ -193,7 +207,7 @@ def _token_message(token: Token) -> link_pb2.Token:
     return link_pb2.Token(epoch=token.epoch, attempt=token.attempt)
 
 
-def _grant(order: Grant, node: int, inputs: Sequence[bytes]) -> link_pb2.Grant:
+def _grant(order: Grant, node: int, inputs: Sequence[bytes], said: Sequence[int] | None) -> link_pb2.Grant:
     deferred = [at for at, payload in enumerate(inputs) if len(payload) > INLINE_BYTES]
     if deferred:
         inputs = [payload if len(payload) <= INLINE_BYTES else b"" for payload in inputs]
@@ -209,6 +223,8 @@ def _grant(order: Grant, node: int, inputs: Sequence[bytes]) -> link_pb2.Grant:
         job_class=jobs_pb2.JOB_CLASS_INTERACTIVE if order.interactive else jobs_pb2.JOB_CLASS_BATCH,
         solo=order.solo,
         tenant=order.tenant,
+        streamed=said is not None,
+        begun=[link_pb2.Begun(item=0, tokens=said)] if said else (),
     )
 
 

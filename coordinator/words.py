@@ -3,7 +3,7 @@
 import math
 
 from coordinator.core.events import JobSpec
-from coordinator.core.explain import JobExplanation, NodeExplanation, Obstacle
+from coordinator.core.explain import JobExplanation, NodeExplanation, Obstacle, RequestExplanation
 from coordinator.core.job import Band, Job
 from coordinator.core.plan import Quote
 from coordinator.core.settings import SchedulingSettings
@@ -81,6 +81,25 @@ def _prospects(job: Job, outlook: Quote, now_s: float) -> list[str]:
         "The plan has no room for it beside work of more value that is due or expected;"
         f" it gets what is left over, and {deadline}"
     ]
+
+
+def of_request(model: str, why: RequestExplanation, settings: SchedulingSettings) -> str:
+    """Why a request found no node in time, in the rest of a sentence."""
+    if why.fit:
+        return f"{_count(why.fit, 'vehicle')} could take work for {model} by now: ask again, and allow more time"
+    if not why.obstacles:
+        return "no vehicle has joined: plug one in"
+    held = settings.interactive_in_hand
+    kept = [
+        f"{count:,} {_OBSTACLES[obstacle][count != 1].format(model=model, held=held)}"
+        for obstacle, count in why.obstacles.most_common()
+    ]
+    when = "nobody can say when one comes: plug one in"
+    if math.isfinite(why.back_s):
+        when = f"by the forecast one that offers {model} is here within {duration(why.back_s)}, as likely as not"
+    if why.obstacles[Obstacle.HANDS_FULL]:
+        when = "one is free when an answer ends: allow more time"
+    return f"of {_count(why.obstacles.total(), 'vehicle')} {', '.join(kept)}; {when}"
 
 
 def of_node(name: str, why: NodeExplanation, settings: SchedulingSettings) -> list[str]:

@@ -37,6 +37,7 @@ from node.events import (
     Put,
     RefusalsSaid,
     ResultPut,
+    Said,
     ShutDown,
     Stopped,
     TransferRefused,
@@ -60,7 +61,7 @@ from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Looked, Nodes
 from node.weights import Site, fetch_missing
-from node.work import Finished, Key, Listener, Work
+from node.work import Finished, Key, Listener, Spoken, Work
 
 ESTIMATE_EVERY_S = 600.0
 """Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""
@@ -519,6 +520,11 @@ class Agent:
         items, results = finished.items, finished.results
         self._post(Worked(finished.key, items, results, errors, finished.busy_s, finished.last, finished.paced_s))
 
+    def spoke(self, spoken: Spoken) -> None:
+        """The executor said more of an answer."""
+        assert isinstance(spoken.key, Token), "the lot's works are keyed by token"
+        self._post(Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text))
+
     def _post(self, news: Event | tuple[Announced, threading.Event]) -> None:
         self._inbox.append(news)
         if not self._wanted:
@@ -564,6 +570,8 @@ def _work(granted: Granted) -> Work:
         offsets=range(len(granted.inputs)),
         interactive=granted.interactive,
         solo=granted.solo,
+        begun=granted.begun,
+        streamed=granted.streamed,
     )
 
 

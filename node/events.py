@@ -93,6 +93,18 @@ class Worked:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """The executor said more of an answer; as `Spoken` in `work`."""
+
+    token: Token
+    item: int
+    first: int
+    tokens: Sequence[int]
+    start: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResultPut:
     """A large result is with the coordinator."""
 
@@ -122,6 +134,7 @@ Event = (
     | TransferRefused
     | Announced
     | Worked
+    | Said
     | ResultPut
     | Stopped
 )

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import chain
 from math import inf
 from typing import Any
@@ -23,9 +24,10 @@ from node.pacing import AT_ONCE, Pace
 from node.roofline import model as modelled
 from node.running import Batch, Running, Task, batches_of
 from node.turns import Turns
-from node.work import Key, Listener, ModelSpeed, Work
+from node.work import Key, Listener, ModelSpeed, Spoken, Work
 from node.workloads import Control, Stopped, Workload, load
 from node.workloads.echo import Echo
+from node.workloads.transcript import Passage
 
 _LOOK_S = 0.005
 """How often a wait for the wire looks for a stop or for interactive work. Assumed: far below an owner's 100 ms."""
@@ -306,6 +308,9 @@ class Executor:
         if running is None:
             return
         workload = self._workloads[batch.parts[0][0].work.model]
+        running.control.begun = batch.begun
+        if batch.streamed:
+            running.control.speak = partial(self._speak, batch)
         told = []
         try:
             outcomes = attempt.run(workload, batch.items, running.control)
@@ -327,6 +332,16 @@ class Executor:
                     told.append(task)
         self._books.leave(running, told)
 
+    def _speak(self, batch: Batch, item: int, passage: Passage) -> None:
+        """Tell a part of an answer; of a car that keeps a pace, when the answer is due."""
+        task, offset = batch.owner(item)
+        if task.work.streamed and not task.stopped:
+            spoken = Spoken(task.work.key, offset, passage.first, passage.tokens, passage.start, passage.text)
+            if self._pace is None:
+                self._listener.spoke(spoken)
+            else:
+                task.unsaid.append(spoken)
+
     def _release(self) -> None:
         """Tell what cars that keep a pace have done by now."""
         while (released := self._books.release()) is not None:
@@ -345,6 +360,9 @@ class Executor:
             return False
         if finished.last:
             self._books.done(task)
+        unsaid, task.unsaid = task.unsaid, []
+        for spoken in unsaid:
+            self._listener.spoke(spoken)
         self._listener.finished(finished)
         return True
 

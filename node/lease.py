@@ -4,7 +4,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from node.messages import EndCause, Granted, HeldLease, ItemError, Range, Report, Token, bitmap
+from node.messages import EndCause, Granted, HeldLease, ItemError, Partial, Range, Report, Token, bitmap
+
+
+@dataclass(slots=True)
+class Speech:
+    """All that this lot said of one answer: a new stream is told of it again."""
+
+    first: int  # place of tokens[0] in the answer
+    start: int  # characters of the answer before `text`
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    taken: tuple[int, int] = (0, 0)  # tokens and characters that were taken
+
+    def take(self, token: Token, item: int) -> Partial:
+        """What was not yet taken."""
+        tokens, characters = self.taken
+        self.taken = len(self.tokens), len(self.text)
+        return Partial(
+            token,
+            item,
+            self.first + tokens,
+            self.tokens[tokens:],
+            self.start + characters,
+            self.text[characters:],
+        )
 
 
 @dataclass(slots=True)
@@ -39,6 +63,7 @@ class Lease:
     taken_j: float = 0.0  # of the computer, in reports that were taken
     taken_awake_j: float = 0.0
     awake_from_s: float = 0.0  # how long its car was awake, for each lease, when that was last booked
+    speeches: dict[int, Speech] = field(default_factory=dict)  # by item
 
     @classmethod
     def of(cls, granted: Granted) -> "Lease":
@@ -84,6 +109,29 @@ class Lease:
         """These items failed, each tried alone."""
         self.failed |= bitmap([error.item for error in errors])
         self.fresh_errors.extend(errors)
+
+    def say(self, item: int, first: int, tokens: Sequence[int], start: int, text: str) -> None:
+        """More of an answer; a micro-batch that failed as a whole says it again when its items are tried alone."""
+        speech = self.speeches.get(item)
+        if speech is None:
+            speech = self.speeches[item] = Speech(first, start)
+        known, written = speech.first + len(speech.tokens), speech.start + len(speech.text)
+        speech.tokens += tokens[max(0, known - first) :]
+        speech.text += text[max(0, written - start) :]
+
+    def take_said(self) -> list[Partial]:
+        """What was said and not yet taken."""
+        return [
+            speech.take(self.token, item)
+            for item, speech in self.speeches.items()
+            if speech.taken != (len(speech.tokens), len(speech.text))
+        ]
+
+    def say_again(self) -> bool:
+        """All that was said is to be taken again; whether there is anything."""
+        for speech in self.speeches.values():
+            speech.taken = (0, 0)
+        return bool(self.speeches)
 
     def discard(self) -> None:
         """Forget the results that were not yet taken: their items go back to the job."""

@@ -19,6 +19,7 @@ from node.events import (
     Put,
     RefusalsSaid,
     ResultPut,
+    Said,
     ShutDown,
     Stopped,
     TransferRefused,
@@ -37,6 +38,7 @@ from node.messages import (
     Hello,
     Message,
     ModelOffer,
+    Partial,
     Report,
     RevocationCause,
     Revoked,
@@ -77,6 +79,7 @@ class Lot:
         self._leases: dict[Token, Lease] = {}
         self._fresh: dict[Token, Lease] = {}  # those with something to report, in order
         self._fresh_bytes = 0
+        self._spoken: dict[Token, Lease] = {}  # those of whose answers more was said
         self._departures: list[Departure] = []
         self._unended = 0
         self._beat = False
@@ -92,7 +95,8 @@ class Lot:
     @property
     def pending(self) -> bool:
         """Whether `take` may have something to say."""
-        return bool(self._fresh or self._departures or self._beat or self.vehicles.stale or self._speeds.stale) or (
+        news = self._fresh or self._spoken or self._departures or self._beat
+        return bool(news or self.vehicles.stale or self._speeds.stale) or (
             self._shutting_down and not self._goodbye_taken
         )
 
@@ -131,7 +135,9 @@ class Lot:
         self._beat = True
 
     def take(self, now_s: float) -> Iterator[Message]:
-        """What is to be written now: reports, then departures, then the table, offers and the heartbeat."""
+        """What is to be written now: what was said, reports, departures, the table, offers and the heartbeat."""
+        while self._spoken:
+            yield Message(partials=self._take_partials())
         while self._fresh or self._departures:
             reports = self._take_reports()
             departures: Sequence[Departure] = ()
@@ -196,6 +202,11 @@ class Lot:
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
+            case Said(token, item, first, tokens, start, text):
+                lease = self._leases.get(token)
+                if lease is not None and lease.ended is None:
+                    lease.say(item, first, tokens, start, text)
+                    self._spoken[token] = lease
             case ResultPut(token, item):
                 self._result_put(token, item)
             case Stopped(lost_s):
@@ -356,6 +367,8 @@ class Lot:
         for lease in self._leases.values():
             if lease.announced and lease.ended is None:
                 self._fresh[lease.token] = lease  # a restarted coordinator does not know the suspects
+            if lease.ended is None and lease.say_again():
+                self._spoken[lease.token] = lease  # of what was written last some may not have arrived
 
     def _revoked(self, token: Token, cause: RevocationCause, effects: Effects) -> None:
         if cause is RevocationCause.UNKNOWN:
@@ -372,6 +385,7 @@ class Lot:
             return
         if self._fresh.pop(token, None) is not None:
             self._fresh_bytes -= lease.fresh_bytes
+        self._spoken.pop(token, None)
         if lease.ended is None:
             effects.stop.append(token)
             self._release(lease)
@@ -415,6 +429,17 @@ class Lot:
         due = self.vehicles.leaving[node] or self.vehicles.draining[node]
         if due and self.vehicles.leases[node] == 0:
             self._depart(np.array([node]))
+
+    def _take_partials(self) -> list[Partial]:
+        partials: list[Partial] = []
+        room = MESSAGE_BYTES
+        for token in list(self._spoken):
+            if room <= 0:
+                break
+            said = self._spoken.pop(token).take_said()
+            partials += said
+            room -= sum(5 * (len(partial.tokens) + len(partial.text)) + 64 for partial in said)  # at most, about
+        return partials
 
     def _take_reports(self) -> list[Report]:
         reports: list[Report] = []

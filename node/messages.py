@@ -4,7 +4,7 @@ Mirrors protos/link.proto without protobuf, so that `lot` and `link` stay pure; 
 Python integers here: bit i stands for item i of the lease.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -137,6 +137,18 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """What was said of one answer of a lease since the partial before; see Partial in link.proto."""
+
+    token: Token
+    item: int  # offset in the lease
+    first: int  # place in the answer of the first of `tokens`
+    tokens: Sequence[int]
+    start: int  # characters of the answer before `text`
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Departure:
     """A vehicle stopped serving."""
 
@@ -179,6 +191,7 @@ class Message:
     departures: Sequence[Departure] = ()
     present: bytes | None = None  # heartbeat: bitmap over the lot's vehicles
     goodbye: bool = False
+    partials: Sequence[Partial] = ()
 
     @property
     def lasting(self) -> bool:
@@ -211,6 +224,8 @@ class Granted:
     interactive: bool
     solo: bool
     tenant: str = ""
+    streamed: bool = False  # tell the tokens of its answers as they come
+    begun: Mapping[int, Sequence[int]] = field(default_factory=dict)  # by offset: tokens that other cars have said
 
 
 @dataclass(frozen=True, slots=True)

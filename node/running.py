@@ -6,13 +6,13 @@ No thread of its own and no lock: the executor holds one where it says so.
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from node.attempt import Failure
-from node.work import Finished, Key, Work
+from node.work import Finished, Key, Spoken, Work
 from node.workloads import Control
 
 
@@ -29,6 +29,7 @@ class Task:
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
     unreported_s: float = 0.0  # of work on it that no report has told
+    unsaid: list[Spoken] = field(default_factory=list)  # held back for the pace of its car
 
     @property
     def vehicle(self) -> int:
@@ -85,6 +86,26 @@ class Batch:
         """Offsets in the lease of the items of a micro-batch that has one task."""
         ((task, places),) = self.parts
         return [task.work.offsets[place] for place in places]
+
+    @property
+    def begun(self) -> Mapping[int, Sequence[int]]:
+        """Tokens of answers that another car has said, by position in the micro-batch."""
+        owners = [(task, task.work.offsets[place]) for task, places in self.parts for place in places]
+        begun = {item: task.work.begun.get(offset, ()) for item, (task, offset) in enumerate(owners)}
+        return {item: tokens for item, tokens in begun.items() if tokens}
+
+    @property
+    def streamed(self) -> bool:
+        """Whether any of its answers is told as it comes."""
+        return any(task.work.streamed for task, _ in self.parts)
+
+    def owner(self, item: int) -> tuple[Task, int]:
+        """The task of an item, and the item's offset in the lease."""
+        for task, places in self.parts:
+            if item < len(places):
+                return task, task.work.offsets[places[item]]
+            item -= len(places)
+        raise IndexError(item)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

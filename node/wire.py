@@ -51,6 +51,15 @@ def encode(message: Message) -> link_pb2.ConnectRequest:
         request.heartbeat.present = message.present
     if message.goodbye:
         request.goodbye.SetInParent()
+    for partial in message.partials:
+        request.partials.add(
+            token=token_message(partial.token),
+            item=partial.item,
+            first=partial.first,
+            tokens=partial.tokens,
+            start=partial.start,
+            text=partial.text,
+        )
     return request
 
 
@@ -95,6 +104,8 @@ def _granted(grant: link_pb2.Grant) -> Granted:
         interactive=grant.job_class == jobs_pb2.JOB_CLASS_INTERACTIVE,
         solo=grant.solo,
         tenant=grant.tenant,
+        streamed=grant.streamed,
+        begun={row.item: tuple(row.tokens) for row in grant.begun},
     )
 
 

@@ -1,8 +1,8 @@
 """What the executor is given and what it gives back: the words between it and the agent."""
 
 import threading
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -21,6 +21,25 @@ class Work:
     offsets: Sequence[int]  # of each input in the lease
     interactive: bool
     solo: bool  # it may kill the process: announce it exactly, and run it with nothing else in flight
+    begun: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """By offset: tokens of its answer that another car has said. They are taken as they are, and gone on from."""
+    streamed: bool = False  # tell the listener the tokens of its answers as they come
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A part of an answer in the making, counted from the answer's true beginning, whoever began it.
+
+    The text only grows: a character that is not whole and a possible beginning of a stop string are held back. What
+    is held back when the answer ends comes in a last part, before `Finished`.
+    """
+
+    key: Key
+    offset: int
+    first: int  # index in the answer of the first of `tokens`
+    tokens: tuple[int, ...]
+    start: int  # characters of the answer before `text`
+    text: str  # what these tokens made final
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +70,13 @@ class ModelSpeed:
 
 
 class Listener(Protocol):
-    """Whom the executor tells, on its own thread, for an echo on the caller's. Both calls return at once."""
+    """Whom the executor tells, on its own thread, for an echo on the caller's. All calls return at once."""
 
     def announce(self, key: Key, items: Sequence[int]) -> threading.Event:
         """These items (offsets) run in this micro-batch or the next; the event is set once that is on the wire."""
+
+    def spoke(self, spoken: Spoken) -> None:
+        """An answer of a streamed work goes on."""
 
     def finished(self, finished: Finished) -> None:
         """Some items of a work have ended."""

@@ -39,6 +39,11 @@ class JobServiceStub:
                 request_serializer=protos_dot_jobs__pb2.RunRequest.SerializeToString,
                 response_deserializer=protos_dot_jobs__pb2.RunResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/carpool.v1.JobService/Generate',
+                request_serializer=protos_dot_jobs__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=protos_dot_jobs__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.SubmitJob = channel.stream_unary(
                 '/carpool.v1.JobService/SubmitJob',
                 request_serializer=protos_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
@@ -82,6 +87,15 @@ class JobServiceServicer:
     def Run(self, request, context):
         """One small interactive job, answered when all its items are: the caller's cancellation or deadline ends
         it. Kept in memory only: after a failure the caller may simply call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """One answer of a model of kind "generate", told as it is made. If its car leaves, another goes on with it: no token
+        comes twice and none is missing. Kept in memory only, and ended as Run is; without a deadline, when nothing has
+        come of it for a minute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +157,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=protos_dot_jobs__pb2.RunRequest.FromString,
                     response_serializer=protos_dot_jobs__pb2.RunResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=protos_dot_jobs__pb2.GenerateRequest.FromString,
+                    response_serializer=protos_dot_jobs__pb2.GenerateResponse.SerializeToString,
             ),
             'SubmitJob': grpc.stream_unary_rpc_method_handler(
                     servicer.SubmitJob,
@@ -207,6 +226,33 @@ class JobService:
             '/carpool.v1.JobService/Run',
             protos_dot_jobs__pb2.RunRequest.SerializeToString,
             protos_dot_jobs__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carpool.v1.JobService/Generate',
+            protos_dot_jobs__pb2.GenerateRequest.SerializeToString,
+            protos_dot_jobs__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class JobServiceStub:
     """One small interactive job, answered when all its items are: the caller's cancellation or deadline ends
     it. Kept in memory only: after a failure the caller may simply call again.
     """
+    Generate: _grpc.UnaryStreamMultiCallable[_jobs_pb2.GenerateRequest, _jobs_pb2.GenerateResponse]
+    """One answer of a model of kind "generate", told as it is made. If its car leaves, another goes on with it: no token
+    comes twice and none is missing. Kept in memory only, and ended as Run is; without a deadline, when nothing has
+    come of it for a minute.
+    """
     SubmitJob: _grpc.StreamUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]
     """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
     recorded. FAILED_PRECONDITION when it would be too late too often, see `least_on_time`. The same key with the same content gives the same job; with other content ALREADY_EXISTS.
@@ -68,6 +73,11 @@ class JobServiceAsyncStub(JobServiceStub):
     Run: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RunRequest, _jobs_pb2.RunResponse]  # type: ignore[assignment]
     """One small interactive job, answered when all its items are: the caller's cancellation or deadline ends
     it. Kept in memory only: after a failure the caller may simply call again.
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_jobs_pb2.GenerateRequest, _jobs_pb2.GenerateResponse]  # type: ignore[assignment]
+    """One answer of a model of kind "generate", told as it is made. If its car leaves, another goes on with it: no token
+    comes twice and none is missing. Kept in memory only, and ended as Run is; without a deadline, when nothing has
+    come of it for a minute.
     """
     SubmitJob: _aio.StreamUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]  # type: ignore[assignment]
     """A batch job of any size. The first request carries `header`, all carry items. Answered once it is
@@ -95,6 +105,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_pb2.RunResponse, _abc.Awaitable[_jobs_pb2.RunResponse]]:
         """One small interactive job, answered when all its items are: the caller's cancellation or deadline ends
         it. Kept in memory only: after a failure the caller may simply call again.
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _jobs_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.GenerateResponse], _abc.AsyncIterator[_jobs_pb2.GenerateResponse]]:
+        """One answer of a model of kind "generate", told as it is made. If its car leaves, another goes on with it: no token
+        comes twice and none is missing. Kept in memory only, and ended as Run is; without a deadline, when nothing has
+        come of it for a minute.
         """
 
     @_abc_1.abstractmethod

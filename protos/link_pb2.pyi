@@ -176,7 +176,9 @@ Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
 class ConnectRequest(_message.Message):
-    """Lot to coordinator. Any parts may be set at once; they are applied in the order of their field numbers."""
+    """Lot to coordinator. Any parts may be set at once; they are applied in the order of their field numbers, but that
+    `partials` come before `reports`: what was said of an answer was said before its lease ended.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,6 +190,7 @@ class ConnectRequest(_message.Message):
     DEPARTURES_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    PARTIALS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Numbered from 1 in each incarnation of the lot when the message carries reports or departures, and sent
     again under the same number until acknowledged; 0 for what need not be acknowledged.
@@ -214,6 +217,10 @@ class ConnectRequest(_message.Message):
     def goodbye(self) -> Global___Goodbye:
         """the lot shuts down on purpose; every car of it has left"""
 
+    @_builtins.property
+    def partials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Partial]:
+        """never numbered nor acknowledged; told again from its first token on a new stream"""
+
     def __init__(
         self,
         *,
@@ -225,14 +232,61 @@ class ConnectRequest(_message.Message):
         departures: _abc.Iterable[Global___Departure] | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        partials: _abc.Iterable[Global___Partial] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["departures", b"departures", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "models", b"models", "offers", b"offers", "reports", b"reports", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departures", b"departures", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "models", b"models", "offers", b"offers", "partials", b"partials", "reports", b"reports", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class Partial(_message.Message):
+    """What was said of one answer of a live lease, since the last one. Positions count from the beginning of the whole
+    answer, whichever cars said it. A partial that leaves a gap behind what is known changes nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    item: _builtins.int
+    """offset in the lease"""
+    first: _builtins.int
+    """place of the first of `tokens` in the answer"""
+    start: _builtins.int
+    """Unicode characters of the answer before `text`"""
+    text: _builtins.str
+    """what these tokens made final"""
+    @_builtins.property
+    def token(self) -> Global___Token: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """numbers in the model's vocabulary"""
+
+    def __init__(
+        self,
+        *,
+        token: Global___Token | None = ...,
+        item: _builtins.int = ...,
+        first: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        start: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Partial: _TypeAlias = Partial  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -706,6 +760,8 @@ class Grant(_message.Message):
     JOB_CLASS_FIELD_NUMBER: _builtins.int
     SOLO_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     """index of the vehicle"""
     model: _builtins.str
@@ -718,6 +774,8 @@ class Grant(_message.Message):
     """exactly one item that may kill the process: run it with nothing else in flight"""
     tenant: _builtins.str
     """whose job it is: owners may refuse some"""
+    streamed: _builtins.bool
+    """tell the tokens of its answers as they come, in partials"""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
@@ -731,6 +789,10 @@ class Grant(_message.Message):
     @_builtins.property
     def deferred(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """offsets of the items whose input is to be fetched by FetchInputs"""
+
+    @_builtins.property
+    def begun(self) -> _containers.RepeatedCompositeFieldContainer[Global___Begun]:
+        """answers that other cars have begun: go on with them"""
 
     def __init__(
         self,
@@ -746,14 +808,44 @@ class Grant(_message.Message):
         job_class: _jobs_pb2.JobClass.ValueType = ...,
         solo: _builtins.bool = ...,
         tenant: _builtins.str = ...,
+        streamed: _builtins.bool = ...,
+        begun: _abc.Iterable[Global___Begun] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "inputs", b"inputs", "job_class", b"job_class", "job_id", b"job_id", "lease_s", b"lease_s", "model", b"model", "node", b"node", "ranges", b"ranges", "solo", b"solo", "tenant", b"tenant", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "deferred", b"deferred", "inputs", b"inputs", "job_class", b"job_class", "job_id", b"job_id", "lease_s", b"lease_s", "model", b"model", "node", b"node", "ranges", b"ranges", "solo", b"solo", "streamed", b"streamed", "tenant", b"tenant", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Grant: _TypeAlias = Grant  # noqa: Y015
+
+@_typing.final
+class Begun(_message.Message):
+    """Tokens of an answer that were said before this lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    item: _builtins.int
+    """offset in the lease"""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """from the first on"""
+
+    def __init__(
+        self,
+        *,
+        item: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Begun: _TypeAlias = Begun  # noqa: Y015
 
 @_typing.final
 class Revocation(_message.Message):

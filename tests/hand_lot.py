@@ -17,12 +17,24 @@ ITEMS_PER_S = 100_000.0
 class HandLot:
     """One stream of a process that is new with it. It offers `noop`, sends no heartbeats and repeats nothing."""
 
-    def __init__(self, target: str, name: str, held: Sequence[link_pb2.HeldLease] = ()) -> None:
-        """Lot and car are both called `name`; `held` are the leases that its hello names."""
+    def __init__(
+        self,
+        target: str,
+        name: str,
+        held: Sequence[link_pb2.HeldLease] = (),
+        *,
+        model: str = "noop",
+        kind: str = "echo",
+        incarnation: int = 0,
+    ) -> None:
+        """Lot and car are both called `name`; `held` are the leases that its hello names. With the `incarnation` of
+        another it is the same process again."""
+        self.incarnation = incarnation or random.getrandbits(64)
         self._name = name
+        self._model, self._kind = model, kind
         self._hello = link_pb2.Hello(
             lot_id=name,
-            incarnation=random.getrandbits(64),
+            incarnation=self.incarnation,
             vehicles=[link_pb2.Vehicle(name=name, profile="hw4")],
             held=held,
         )
@@ -36,16 +48,16 @@ class HandLot:
         self._stream = stub.Connect(None)
         await self._stream.write(link_pb2.ConnectRequest(hello=self._hello))
         self.welcome = (await self._hear()).welcome
-        noop = link_pb2.ModelOffer(
-            model="noop",
-            kind="echo",
+        offered = link_pb2.ModelOffer(
+            model=self._model,
+            kind=self._kind,
             digest="by hand",
             items_per_s=ITEMS_PER_S,
             batch_items=1,
             max_item_bytes=1 << 20,
         )
         offer = link_pb2.Offer(node=0, window_s=3600.0, share=1.0)
-        await self._stream.write(link_pb2.ConnectRequest(models=[noop], offers=[offer]))
+        await self._stream.write(link_pb2.ConnectRequest(models=[offered], offers=[offer]))
         return self
 
     async def __aexit__(
@@ -76,9 +88,11 @@ class HandLot:
         ended: bool = False,
         cause: link_pb2.EndCause.ValueType = link_pb2.END_CAUSE_UNSPECIFIED,
         useful_s: float = 0.0,
+        departs: bool = False,
     ) -> list[link_pb2.Revocation]:
         """Say that these items of a lease are done, by their offsets in it; returns once that is acknowledged, with
-        what was revoked meanwhile. Under a `sequence` of before it is an old message sent again."""
+        what was revoked meanwhile. Under a `sequence` of before it is an old message sent again; with `departs` its
+        driver takes the car."""
         if not sequence:
             sequence = self._sequence = self._sequence + 1
         done = sum(1 << offset for offset in results)
@@ -90,13 +104,21 @@ class HandLot:
             cause=cause,
             useful_s=useful_s,
         )
-        await self._stream.write(link_pb2.ConnectRequest(sequence=sequence, reports=[row]))
+        left = [link_pb2.Departure(node=0, cause=link_pb2.DEPARTURE_CAUSE_UNPLUGGED)] if departs else []
+        await self._stream.write(link_pb2.ConnectRequest(sequence=sequence, reports=[row], departures=left))
         revocations: list[link_pb2.Revocation] = []
         while True:
             response = await self._hear()
             revocations.extend(response.revocations)
             if response.acknowledged == sequence:
                 return revocations
+
+    async def say(
+        self, token: link_pb2.Token, first: int, tokens: Sequence[int], start: int, text: str, item: int = 0
+    ) -> None:
+        """Say a part of an answer."""
+        partial = link_pb2.Partial(token=token, item=item, first=first, tokens=tokens, start=start, text=text)
+        await self._stream.write(link_pb2.ConnectRequest(partials=[partial]))
 
     async def _hear(self) -> link_pb2.ConnectResponse:
         response = await self._stream.read()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -102,6 +103,16 @@ def cluster(*flags: str, lots: int = 0, vehicles: int = 1) -> Iterator[Cluster]:
                 process.kill()
             for process in (*live.lots.values(), live.coordinator.process):
                 process.communicate(timeout=PATIENCE_S)
+
+
+@contextmanager
+def patient_cluster(*flags: str, lots: int = 0) -> Iterator[Cluster]:
+    """The same, with a coordinator that waits long for a sign of life: lots moved by hand give none."""
+    with TemporaryDirectory(prefix="carpool-config-") as folder:
+        config = Path(folder) / "carpool.toml"
+        config.write_text("[scheduling]\nsilent_after_s = 90.0\n")
+        with cluster("--config", str(config), *flags, lots=lots) as live:
+            yield live
 
 
 async def until(look: Callable[[], Awaitable[_T | None]], patience_s: float = PATIENCE_S) -> _T:

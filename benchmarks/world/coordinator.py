@@ -64,7 +64,7 @@ from coordinator.roster import Roster
 from coordinator.staging import Staging
 from coordinator.store import Corrupt, Full, Intake, Operation, accepted_payloads
 from coordinator.store import Submission as Stored
-from coordinator.wire import Terms, facts, joined, payloads, response
+from coordinator.wire import Outgoing, Terms, facts, joined, payloads, response
 from node import messages as node
 from protos import link_pb2
 
@@ -390,7 +390,7 @@ class Coordinator:
             return
         line.welcomed = line.welcomed or isinstance(order, Drop)
         if line.welcomed:
-            message = response([(order, inputs)], self.roster.index, self._terms)
+            message = response([Outgoing(order, inputs)], self.roster.index, self._terms)
             line.end.write(message.SerializeToString(deterministic=True))
 
     def _void(self, grant: Grant) -> None:

@@ -62,6 +62,8 @@ class JobSpec:
     key: str = ""  # its idempotency key; empty: none
     item_work: float = 1.0  # of one item, in items of the speed that was measured for the model
     least_on_time: float = 0.0  # refuse it at submission if its chance to be done by its deadline is below this
+    prefer: int | None = None  # row of a node that would be done sooner, by what it has in memory
+    twin: JobId | None = None  # an interactive job that asks for the same: no lot is lent both
 
     @property
     def label(self) -> str:
@@ -105,6 +107,7 @@ class Report:
     loading_s: float = 0.0
     energy_modelled_j: float = 0.0
     awake_modelled_j: float = 0.0
+    spoke: bool = False  # tokens of its answers came, of which the core hears no more than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,14 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
-from coordinator.core.events import JobId, LotId, ModelSpeed
+import numpy as np
+
+from coordinator.core.events import JobId, JobSpec, LotId, ModelSpeed
 from coordinator.core.job import Job
 from coordinator.core.placement import Placement, slice_items
 from coordinator.core.plan import Plan, Quote
 from coordinator.core.queues import rank
 from coordinator.core.residency import Residency
 from coordinator.core.state import State
+
+_MOST_ROWS = 1_000
+_HORIZONS_S = np.geomspace(60.0, 2 * 86_400.0, 32)
 
 Allows = Callable[[int, str], bool]
 """Whether a node may be lent batch work for a model."""
@@ -46,6 +52,15 @@ class JobExplanation:
     fit: int  # nodes that nothing keeps
     items_per_s: float  # of all nodes that take work and run its model
     outlook: Quote | None  # what the plan expects; None for an interactive job, which is in no plan
+
+
+@dataclass(frozen=True, slots=True)
+class RequestExplanation:
+    """Why an interactive job finds no node."""
+
+    obstacles: Counter[Obstacle]  # nodes by what keeps them
+    fit: int  # nodes that nothing keeps
+    back_s: float  # from now until one that runs its model is as likely here as not; infinity: nobody can say
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,25 @@ def explain_job(
         fit,
         rate,
         None if job.spec.interactive else plan.outlook(job, now_s),
+    )
+
+
+def explain_request(state: State, placement: Placement, spec: JobSpec, now_s: float) -> RequestExplanation:
+    """Why an interactive job finds no node. Looks at 1,000 nodes at most, about 10 us each, and at what is forecast
+    of those that run its model."""
+    fleet, job = state.fleet, Job(spec, 0, now_s, ready=True)
+    allows = _by_capability(state, placement.residency, now_s)
+    some = range(0, fleet.size, -(-fleet.size // _MOST_ROWS) or 1)
+    found = Counter(_obstacle(state, allows, job, row, False, now_s) for row in some)
+    fit = found.pop(None, 0)
+    able = [row for row in some if spec.model in fleet.lots[LotId(int(fleet.lot[row]))].speeds]
+    back_s = inf
+    if state.forecast is not None and able:
+        chance = state.forecast.present(np.array(able, np.int32), _HORIZONS_S, now_s)
+        likely = np.flatnonzero(1.0 - (1.0 - chance).prod(axis=0) >= 0.5)
+        back_s = float(_HORIZONS_S[likely[0]]) if likely.size else inf
+    return RequestExplanation(
+        Counter({obstacle: nodes for obstacle, nodes in found.items() if obstacle is not None}), fit, back_s
     )
 
 

@@ -30,6 +30,7 @@ class Trouble:
     errors: int = 0
     deaths: int = 0  # processes that ended while they ran it alone
     solo: bool = False  # suspected of killing a process: run it with nothing else in flight
+    spared: bool = False  # a process died while it said an answer: it was not suspected then
     last_lot: int = -1  # cars of one lot share a process and its accelerator
     code: str = ""
     message: str = ""
@@ -44,6 +45,7 @@ class Job:
         "ended",
         "entry",
         "failed",
+        "heard_s",
         "leases",
         "lent",
         "open",
@@ -55,6 +57,7 @@ class Job:
         "started_s",
         "submitted_s",
         "troubles",
+        "twin",
         "urgency",
         "waiting",
     )
@@ -64,6 +67,8 @@ class Job:
         self.sequence = sequence  # order of submission
         self.submitted_s = submitted_s
         self.started_s: float | None = None  # its first lease
+        self.twin = spec.twin  # or the job whose twin it is
+        self.heard_s = submitted_s  # when something came of it last
         self.ready = ready  # its submission is saved, or need not be
         self.entry = 0  # number of its entry in the scheduler's queue; 0: it stands in none
         self.retried = False  # it stands among those of which only items that went wrong are left

@@ -29,6 +29,7 @@ class Lease:
     done: int = 0  # bitmap: results accepted
     failed: int = 0  # bitmap: errors reported
     running: int = 0  # bitmap: on the accelerator or next, as last announced
+    spoke: bool = False  # tokens of its answers came
 
     @property
     def undone(self) -> int:

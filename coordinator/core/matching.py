@@ -23,6 +23,9 @@ _ALIKE = 0.1
 """Of long items, what differs by less is taken for alike: then the most urgent job goes first. Where it is the
 loading that takes long, what is lost least goes first."""
 
+_GAP_S = 1.0
+"""How long nobody speaks when another node goes on with an answer (assumed)."""
+
 _AT_ONCE = 4096
 """Nodes that the forecast is asked of in one call: it takes about 1 kB for each."""
 
@@ -61,6 +64,19 @@ class Matching:
         order = np.lexsort((-suits.T.ravel(), job.ravel(), -steps.T.ravel()))
         best = order[~hopeless.T.ravel()[order]]
         return [(jobs[at // len(rows)], rows[at % len(rows)]) for at in best.tolist()]
+
+    def is_long(self, job: Job, row: int) -> bool:
+        """Whether an interactive job takes a node so long that it is worth asking whether it stays."""
+        return self._state.forecast is not None and self._first_s(job, row) >= self._state.settings.long_answer_s
+
+    def surest(self, job: Job, rows: Sequence[int], now_s: float) -> Sequence[int]:
+        """Nodes that are as free, for an interactive job: those first that will have answered soonest, if the time
+        that is lost with a node which leaves is counted; in the order given where that is about the same."""
+        assert self._state.forecast is not None, "it matters only where there is one"
+        answer_s = np.array([self._first_s(job, row) for row in rows])
+        stays = self._state.forecast.stays(np.array(rows, np.int32), answer_s[:, None], now_s)[:, 0]
+        expected_s = answer_s + (1.0 - stays) * (_GAP_S + answer_s / 2.0)
+        return [rows[at] for at in np.argsort(np.round(expected_s, 3), kind="stable").tolist()]
 
     def unfit(self, job: Job, rows: Sequence[int], now_s: float) -> set[int]:
         """Which of these nodes are not given a job because they will hardly be there."""

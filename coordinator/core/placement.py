@@ -21,6 +21,12 @@ MOST_ITEMS = 4096
 _MOST_CANDIDATES = 256
 """Nodes looked at for one slice: a request must not cost more in a larger fleet."""
 
+_MOST_SURE = 16
+"""Nodes that are as free, of which the one is chosen for an interactive job that stays for its answer."""
+
+_WORTH_LEASES = 2
+"""A node with the beginning of a conversation in memory may hold so many leases more than the freest (assumed)."""
+
 _MOST_MATCHED = 64
 """Nodes at a time of which the one is chosen that suits an item best."""
 
@@ -94,7 +100,8 @@ class Placement:
                     placed = self._place_long(queue, beside, rows, capable, now_s, effects)
                     looked_at = len(beside)
                 else:
-                    placed = self._place_job(job, rows, capable, now_s, effects)
+                    chosen = self._for_answer(job, rows, now_s) if queue.interactive else rows
+                    placed = self._place_job(job, chosen, capable, now_s, effects)
                 if placed:
                     break
                 passed += [queue.drop(job) for _ in range(looked_at)]
@@ -125,6 +132,39 @@ class Placement:
                 for row in sorted(some, key=fleet.cost_per_h.item) if fleet.priced else some:
                     found += 1
                     yield row
+
+    def _for_answer(self, job: Job, rows: Iterable[int], now_s: float) -> Iterator[int]:
+        """The nodes for an interactive job, the best first: the one that it prefers, if that is about as free as
+        the freest; then of those that are as free, with the model as near at hand, the one that stays. None of a
+        lot that is at work on its twin."""
+        fleet, spec = self._state.fleet, job.spec
+        twin = self._state.jobs.get(job.twin) if job.twin is not None else None
+        if twin is not None and twin.leases:
+            apart = {lease.lot for lease in twin.leases.values()}
+            yield from (row for row in rows if fleet.lot.item(row) not in apart)
+            return
+        first = next(iter(rows))
+        held = fleet.interactive_leases.item(first)
+        if spec.prefer is not None and self._has(spec.prefer, spec.model, held + _WORTH_LEASES):
+            yield spec.prefer
+
+        if self.matching.is_long(job, first):
+            load_s = fleet.lot_of(first).speeds[spec.model].load_s
+
+            def is_as_free(row: int) -> bool:
+                near = fleet.lot_of(row).speeds[spec.model].load_s == load_s
+                return near and fleet.interactive_leases.item(row) == held
+
+            yield from self.matching.surest(job, list(islice(takewhile(is_as_free, rows), _MOST_SURE)), now_s)
+        yield from rows
+
+    def _has(self, row: int, model: str, most_leases: int) -> bool:
+        """Whether a node takes interactive work for a model that it has loaded, and holds no more than so much."""
+        fleet = self._state.fleet
+        if row >= fleet.size or not fleet.serves(row) or model not in fleet.lot_of(row).resident:
+            return False
+        most = min(most_leases, self._state.settings.interactive_in_hand - 1)
+        return fleet.interactive_leases.item(row) <= most
 
     def _is_long(self, job: Job, rows: Iterable[int]) -> bool:
         """Whether an item of a job takes so long that the node for it is to be chosen."""

@@ -47,7 +47,7 @@ from coordinator.core.events import (
     SpeedsMeasured,
     Token,
 )
-from coordinator.core.explain import JobExplanation, NodeExplanation
+from coordinator.core.explain import JobExplanation, NodeExplanation, RequestExplanation
 from coordinator.core.forecast import Survival
 from coordinator.core.hindsight import Hindsight
 from coordinator.core.job import Band, Job
@@ -140,6 +140,10 @@ class Scheduler:
         """Why a job that has not ended waits; None when there is none."""
         return explain.explain_job(self.state, self._plan, self._placement, job, now_s)
 
+    def explain_request(self, spec: JobSpec, now_s: float) -> RequestExplanation:
+        """Why an interactive job finds no node."""
+        return explain.explain_request(self.state, self._placement, spec, now_s)
+
     def explain_node(self, row: int, now_s: float) -> NodeExplanation | None:
         """Why a node has the work that it has; None when it has not joined."""
         return explain.explain_node(self.state, self._placement, row, now_s)
@@ -222,6 +226,8 @@ class Scheduler:
         self._sequence += 1
         job = Job(spec, self._sequence, now_s, ready=spec.interactive)
         self.jobs[spec.job] = job
+        if spec.twin in self.jobs:
+            self.jobs[spec.twin].twin = spec.job
         self.tally.jobs_submitted[spec.api, spec.model, spec.tenant] += 1
         deadline_s = spec.deadline_s
         if spec.interactive:
@@ -287,6 +293,9 @@ class Scheduler:
                 self._item_error(job, lease, offset, code, message, effects)
         if report.running is not None:
             lease.running = report.running
+        lease.spoke = lease.spoke or report.spoke
+        if accepted or report.spoke:
+            job.heard_s = now_s
         self._ledger.prolong(lease, now_s)
         self._ledger.meter(
             lease,
@@ -401,7 +410,8 @@ class Scheduler:
                 suspects = lease.undone if lease.interactive else lease.running & lease.undone
                 for item in lease.items_of(suspects):
                     trouble = self.jobs[lease.job].trouble(item)
-                    trouble.solo, trouble.last_lot = True, lease.lot
+                    spared, trouble.spared = lease.spoke and not trouble.spared, True
+                    trouble.solo, trouble.last_lot = trouble.solo or not spared, lease.lot
         self._leave_lot(lot_id, Cause.DIED, now_s, effects)
 
     def _count_death(self, lease: Lease, effects: Effects) -> None:
@@ -458,6 +468,10 @@ class Scheduler:
     def _pass_deadline(self, job_id: JobId, now_s: float, effects: Effects) -> None:
         job = self.jobs.get(job_id)
         if job is None or job.ended is not None:
+            return
+        goes_on_until_s = job.heard_s + self.settings.interactive_timeout_s
+        if job.spec.interactive and job.spec.deadline_s == inf and goes_on_until_s > now_s:
+            heappush(self._deadlines, (goes_on_until_s, job_id))
             return
         self.tally.deadlines_missed[job.spec.label] += 1
         if job.spec.interactive:

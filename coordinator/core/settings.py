@@ -36,7 +36,7 @@ class SchedulingSettings:
     item_deaths: int = 2
     """Processes that may die while running one item alone before it fails."""
     interactive_timeout_s: float = 60.0
-    """How long an interactive request without a deadline may take."""
+    """How long an interactive request without a deadline goes on while nothing comes of it."""
     carbon_price_per_kg: float = 0.0
     """What a kilogram of CO2 costs, in the unit of the jobs' values."""
     plan_every_s: float = 5.0
@@ -59,6 +59,9 @@ class SchedulingSettings:
     long_item_s: float = 600.0
     """From so much work until the first item of a slice is done on, loading included, the forecast is asked whether
     the node stays: that takes some 100 us (assumed)."""
+    long_answer_s: float = 1.0
+    """From so much work in an interactive item on, the forecast is asked which of the nodes that are as free stays
+    (assumed): a chat is asked about, for some 200 us, and nothing that takes milliseconds."""
     yields: bool = True
     """Whether a job that would miss its deadline takes nodes from less urgent ones, at the boundary of an item."""
     weights: tuple[tuple[str, float], ...] = ()

@@ -53,7 +53,7 @@ def unary(
 ) -> Callable[
     [Callable[[S, Asked, Context], Awaitable[Answered]]], Callable[[S, Asked, Context], Awaitable[Answered]]
 ]:
-    """A handler that answers once; `method` is its label, as in "JobService/Run"."""
+    """A handler that answers once, or writes its answers itself; `method` is its label, as in "JobService/Run"."""
 
     def around(
         handler: Callable[[S, Asked, Context], Awaitable[Answered]],

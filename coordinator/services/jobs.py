@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from time import monotonic
 
 from coordinator.config import LimitSettings
@@ -15,6 +16,7 @@ from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import Context, Edge, refuse, streaming, unary
 from coordinator.store import Intake
+from coordinator.streams import Ending, Part
 from coordinator.wire import job_name, job_number
 from protos import jobs_pb2, jobs_pb2_grpc
 
@@ -40,8 +42,19 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         if len(inputs) > _MOST_RUN_ITEMS:
             raise refuse(f"{len(inputs)} items in one call; the limit is {_MOST_RUN_ITEMS}: submit a batch job")
         timeout_s = context.time_remaining()
-        answers = await self._runtime.run(tenant, _API, request.model, inputs, timeout_s)
+        answers = await self._runtime.requests.run(tenant, _API, request.model, inputs, timeout_s)
         return jobs_pb2.RunResponse(results=[_item_result(answer) for answer in answers])
+
+    @unary("JobService/Generate")
+    async def Generate(  # type: ignore[override]  # it writes by itself: so a caller that leaves is noticed at once
+        self, request: jobs_pb2.GenerateRequest, context: Context
+    ) -> None:
+        tenant = self.edge.caller(context, Role.TENANT)
+        timeout_s = context.time_remaining()
+        saying = self._runtime.requests.generate(tenant, _API, request.model, request.payload, timeout_s)
+        async with aclosing(saying):
+            async for said in saying:
+                await context.write(self._said(said))
 
     @unary("JobService/SubmitJob")
     async def SubmitJob(
@@ -131,13 +144,20 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
                 max_item_bytes=model.max_item_bytes,
                 nodes=self._runtime.capable(model.name),
             )
-            for _, model in sorted(self._runtime.models.items())
+            for _, model in sorted(self._runtime.catalogue.models.items())
         ]
         return jobs_pb2.ListModelsResponse(models=models)
 
+    def _said(self, said: Part | Ending) -> jobs_pb2.GenerateResponse:
+        if isinstance(said, Part):
+            vehicle = self._runtime.roster.names[said.vehicle]
+            return jobs_pb2.GenerateResponse(tokens=said.tokens, text=said.text, vehicle=vehicle)
+        usage = jobs_pb2.Usage(prompt_tokens=said.prompt_tokens, completion_tokens=said.completion_tokens)
+        return jobs_pb2.GenerateResponse(finish_reason=said.finish_reason, usage=usage)
+
     def _job(self, view: views.JobView) -> jobs_pb2.Job:
         spec = view.spec
-        model, quote = self._runtime.models.get(spec.model), self._runtime.quote(spec.job)
+        model, quote = self._runtime.catalogue.models.get(spec.model), self._runtime.quote(spec.job)
         return jobs_pb2.Job(
             job_id=job_name(spec.job),
             model=spec.model,

@@ -13,7 +13,7 @@ from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import Context, Edge, refuse
-from coordinator.wire import Terms, facts, joined, offered_models, payloads, response
+from coordinator.wire import Outgoing, Terms, facts, joined, offered_models, partials, payloads, response
 from protos import link_pb2, link_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         runtime = self._runtime
         for model in offered_models(request):
             runtime.offer(model)
+        if request.partials:
+            runtime.requests.hear(link.lot, partials(request))
         serial = runtime.keep(payloads(request, runtime.staging.take))
         runtime.post(*facts(request, link.joined, serial, monotonic(), self._terms))
 
@@ -120,9 +122,11 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         while waiting := await link.take(_MESSAGE_ORDERS, _MESSAGE_BYTES):
             inputs = await runtime.inputs_of(waiting)
             orders = [
-                (queued.order, of_it) for queued, of_it in zip(waiting, inputs, strict=True) if of_it is not None
+                Outgoing(queued.order, of_it, queued.said)
+                for queued, of_it in zip(waiting, inputs, strict=True)
+                if of_it is not None
             ]
             if orders:
                 await context.write(response(orders, runtime.roster.index, self._terms))
-            if runtime.open_requests > 1:
-                await asyncio.sleep(min(_PACE_S * runtime.open_requests, _LONGEST_PACE_S))
+            if len(runtime.requests) > 1:
+                await asyncio.sleep(min(_PACE_S * len(runtime.requests), _LONGEST_PACE_S))

@@ -6,12 +6,13 @@ Importing this package does not import torch: a lot that only echoes never needs
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from node.models import ModelCache
 from node.roofline import Cost
+from node.workloads.transcript import Passage
 
 
 class Stopped(Exception):
@@ -34,6 +35,10 @@ class Control:
     """Position of the first item of this run, when the items of a micro-batch are run one by one."""
     urgent: Callable[[], None] | None = None
     """Runs what may not wait, if there is any; set for work that lets others go first."""
+    begun: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """Tokens of answers that another car has said, by position in the micro-batch."""
+    speak: Callable[[int, Passage], None] | None = None
+    """Is told answers while they are made, by position in the micro-batch."""
 
     def wanted(self, item: int) -> bool:
         """Whether somebody still waits for an item of this run."""

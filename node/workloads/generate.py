@@ -22,6 +22,7 @@ from node.workloads.chat import DEFAULT_TOKENS, ChatRequest, answer, read_reques
 from node.workloads.device import Guard, device_named, dtype_named, on_device
 from node.workloads.llama import KeyValues, Llama, LlamaShape, operations
 from node.workloads.template import ChatTemplate, template_of
+from node.workloads.transcript import Transcript
 from node.workloads.weights import config_of, load_network
 
 BATCH_ROWS = {"cpu": 8, "cuda": 64}
@@ -67,9 +68,9 @@ class Step:
 class _Row:
     """An answer in the making."""
 
-    item: int  # position in the micro-batch
+    item: int  # position in the run
     prompt: Prompt
-    tokens: list[int] = field(default_factory=list)
+    transcript: Transcript
     gaps: list[float] = field(default_factory=list)
 
 
@@ -135,7 +136,7 @@ class Generate:
         """Answer one request alone, and say at each token how near the choice was. Raises BadInput."""
         prompt = self._prompt(read_request(payload))
         ((row, reason),) = self._generate([prompt], Control(), watch=True)
-        texts = [self.text(row.tokens[:count]) for count in range(len(row.gaps))]
+        texts = [self.text(row.transcript.tokens[:count]) for count in range(len(row.gaps))]
         return self._answer(row, reason), tuple(Step(*step) for step in zip(texts, row.gaps, strict=True))
 
     def cost(self, prepared: Sequence[Prompt], outcomes: Sequence[Any]) -> Cost:
@@ -199,15 +200,25 @@ class Generate:
     def _generate(self, prompts: Sequence[Prompt], control: Control, watch: bool) -> list[tuple[_Row, str]]:
         """Rows with the reason that ended each; dropped ones are missing."""
         finished: list[tuple[_Row, str]] = []
-        rows = [_Row(item, prompt) for item, prompt in enumerate(prompts)]
+        rows = []
+        for item, prompt in enumerate(prompts):
+            row = _Row(item, prompt, Transcript(self.text, prompt.request.stop))
+            if reason := self._resume(row, control.begun.get(control.first + item, ())):
+                finished.append((row, reason))
+                self._speak(row, control, ended=True)
+            elif control.wanted(item):
+                rows.append(row)
+        if not rows:
+            return finished
         with self._guard.running(control):
-            batch = _Batch(prompts, self._network, self._device)
+            batch = _Batch(rows, self._network, self._device)
             logits = batch.prefill(control)
             while True:
                 tokens = self._choose(logits, rows, watch)
                 keep = []
                 for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                     reason = self._extend(row, token)
+                    self._speak(row, control, ended=reason is not None)
                     if reason:
                         finished.append((row, reason))
                     elif control.wanted(row.item):
@@ -228,46 +239,59 @@ class Generate:
         tokens: list[int] = logits.argmax(-1).tolist()
         for index, row in enumerate(rows):
             if row.prompt.request.temperature > 0:
-                tokens[index] = sample(logits[index].cpu(), row.prompt.request, len(row.tokens))
+                tokens[index] = sample(logits[index].cpu(), row.prompt.request, len(row.transcript.tokens))
         return tokens
 
     def _extend(self, row: _Row, token: int) -> str | None:
         """Add a token to a row; the reason when that ends it."""
         if token in self._ends:
             return "stop"
-        row.tokens.append(token)
-        stop = row.prompt.request.stop
-        if stop and any(text in self.text(row.tokens) for text in stop):
+        if row.transcript.add(token):
             return "stop"
-        return "length" if len(row.tokens) == row.prompt.request.max_tokens else None
+        return "length" if len(row.transcript.tokens) >= row.prompt.request.max_tokens else None
+
+    def _resume(self, row: _Row, tokens: Sequence[int]) -> str | None:
+        """Take tokens that another car has said; the reason when they are all there is."""
+        reasons = (self._extend(row, token) for token in tokens)
+        reason = next(filter(None, reasons), None)
+        row.transcript.take()
+        return reason
+
+    def _speak(self, row: _Row, control: Control, ended: bool) -> None:
+        if control.speak is not None and control.wanted(row.item):
+            passage = row.transcript.take(ended)
+            if passage.tokens or passage.text:
+                control.speak(control.first + row.item, passage)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without marks."""
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _answer(self, row: _Row, reason: str) -> bytes:
-        text = self.text(row.tokens)
-        ends = [text.index(stop) for stop in row.prompt.request.stop if stop in text]
-        return answer(text[: min(ends, default=len(text))], reason, len(row.prompt.ids), len(row.tokens))
+        transcript = row.transcript
+        return answer(transcript.text, reason, len(row.prompt.ids), len(transcript.tokens))
 
 
 class _Batch:
     """The tensors of rows that step together. Positions count from the first real token of each row."""
 
-    def __init__(self, prompts: Sequence[Prompt], network: Llama, device: torch.device) -> None:
+    def __init__(self, rows: Sequence[_Row], network: Llama, device: torch.device) -> None:
         self._network = network
         self._device = device
-        self._longest = max(len(prompt.ids) for prompt in prompts)
-        capacity = self._longest + max(prompt.request.max_tokens for prompt in prompts)
-        padding = torch.tensor([self._longest - len(prompt.ids) for prompt in prompts])
-        padded = [[0] * (self._longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
+        known = [row.prompt.ids + row.transcript.tokens for row in rows]
+        self._longest = max(map(len, known))
+        capacity = self._longest + max(
+            row.prompt.positions - len(ids) for row, ids in zip(rows, known, strict=True)
+        )
+        padding = torch.tensor([self._longest - len(ids) for ids in known])
+        padded = [[0] * (self._longest - len(ids)) + ids for ids in known]
         self._ids = on_device(torch.tensor(padded), device)  # [B, longest]
         places = torch.arange(capacity)
         self._positions = on_device((places - padding[:, None]).clamp(min=0), device)  # [B, capacity]
         self._real = on_device(places >= padding[:, None], device)  # [B, capacity]
         self._even = not padding.any()
         like = network.model.embed_tokens.weight
-        self._memory = KeyValues(network.shape, len(prompts), capacity, like)
+        self._memory = KeyValues(network.shape, len(rows), capacity, like)
 
     def prefill(self, control: Control) -> Tensor:
         """Pass the prompts through in chunks; the logits after their last tokens, [B, V]."""

@@ -10,7 +10,10 @@ from benchmarks.figures import Figure, Goal, Report, ratio
 from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
-NAMES = "batch, core, dispatch, fit, fleet-size, forecast, living, owner-stop, policy, roofline, store, weights-fetch, world"
+NAMES = (
+    "batch, core, dispatch, fit, fleet-size, forecast, handover, living, owner-stop, policy, roofline, store, "
+    "weights-fetch, world"
+)
 
 
 def report(*figures: Figure) -> Report:

@@ -61,5 +61,12 @@ def busy_metrics() -> Metrics:
     metrics.begin_rpc("LinkService/Connect")
     metrics.count_rejection("overloaded")
     metrics.count_auth_failure("unknown_key")
+    metrics.observe_first_token("smollm2", 0.12)
+    metrics.observe_each_token("smollm2", 0.03)
+    metrics.observe_handover(0.2)
+    metrics.count_tokens("smollm2", 64)
+    metrics.count_recomputed(100)
+    metrics.count_breach("stale_token")
+    metrics.count_hedge("second")
     metrics.count_violation("items_are_in_one_place")
     return metrics

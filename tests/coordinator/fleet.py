@@ -88,6 +88,7 @@ class Town:
         tenant: str = "local",
         value: float = 0.0,
         item_work: float = 1.0,
+        prefer: int | None = None,
     ) -> JobId:
         """A job is asked for and, if it is a batch job, recorded; a value of 0 stands for one an item."""
         self._jobs += 1
@@ -103,6 +104,7 @@ class Town:
             deadline_s,
             value or float(items),
             item_work=item_work,
+            prefer=prefer,
         )
         effects = self.step(JobsSubmitted((spec,)))
         if not interactive:

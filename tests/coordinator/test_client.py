@@ -39,6 +39,12 @@ class FaultyServer(jobs_pb2_grpc.JobServiceServicer):
         ]
         return jobs_pb2.RunResponse(results=results)
 
+    async def Generate(
+        self, request: jobs_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.GenerateResponse]:
+        yield jobs_pb2.GenerateResponse(text=request.payload.decode(), tokens=[1], vehicle="car-0000")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "on my way out")
+
     async def SubmitJob(
         self, request_iterator: AsyncIterator[jobs_pb2.SubmitJobRequest], context: Context
     ) -> jobs_pb2.SubmitJobResponse:

@@ -164,3 +164,31 @@ def test_without_a_forecast_windows_are_taken_at_their_word() -> None:
     some.park(2)
     some.submit(2, item_work=HOURLY)
     assert len(some.scheduler.leases) == 2
+
+
+def test_a_long_answer_goes_to_a_node_that_stays_and_a_short_one_anywhere() -> None:
+    some = town()
+    park(some, FLEETING, STEADY, FLEETING)
+    for _ in range(2):  # all are as free: the first is lent to the one that stays
+        some.submit(1, interactive=True, item_work=1_000.0)
+    first, second = (lease.node for lease in some.scheduler.leases.values())
+    assert first == 1
+    assert second != 1, "it is not as free any more"
+    some.submit(1, interactive=True)
+    assert len(some.grants()) == 1
+
+
+def test_a_conversation_goes_on_where_it_was_unless_that_node_is_much_busier_or_gone() -> None:
+    some = town()
+    park(some, STEADY, FLEETING, STEADY)
+    for _ in range(3):
+        some.submit(1, interactive=True, prefer=1)
+        assert [grant.node for grant in some.grants()] == [1]
+    some.submit(1, interactive=True, prefer=1)
+    (grant,) = some.grants()
+    assert grant.node != 1, "it holds three more than others"
+    some.unplug(1)
+    some.submit(1, interactive=True, prefer=1)
+    assert [grant.node != 1 for grant in some.grants()] == [True]
+    some.submit(1, interactive=True, prefer=99)
+    assert len(some.grants()) == 1, "a row that nobody has"

@@ -59,8 +59,15 @@ FAMILIES = {
     "carpool_store_free_bytes": ("gauge", set()),
     "carpool_store_queue_operations": ("gauge", set()),
     "carpool_store_wal_bytes": ("gauge", set()),
+    "carpool_hedges": ("counter", {"result"}),
+    "carpool_partials_rejected": ("counter", {"reason"}),
+    "carpool_stream_handover_gap_seconds": ("histogram", set()),
+    "carpool_tokens_generated": ("counter", {"model"}),
+    "carpool_tokens_recomputed": ("counter", set()),
     "carpool_value_over_bound_ratio": ("gauge", set()),
     "carpool_window_remaining_seconds": ("gaugehistogram", {"profile"}),
+    "gen_ai_server_time_per_output_token_seconds": ("histogram", {"gen_ai_request_model"}),
+    "gen_ai_server_time_to_first_token_seconds": ("histogram", {"gen_ai_request_model"}),
 }
 
 OPERATIONS = files("coordinator") / "operations"
@@ -97,7 +104,7 @@ def test_no_label_names_a_node_a_lot_a_job_a_key_or_a_prompt() -> None:
     labels = set().union(*(labels for _, labels in FAMILIES.values()))
     assert labels <= {
         *("api", "cause", "class", "code", "invariant", "kind", "method", "model", "outcome", "profile"),
-        *("horizon", "probability", "reason", "result", "state", "tenant", "use"),
+        *("gen_ai_request_model", "horizon", "probability", "reason", "result", "state", "tenant", "use"),
     }
 
 
@@ -229,7 +236,7 @@ def test_every_metric_in_a_query_exists(name: str) -> None:
 
 def test_the_operators_readme_lists_every_metric_with_its_meaning() -> None:
     text = (OPERATIONS / "README.md").read_text()
-    listed = re.findall(r"^\| `(carpool_\w+?)(?:_total)?` \| \w+ \| [\w, ]*\| (.+) \|$", text, re.M)
+    listed = re.findall(r"^\| `((?:carpool|gen_ai)_\w+?)(?:_total)?` \| \w+ \| [\w, ]*\| (.+) \|$", text, re.M)
     meanings = {family.name: family.documentation for family in busy_metrics().registry.collect()}
     assert dict(listed) == meanings
 

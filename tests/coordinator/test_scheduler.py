@@ -776,3 +776,39 @@ def test_a_job_that_the_plan_has_no_room_for_is_at_risk_until_it_ends() -> None:
     assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 1, "it is late"
     town.step(JobsCancelled((second,)))
     assert town.scheduler.snapshot(town.now_s).deadlines_at_risk["batch"] == 0
+
+
+def test_an_answer_that_was_being_said_when_its_process_died_is_suspected_only_the_second_time() -> None:
+    town = Town()
+    town.park(1, lot=0)
+    said, unsaid = town.submit(1, interactive=True), town.submit(1, interactive=True)
+    speaks = {lease.job: lease.token for lease in town.scheduler.leases.values()}[said]
+    town.report(speaks, sequence=0, spoke=True)
+    town.kill(0)
+    again = {grant.job: grant.solo for grant in town.park(1, lot=1, first=1)}
+    assert again == {said: False, unsaid: True}
+    speaks = {lease.job: lease.token for lease in town.scheduler.leases.values()}[said]
+    town.report(speaks, lot=1, sequence=0, spoke=True)
+    town.kill(1)
+    assert {grant.job: grant.solo for grant in town.park(1, lot=2, first=2)}[said]
+
+
+def test_a_request_without_a_deadline_goes_on_while_something_comes_of_it() -> None:
+    town = Town()
+    patience_s = town.scheduler.settings.interactive_timeout_s
+    town.park(1)
+    town.submit(1, interactive=True)
+    (grant,) = town.grants()
+    beat = Beats(np.array([0], np.int32))
+    answers: list[Record] = []
+
+    def pass_time(times: int, spoke: bool) -> None:
+        for _ in range(times):
+            answers.extend(town.step(beat, after_s=patience_s / 10).answer)
+            if spoke:
+                answers.extend(town.report(grant.token, sequence=0, spoke=True).answer)
+
+    pass_time(25, spoke=True)
+    assert not answers
+    pass_time(10, spoke=False)
+    assert [record.outcome for record in answers if isinstance(record, EndRecord)] == [Outcome.EXPIRED]

@@ -63,8 +63,8 @@ def make_bert(directory: Path) -> BertModel:
     return model
 
 
-def make_llama(directory: Path) -> LlamaForCausalLM:
-    """A decoder of two layers over bytes, with a chat template."""
+def make_llama(directory: Path, context: int = 512) -> LlamaForCausalLM:
+    """A decoder of two layers over bytes, with a chat template, for so many positions."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,7 +78,7 @@ def make_llama(directory: Path) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         initializer_range=0.3,
         eos_token_id=len(alphabet) + 1,
         tie_word_embeddings=False,

@@ -15,7 +15,7 @@ from node import attempt
 from node.attempt import Failure
 from node.executor import Executor
 from node.models import ModelCache, ModelError
-from node.work import Finished, Key, Work
+from node.work import Finished, Key, Spoken, Work
 from node.workloads import Control, load, run_alone
 from node.workloads.echo import Echo
 from tests.node.small_models import WORDS, chat, picture
@@ -27,6 +27,7 @@ class Ear:
 
     heard: list[tuple[str, Key, tuple[int, ...]]] = field(default_factory=list)
     finishes: list[Finished] = field(default_factory=list)
+    said: list[Spoken] = field(default_factory=list)
     held: bool = False
     events: list[threading.Event] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -40,6 +41,12 @@ class Ear:
                 event.set()
             self.changed.notify_all()
         return event
+
+    def spoke(self, spoken: Spoken) -> None:
+        with self.changed:
+            self.heard.append(("spoke", spoken.key, (spoken.offset,)))
+            self.said.append(spoken)
+            self.changed.notify_all()
 
     def finished(self, finished: Finished) -> None:
         with self.changed:

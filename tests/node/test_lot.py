@@ -16,6 +16,7 @@ from node.events import (
     PluggedIn,
     RefusalsSaid,
     ResultPut,
+    Said,
     ShutDown,
     Stopped,
     TransferRefused,
@@ -35,6 +36,7 @@ from node.messages import (
     Message,
     ModelOffer,
     Offers,
+    Partial,
     Range,
     Report,
     RevocationCause,
@@ -45,6 +47,7 @@ from node.messages import (
     bitmap,
 )
 from node.vehicles import Looked
+from protos import link_pb2
 
 ECHO = ModelOffer("noop", "d1", "echo", 1000.0, 0.0, 64, 1 << 20)
 A, B = Token(1, 1), Token(1, 2)
@@ -655,3 +658,71 @@ def test_a_paced_car_is_awake_by_its_own_clock() -> None:
     (report,) = reports(lot)
     assert report.energy_modelled_j == pytest.approx(2.0 * 60.0 * 160.0)
     assert report.awake_modelled_j == pytest.approx(2.0 * 60.0 * 200.0)
+
+
+def said(token: Token, first: int, text: str, start: int) -> Said:
+    """Tokens that are their places, and what they made final."""
+    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text)
+
+
+def partials(messages: list[Message]) -> list[Partial]:
+    return [partial for message in messages for partial in message.partials]
+
+
+def test_what_is_said_of_answers_travels_together_before_the_reports_and_with_the_heartbeat() -> None:
+    lot = plugged(2)
+    lot.handle([grant(A, 0, 1), grant(B, 1, 1)], 1.0)
+    lot.handle([said(A, 5, "go", 8), said(B, 0, "we", 0), said(A, 7, "od ", 10), worked(A, [0], last=True)], 1.0)
+    lot.beat()
+    messages = taken(lot)
+    assert partials(messages[:1]) == [
+        Partial(A, 0, 5, [*range(5, 10)], 8, "good "),
+        Partial(B, 0, 0, [0, 1], 0, "we"),
+    ]
+    assert not messages[0].lasting, "nobody acknowledges it"
+    assert [report.ended for report in messages[1].reports] == [EndCause.FINISHED]
+    assert messages[-1].present is not None
+    lot.handle([said(A, 10, "x", 13), said(B, 2, "ll", 2)], 2.0)
+    assert partials(taken(lot)) == [Partial(B, 0, 2, [2, 3], 2, "ll")], "a lease that ended says no more"
+    assert not lot.pending
+
+
+def test_what_the_executor_says_again_is_told_once() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1), said(A, 3, "goo", 4)], 1.0)
+    taken(lot)
+    lot.handle([said(A, 3, "go", 4), said(A, 5, "od", 6)], 2.0)
+    assert partials(taken(lot)) == [Partial(A, 0, 6, [6], 7, "d")]
+
+
+def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing() -> None:
+    lot = plugged(2)
+    lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4), said(B, 0, "we", 0)], 1.0)
+    taken(lot)
+    lot.handle([said(A, 5, "od", 6)], 2.0)
+    lot.handle([Welcomed((B,))], 3.0)
+    assert partials(taken(lot)) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good")]
+
+
+def test_much_that_is_to_be_said_goes_in_several_messages() -> None:
+    lot = plugged(1)
+    tokens = [Token(1, number) for number in range(40)]
+    text = "x" * (MESSAGE_BYTES // 50)
+    lot.handle([event for token in tokens for event in (grant(token, 0, 1), said(token, 0, text, 0))], 1.0)
+    messages = taken(lot)
+    assert sum(bool(message.partials) for message in messages) > 3
+    assert [partial.token for partial in partials(messages)] == tokens
+    assert max(wire.encode(message).ByteSize() for message in messages) < 3 * MESSAGE_BYTES
+
+
+def test_a_grant_brings_what_other_cars_have_said() -> None:
+    row = link_pb2.Grant(
+        token=link_pb2.Token(epoch=1, attempt=1),
+        inputs=[b"x"],
+        streamed=True,
+        begun=[link_pb2.Begun(item=0, tokens=[7, 8])],
+    )
+    (granted,) = wire.decode(link_pb2.ConnectResponse(grants=[row])).events
+    assert isinstance(granted, Granted)
+    assert granted.streamed
+    assert granted.begun == {0: (7, 8)}
