@@ -23,7 +23,10 @@ RAY_WITHIN_S = 120.0
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--weights", "fetched"], "without a place there are no links to fetch over; give --place depot, garage, home"),
+        (
+            ["--weights", "fetched"],
+            "without a place there are no links to fetch over; give --place depot, garage, home",
+        ),
         (["--profile", "hw9"], "there is no profile 'hw9'; choose one of ai5, b200"),
         (
             ["--profile", "h100", "--day", "home"],
