@@ -34,9 +34,10 @@ class Books:
         return self._chips.holding
 
     @property
-    def due_s(self) -> float:
-        """When the next of what is held back is due; infinite when nothing is."""
-        return self._chips.next_s
+    def change_s(self) -> float:
+        """When the next of what is held back is due, or a chip is free for what waits; infinite for neither."""
+        with self._lock:
+            return self._chips.change_s(time.perf_counter())
 
     @property
     def innermost(self) -> Running:

@@ -181,7 +181,7 @@ class Executor:
         while True:
             patience_s = None
             if wait and self._books.holding:
-                patience_s = max(0.0, self._books.due_s - time.perf_counter())
+                patience_s = max(0.0, self._books.change_s - time.perf_counter())
             try:
                 task = self._inbox.get(wait, patience_s)
             except queue.Empty:

@@ -99,6 +99,11 @@ class Chips(Generic[T]):
         """When the next result is due; infinite when none is held."""
         return min((held.due_s for held in self._held), default=inf)
 
+    def change_s(self, now_s: float) -> float:
+        """When there is something to do: a result is due, or a chip that is at work now is free, which it is while
+        its results are sent; infinite when there is neither."""
+        return min(self.next_s, *(free_s for free_s in self._free_s.values() if free_s > now_s), inf)
+
     @property
     def holding(self) -> bool:
         """Whether any result is held."""

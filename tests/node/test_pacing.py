@@ -105,6 +105,7 @@ def test_inputs_come_before_the_chip_begins_and_results_are_sent_while_it_goes_o
     assert chips.receive(1, 1.0, three, False) == 4.0
     chips.hold(0, ["first"], 3.0, 1.0, False, Passage(4.0))
     assert (chips.free(0, 3.9), chips.free(0, 4.0), chips.next_s) == (False, True, 8.0)
+    assert (chips.change_s(3.9), chips.change_s(4.0)) == (4.0, 8.0)
     chips.hold(0, ["second"], 6.0, 1.0, False, Passage(4.0, 0.5))
     chips.hold(0, ["asked"], 6.5, 0.5, True, Passage(0.125))
     assert chips.take(7.125) == ["asked"]
@@ -132,6 +133,17 @@ def test_bytes_and_the_way_take_their_time_on_the_cars_clock(small_cache: ModelC
         (finished,) = paced.ear.finishes
         assert took_s >= 0.5 + finished.paced_s
         assert 0 < finished.paced_s < 0.2, "the chip's alone"
+
+
+def test_a_chip_does_not_wait_until_its_results_are_sent(small_cache: ModelCache) -> None:
+    chip = pace_of(small_cache, "bert", 0.05)
+    far = replace(chip, rates=Rates(latency_s=2.0 * chip.speed))  # a real second there, and one back
+    with Paced(small_cache, far, "bert") as paced:
+        inputs = [TEXT] * 3 * paced.speeds["bert"].batch_items
+        began_s = time.perf_counter()
+        paced.executor.submit(work("a", inputs, "bert"))
+        paced.ear.wait_for("a")
+        assert 2.0 < time.perf_counter() - began_s < 3.0, "one way there and one back, however many micro-batches"
 
 
 def test_an_answer_comes_no_sooner_than_the_profile_would_and_is_the_same(small_cache: ModelCache) -> None:
