@@ -6,13 +6,13 @@ Importing this package does not import torch: a lot that only echoes never needs
 """
 
 import importlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from node.models import ModelCache
 from node.roofline import Cost
-from node.workloads.transcript import Passage, Transcript
+from node.workloads.transcript import Transcript
 
 
 class Stopped(Exception):
@@ -39,10 +39,6 @@ class Control:
     """Position of the first item of this run, when the items of a micro-batch are run one by one."""
     urgent: Callable[[], None] | None = None
     """Runs what may not wait, if there is any; set for work that lets others go first."""
-    begun: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Tokens of answers that another car has said, by position in the micro-batch."""
-    speak: Callable[[int, Passage], None] | None = None
-    """Is told answers while they are made, by position in the micro-batch."""
 
     def wanted(self, item: int) -> bool:
         """Whether somebody still waits for an item of this run."""

@@ -168,7 +168,7 @@ class Engine:
                     self._extend(row, token)
                 else:
                     row.broken = BadModel(
-                        "the model gave logits that are no numbers (NaN, infinite): its weights are broken or overflow"
+                        "the model gave logits that are no numbers (NaN, infinite): broken weights, or an overflow"
                     )
 
     def _parts(self, rows: Sequence[Row]) -> list[tuple[Row, Part]]:

@@ -170,20 +170,14 @@ class Generate:
             while waiting or rows:
                 while waiting and len(rows) < self.most_rows:
                     item = waiting[0]
-                    begun = control.begun.get(control.first + item, ())
-                    row = self.engine.join(control, prompts[item], begun, watch)
+                    row = self.engine.join(control, prompts[item], watch=watch)
                     if row is None:
                         assert rows, "what no empty memory has room for is refused"
                         break
                     rows[item] = row
                     waiting.popleft()
-                if going_on := [row for row in rows.values() if not row.ended]:
-                    self.engine.step(going_on, control)
+                self.engine.step(list(rows.values()), control)
                 for item, row in list(rows.items()):
-                    if control.speak is not None and control.wanted(item):
-                        passage = row.transcript.take(row.ended)
-                        if passage.tokens or passage.text:
-                            control.speak(control.first + item, passage)
                     if row.ended:
                         ended.append((item, row))
                     if row.ended or not control.wanted(item):
