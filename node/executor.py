@@ -92,6 +92,11 @@ class Executor:
         """
         return self._books.stop(keys, gently)
 
+    @property
+    def stepped(self) -> tuple[int, int]:
+        """Steps of answers so far, and rows in all of them."""
+        return self._stepping.steps, self._stepping.stepped
+
     def close(self) -> None:
         """End everything, and the thread."""
         self.stop(self._books.close(self._end))

@@ -19,11 +19,8 @@ from node.turns import Turns
 from node.work import Listener, Spoken
 from node.workloads import Continuous, Row, Stopped
 
-RIDERS = 4
-"""Batch rows that step along with interactive ones, at most."""
-
-SPARE = 0.25
-"""The part of a model's memory that batch rows leave to interactive ones, but for the first of them. Assumed."""
+RIDERS = 2
+"""Batch rows that step along with interactive ones, at most: their steps take less than twice as long."""
 
 Seated = tuple[Task, int, Row]
 """A row that has begun, with its task and its place among the task's inputs."""
@@ -48,6 +45,8 @@ class Stepping:
         self._workloads = workloads
         self._limits = limits
         self._seated: list[Task] = []  # with rows that have begun
+        self.steps = 0
+        self.stepped = 0  # rows, over all steps
 
     def runs(self, task: Task) -> bool:
         """Whether a task is of this kind."""
@@ -125,7 +124,7 @@ class Stepping:
         for task in urgents:
             while task.waiting and not task.unwanted:
                 begun = sum(len(other.rows) for other in urgents)
-                if begun >= self._workloads[task.work.model].most_rows or not self._join(task, spare=0.0):
+                if begun >= self._workloads[task.work.model].most_rows or not self._join(task):
                     return False
         return True
 
@@ -137,7 +136,7 @@ class Stepping:
             assert announced is not None, "announced just now"
             if not announced.is_set():
                 return announced
-            if not self._join(task, SPARE):
+            if not self._join(task):
                 return None
         return None
 
@@ -158,12 +157,12 @@ class Stepping:
         for item, _ in zip(task.waiting, range(len(task.waiting) if task.solo else ahead), strict=False):
             item.announced = item.announced or event
 
-    def _join(self, task: Task, spare: float) -> bool:
+    def _join(self, task: Task) -> bool:
         """Begin the next item of a task; False when there is no room."""
         assert task.waiting, "something is left"
         item, workload = task.waiting[0], self._workloads[task.work.model]
         begun = task.work.begun.get(task.work.offsets[item.place], ())
-        row = workload.join(task.vehicle, item.prepared, begun, spare)
+        row = workload.join(task.vehicle, item.prepared, begun, patient=not task.work.interactive)
         if row is None:
             return False
         task.rows[item.place] = row  # before it waits no longer: then the task would be over
@@ -194,6 +193,7 @@ class Stepping:
                 task.unreported_s += running.busy_s(task) if not task.stopped else 0.0
             self._books.leave(running, [task for task in counts if not task.stopped])
             return True
+        self.steps, self.stepped = self.steps + 1, self.stepped + len(rows)
         computed = [
             self._computed(task, failed, running, paced_s * count / len(seats))
             for task, count in counts.items()

@@ -112,9 +112,9 @@ class Continuous(Workload, Protocol[R]):
     most_rows: int
     """Rows that step together, at most."""
 
-    def join(self, owner: Hashable, prepared: Any, begun: Sequence[int], spare: float = 0.0) -> R | None:
-        """Begin an item; None while there is no room for it, or less than this part of all would be left free.
-        What its owner did before may shorten its way; nobody else's does."""
+    def join(self, owner: Hashable, prepared: Any, begun: Sequence[int], patient: bool = False) -> R | None:
+        """Begin an item; None while there is no room for it. A patient one lets others go first, and leaves room
+        for them. What its owner did before may shorten its way; nobody else's does."""
 
     def step(self, rows: Sequence[R], control: Control) -> None:
         """Take rows that have not ended one step further. Raises Stopped, or whatever the model raises: then

@@ -27,6 +27,9 @@ CHUNK_TOKENS = {"cpu": 256, "cuda": 4_096}
 CHUNK_BESIDE_TOKENS = {"cpu": 48, "cuda": 1_024}
 """The same while other rows wait for their next tokens: they wait little longer than without."""
 
+TRICKLE_TOKENS = {"cpu": 16, "cuda": 256}
+"""The same of patient rows, while others are there that are not: those steps take less than twice as long."""
+
 KEYS_LIKE_WEIGHTS = 2_048
 """Attending to so many tokens takes a layer about as long as its weights do: 3,000 in SmolLM2 135M."""
 
@@ -51,6 +54,7 @@ class Row:
     prompt: Prompt
     transcript: Transcript
     stretch: Stretch
+    patient: bool = False  # others go first
     reason: str | None = None  # why it has ended: "stop" or "length"
     closes: str | None = None  # it was begun to its end, which is only to be judged
     broken: BadModel | None = None  # or that it cannot go on
@@ -111,9 +115,16 @@ class Engine:
         """Positions that rows have taken."""
         return self._stretches.used
 
-    def join(self, owner: Hashable, prompt: Prompt, begun: Sequence[int] = (), watch: bool = False) -> Row | None:
+    def join(
+        self,
+        owner: Hashable,
+        prompt: Prompt,
+        begun: Sequence[int] = (),
+        patient: bool = False,
+        watch: bool = False,
+    ) -> Row | None:
         """A new row, which goes on from the tokens that were begun; None while there is no room for it."""
-        row = Row(prompt, Transcript(self._decode, prompt.request.stop), Stretch(owner, 0, 0))
+        row = Row(prompt, Transcript(self._decode, prompt.request.stop), Stretch(owner, 0, 0), patient)
         row.gaps = [] if watch else None
         for token in begun:
             self._extend(row, token)
@@ -174,7 +185,8 @@ class Engine:
     def _parts(self, rows: Sequence[Row]) -> list[tuple[Row, Part]]:
         """What the next pass adds to which rows."""
         parts = []
-        for row, count in zip(rows, shares([(row.filled, row.known) for row in rows], self._device), strict=True):
+        sizes = [(row.filled, row.known, row.patient) for row in rows]
+        for row, count in zip(rows, shares(sizes, self._device), strict=True):
             if count:
                 end = row.filled + count
                 # Of tokens that were begun elsewhere, too, it is to be said how likely they were.
@@ -204,17 +216,21 @@ class Engine:
             row.reason = "length"
 
 
-def shares(rows: Sequence[tuple[int, int]], device: torch.device) -> list[int]:
-    """How many tokens of each row the next pass takes, of rows (tokens passed through, tokens known): the next one
-    of every answer, and as many of prompts as are quick; the first rows come first."""
-    answering = any(known - filled == 1 for filled, known in rows)
+def shares(rows: Sequence[tuple[int, int, bool]], device: torch.device) -> list[int]:
+    """How many tokens of each row the next pass takes, of rows (tokens passed through, tokens known, patient): the
+    next one of every answer, and as many of prompts as are quick; the first rows come first."""
+    hurried = [(filled, known) for filled, known, patient in rows if not patient]
+    who_waits = hurried or [(filled, known) for filled, known, _ in rows]
+    answering = any(known - filled == 1 for filled, known in who_waits)
     budget = (CHUNK_BESIDE_TOKENS if answering else CHUNK_TOKENS)[device.type]
+    trickle = TRICKLE_TOKENS[device.type]
     taken = []
-    for filled, known in rows:
+    for filled, known, patient in rows:
         count = known - filled
         if count > 1:
+            left = trickle if patient and hurried else budget
             # The more there are before, that each attends to, the fewer.
-            count = min(count, budget // (1 + filled // KEYS_LIKE_WEIGHTS))
-            budget -= count
+            count = min(count, left // (1 + filled // KEYS_LIKE_WEIGHTS))
+            budget, trickle = (budget, trickle - count) if patient and hurried else (budget - count, trickle)
         taken.append(count)
     return taken

@@ -40,6 +40,9 @@ a system gives only what is used."""
 MEMORY_PART = 0.25
 """And no more than this part of the memory that is free when a model is loaded."""
 
+SPARE = 0.25
+"""The part of the positions that patient rows leave to others, but for the first of them. Assumed."""
+
 LONGEST_CONTEXT = 8_192
 """Tokens of a prompt and its answer together, if the model itself does not hold fewer."""
 
@@ -111,12 +114,12 @@ class Generate:
         order = sorted(range(len(prepared)), key=lambda index: -prepared[index].positions)
         return [order[first : first + self.batch_items] for first in range(0, len(order), self.batch_items)]
 
-    def join(self, owner: Hashable, prepared: Prompt, begun: Sequence[int], spare: float = 0.0) -> Row | None:
+    def join(self, owner: Hashable, prepared: Prompt, begun: Sequence[int], patient: bool = False) -> Row | None:
         """Begin an answer, or go on with one; None while there is no room."""
         left = self.engine.positions - self.engine.used - prepared.positions
-        if self.engine.used and left < spare * self.engine.positions:
+        if patient and self.engine.used and left < SPARE * self.engine.positions:
             return None
-        return self.engine.join(owner, prepared, begun)
+        return self.engine.join(owner, prepared, begun, patient)
 
     def step(self, rows: Sequence[Row], control: Control) -> None:
         """The next token of each row, or a chunk of its prompt."""
@@ -200,16 +203,16 @@ class Generate:
 
     def step_cost(self, rows: Sequence[Row]) -> Cost:
         """What the next step of these rows asks of any computer."""
-        sizes = [(row.filled, row.known) for row in rows]
+        sizes = [(row.filled, row.known, row.patient) for row in rows]
         phase, made = self._step_cost(sizes, shares(sizes, self._device))
         return Cost(self._parameters, self.engine.used * self._width, len(rows), {}, {phase: made})
 
     def _step_cost(
-        self, rows: Sequence[tuple[int, int]], counts: Sequence[int]
+        self, rows: Sequence[tuple[int, int, bool]], counts: Sequence[int]
     ) -> tuple[Phase, tuple[Operation, ...]]:
-        parts = [(count, filled) for (filled, _), count in zip(rows, counts, strict=True) if count]
-        ends = sum(filled + count == known for (filled, known), count in zip(rows, counts, strict=True))
-        answers = any(known - filled == 1 for filled, known in rows)
+        parts = [(count, filled) for (filled, _, _), count in zip(rows, counts, strict=True) if count]
+        ends = sum(filled + count == known for (filled, known, _), count in zip(rows, counts, strict=True))
+        answers = any(known - filled == 1 for filled, known, _ in rows)
         return Phase.DECODE if answers else Phase.PREFILL, operations(self._network.shape, parts, ends)
 
     def _cost(self, prompts: Sequence[int], steps: Sequence[int]) -> Cost:
@@ -218,7 +221,7 @@ class Generate:
         filled = [0] * len(prompts)
         totals = [prompt + count for prompt, count in zip(prompts, steps, strict=True)]
         while going_on := [row for row, total in enumerate(totals) if filled[row] < total]:
-            sizes = [(filled[row], max(prompts[row], filled[row] + 1)) for row in going_on]
+            sizes = [(filled[row], max(prompts[row], filled[row] + 1), False) for row in going_on]
             counts = shares(sizes, self._device)
             phase, step = self._step_cost(sizes, counts)
             made[phase] += step

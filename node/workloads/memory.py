@@ -59,7 +59,7 @@ class Memory:
         sizes = (heads, positions, head_dim)
         self._layers = [(like.new_empty(sizes), like.new_empty(sizes)) for _ in range(layers)]
         self._heads = heads
-        self.positions = positions
+        self.device = like.device
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, step: Pass) -> Tensor:
         """Keep new keys and values, and attend: query [T, heads, D], key and value [T, key heads, D] -> [T, W]"""
