@@ -147,17 +147,17 @@ class Transformers:
 
     def _generate(self, prompts: Sequence[Any]) -> int:
         torch, longest = self._torch, max(len(prompt.ids) for prompt in prompts)
-        ids = torch.tensor([[2] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts])
+        ids = torch.tensor([[0] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         most = max(prompt.request.max_tokens for prompt in prompts)
         with torch.inference_mode():
             answers = self._model.generate(
-                ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=2
+                ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=0
             )
-        told = 0
+        told, end = 0, self._model.config.eos_token_id
         for prompt, row in zip(prompts, answers[:, longest:].tolist(), strict=True):
             kept = row[: prompt.request.max_tokens]
-            told += kept.index(2) if 2 in kept else len(kept)
+            told += kept.index(end) if end in kept else len(kept)
         return told
 
 

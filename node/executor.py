@@ -249,6 +249,8 @@ class Executor:
         self._admit()
         outer = self._books.innermost
         began_s = time.perf_counter()
+        if outer.step and any(map(self._stepping.arrived, self._turns.urgent_ones())):
+            outer.control.ended = True  # it has changed nothing, and is taken again
         while not outer.control.ended:
             urgent = [task for task in self._turns.urgent_ones() if not (outer.step and self._stepping.runs(task))]
             if not urgent or urgent[0].solo or not any(map(self._run, urgent)):

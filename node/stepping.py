@@ -56,6 +56,10 @@ class Stepping:
         """Whether the step before the next is told."""
         return not self._books.stepping(task)
 
+    def arrived(self, task: Task) -> bool:
+        """Whether a task of this kind came just now, and could begin."""
+        return self.runs(task) and task.waiting is None and not task.solo and self.may_run(task)
+
     @property
     def others(self) -> list[Task]:
         """Tasks with rows that have begun, but for those that run alone."""

@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, Goal, Report, ratio
 from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
-NAMES = "batch, core, dispatch, fit, fleet-size, forecast, owner-stop, policy, roofline, store, world"
+NAMES = "batch, core, dispatch, fit, fleet-size, forecast, owner-stop, policy, roofline, serve, store, world"
 
 
 def report(*figures: Figure) -> Report:
