@@ -62,7 +62,7 @@ class Audit:
     """What the facts came to."""
 
     violations: list[Violation] = field(default_factory=list)
-    cars: int = 0
+    names: set[str] = field(default_factory=set)  # of cars: one whose lot came back is the same
     facts: int = 0
     leases: int = 0
     departures: int = 0  # at which a wanted charge was due
@@ -70,6 +70,11 @@ class Audit:
     awake_j: float = 0.0
     fetched_bytes: dict[str, float] = field(default_factory=lambda: {"line": 0.0, "lan": 0.0, "cellular": 0.0})
     places: int = 0  # with a connection that gives only so much
+
+    @property
+    def cars(self) -> int:
+        """How many there were."""
+        return len(self.names)
 
 
 @dataclass(slots=True)
@@ -143,7 +148,7 @@ def judge(facts: Iterable[Fact], found: Audit) -> dict[Place, Connection]:
         found.leases += car.leases
         found.compute_j += car.compute_j
         found.awake_j += car.awake_j
-    found.cars += len(cars)
+    found.names |= cars.keys()
     for connection in connections.values():
         connection.drawn_kw.append((last_s, 0.0))  # it tells no more: its process ended
     return connections

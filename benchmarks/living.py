@@ -125,12 +125,12 @@ def _notes(given: argparse.Namespace, seen: Seen, lived: Chronicle, found: Audit
         f"`carpool audit`: {len(found.violations)} violations in {found.facts:,} facts of {found.cars} cars, and in"
         f" what their lots took of {found.places} connections",
     ]
+    if given.break_term:
+        told = f"it found {', '.join(sorted(broken))} broken there" if broken else "it found nothing there"
+        notes.append(f"  {CARELESS} of them are of a lot that overlooks the least charge on purpose: {told}")
     seconds_of = "this machine's" if given.pace == "host" else "their profiles'"
     notes.append(
         f"energy, modelled: as reported, of {seconds_of} seconds at work; drawn, as packs paid it, of all the time"
         " on the cars' clock that they held work"
     )
-    if given.break_term:
-        told = f"it found {', '.join(sorted(broken))} broken there" if broken else "it found nothing there"
-        notes.append(f"  {CARELESS} of them are of a lot that overlooks the least charge on purpose: {told}")
     return notes

@@ -215,8 +215,9 @@ def _cluster(line: str, folder: Path) -> rundir.Cluster:
 
 
 async def _can_take_work(plan: Plan, target: str, api_key: str, console: Console) -> None:
-    """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms."""
-    everyone = plan.day in ("", "parked", "rack") and not plan.terms and plan.weights != "fetched"
+    """Returns when every vehicle that is plugged in is offered: all of them where none is away or has terms, and no
+    place lacks Wi-Fi or is to fetch weights over."""
+    everyone = plan.day in ("", "parked", "rack") and not plan.terms and not plan.place
     called_s = None
     async with Client(target, api_key) as client:
         with console.status("starting the cars") as status:

@@ -35,6 +35,11 @@ def main() -> int:
     except _failures() as error:
         print(f"carpool node: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of a folder that a flag names
+        if error.filename is None:
+            raise
+        print(f"carpool node: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -14,12 +14,15 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node import cluster
 from node.cluster import ClusterGone, ClusterUnusable
 from node.config import LotConfig
 from node.kept import Kept
+
+if TYPE_CHECKING:
+    from node.agent import Agent
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,11 @@ class LotActor:
         self._config = config
         self._stop = asyncio.Event()
         self._running: asyncio.Future[None] | None = None
+        self._told_of: Agent | None = None  # has cars, of which there is something to keep
 
     async def serve(self, kept: Kept | None) -> AsyncIterator[Life]:
-        """Run the lot until `stop`, and tell how it is doing; `kept` is from the process before."""
+        """Run the lot until `stop`, and tell how it is doing; `kept` is from the process before. Called again in
+        the same process it goes on with what that knows: what owners said last may not have come through."""
         import ray
 
         from node.agent import Agent
@@ -63,6 +68,7 @@ class LotActor:
         if self._running is not None:  # the network failed, not this process: the call before was given up
             self._running.cancel()
             await asyncio.wait((self._running,))
+            kept = kept if self._told_of is None else self._told_of.keep()
         agent = Agent.equipped(self._config, kept)
         ready = asyncio.Event()
 
@@ -81,6 +87,7 @@ class LotActor:
             if running.done():
                 break
             agent.to_keep.clear()
+            self._told_of = agent
             patience_s = KEEP_EVERY_S
             yield Life(agent.keep(), ready.is_set(), where, gpus)
         await running

@@ -63,9 +63,11 @@ async def sharing(site: Site | None, cache: ModelCache) -> AsyncIterator[None]:
     weights_pb2_grpc.add_WeightsServiceServicer_to_server(WeightsService(cache), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    written = NeighbourAddress(site.lot_id, site.name, f"127.0.0.1:{port}", getpid()).write(site.run_dir)
     try:
-        yield
+        written = NeighbourAddress(site.lot_id, site.name, f"127.0.0.1:{port}", getpid()).write(site.run_dir)
+        try:
+            yield
+        finally:
+            written.unlink(missing_ok=True)
     finally:
-        written.unlink(missing_ok=True)
         await server.stop(0.2)

@@ -228,6 +228,13 @@ def test_lots_of_one_place_take_no_more_than_its_connection_gives_or_are_found_o
     assert greedy.told == "its cars took 23.0 of 12.0 kW"
 
 
+def test_a_car_whose_lot_came_back_is_one_car(tmp_path: Path) -> None:
+    charging(tmp_path, "car-0000", 30.0, HOME)
+    (tmp_path / "car-0000.jsonl").rename(tmp_path / "killed.jsonl")
+    charging(tmp_path, "car-0000", 30.0, HOME)
+    assert audit(tmp_path).cars == 1
+
+
 def test_a_parked_cars_wanted_charge_counts_when_it_drives_off(tmp_path: Path) -> None:
     """What an owner lends off the charger may not be drained below what he wants to leave with."""
     yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)

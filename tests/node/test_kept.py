@@ -1,13 +1,15 @@
 """A lot whose process is killed comes back with the same cars: as those of one that lived on."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from node import actor
+from node import actor, client
 from node.agent import Agent
 from node.config import LotConfig
 from node.kept import Kept
@@ -23,7 +25,19 @@ async def living(folder: Path, kept: Kept | None = None) -> AsyncIterator[Agent]
     """A lot of cars that come and go, with a coordinator of its own."""
     coordinator = Coordinator()
     server, port = await coordinator.listen_on(0)
-    config = LotConfig(
+    agent, stop, ready = Agent.equipped(config_of(folder, port), kept), asyncio.Event(), asyncio.Event()
+    try:
+        async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as tasks:
+            tasks.create_task(agent.run(stop, ready.set))
+            await ready.wait()
+            yield agent
+            stop.set()
+    finally:
+        await server.stop(0)
+
+
+def config_of(folder: Path, port: int) -> LotConfig:
+    return LotConfig(
         lot_id="lot-a",
         coordinator=f"127.0.0.1:{port}",
         profiles=("hw4",) * CARS,
@@ -40,15 +54,6 @@ async def living(folder: Path, kept: Kept | None = None) -> AsyncIterator[Agent]
         seed=5,
         terms=(WILLING,) * CARS,
     )
-    agent, stop, ready = Agent.equipped(config, kept), asyncio.Event(), asyncio.Event()
-    try:
-        async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as tasks:
-            tasks.create_task(agent.run(stop, ready.set))
-            await ready.wait()
-            yield agent
-            stop.set()
-    finally:
-        await server.stop(0)
 
 
 def test_cars_that_come_back_are_as_they_would_be_without_the_kill(tmp_path: Path) -> None:
@@ -74,6 +79,38 @@ def test_cars_that_come_back_are_as_they_would_be_without_the_kill(tmp_path: Pat
                 assert 50.0 < came_back[away[0]].window_s <= 60.0
                 assert not came_back[here[1]].terms.opted_in
                 assert after.keep().told_s > kept.told_s, "the day goes on, and does not begin anew"
+
+    asyncio.run(scene())
+
+
+def test_what_owners_said_while_nobody_heard_the_lot_holds_when_its_call_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = SimpleNamespace(get_assigned_resources=dict[str, float])
+    ray = SimpleNamespace(
+        get_runtime_context=lambda: here, util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+
+    async def ready(lives: AsyncIterator[actor.Life]) -> actor.Life:
+        async for life in lives:
+            if life.ready:
+                return life
+        raise AssertionError("it ended before it was ready")
+
+    async def scene() -> None:
+        server, port = await Coordinator().listen_on(0)
+        lot = actor.LotActor(config_of(tmp_path, port))
+        async with asyncio.timeout(WITHIN_S):
+            heard = await ready(lot.serve(None))
+            await asyncio.to_thread(client.terms, tmp_path, ["car-0003"], {"opted_in": False})
+            again = lot.serve(heard.kept)
+            life = await ready(again)
+            assert not life.kept.guard.terms.rows[3].opted_in
+            await lot.stop()
+            async for _ in again:
+                pass
+        await server.stop(0)
 
     asyncio.run(scene())
 

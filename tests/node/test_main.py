@@ -49,6 +49,11 @@ RAY_WITHIN_S = 120.0
         (["--models", "nix"], "no model 'nix'"),
         (["--vehicles", "many"], "'many' is no count"),
         (["--place", "moon"], "there is no place 'moon'; choose one of depot, garage, home"),
+        (["--noop", "--models", "", "--facts", "/proc/nowhere"], "/proc/nowhere cannot be used: No such file"),
+        (
+            ["--noop", "--models", "", "--run-dir", "/proc/nowhere", "--site", "here"],
+            "/proc/nowhere cannot be used",
+        ),
         (["--terms", "nowhere.toml"], "--opt-in and --terms cannot be together"),
         (["--ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1 (Connection refused)"),
         (["--ray", "--ray-address", "ray://head:10001"], "ray://head:10001 cannot be; give the HOST:PORT of a Ray"),
