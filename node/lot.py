@@ -136,9 +136,10 @@ class Lot:
 
     def take(self, now_s: float) -> Iterator[Message]:
         """What is to be written now: what was said, reports, departures, the table, offers and the heartbeat."""
-        while self._spoken:
-            yield Message(partials=self._take_partials())
-        while self._fresh or self._departures:
+        while self._spoken or self._fresh or self._departures:
+            if self._spoken:  # also what came while the last message was written: an answer's end is told last
+                yield Message(partials=self._take_partials())
+                continue
             reports = self._take_reports()
             departures: Sequence[Departure] = ()
             if not self._fresh:
@@ -152,6 +153,15 @@ class Lot:
         if models or offers is not None or present is not None or goodbye:
             self._goodbye_taken = self._goodbye_taken or goodbye
             yield Message(models=models, offers=offers, present=present, goodbye=goodbye)
+
+    def say_again(self, dropped: Sequence[Token]) -> Iterator[Message]:
+        """What a new stream is told before all that is not acknowledged, perhaps the end of an answer: what was
+        said of answers, since some of what was written last may not have arrived."""
+        for lease in self._leases.values():
+            if lease.token not in dropped and lease.say_again():
+                self._spoken[lease.token] = lease
+        while self._spoken:
+            yield Message(partials=self._take_partials())
 
     def forget(self, token: Token) -> None:
         """The end of this lease is acknowledged."""
@@ -367,8 +377,6 @@ class Lot:
         for lease in self._leases.values():
             if lease.announced and lease.ended is None:
                 self._fresh[lease.token] = lease  # a restarted coordinator does not know the suspects
-            if lease.ended is None and lease.say_again():
-                self._spoken[lease.token] = lease  # of what was written last some may not have arrived
 
     def _revoked(self, token: Token, cause: RevocationCause, effects: Effects) -> None:
         if cause is RevocationCause.UNKNOWN:

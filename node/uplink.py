@@ -164,7 +164,7 @@ class Uplink:
         answer = wire.decode(response)
         if answer.welcome is None:
             raise wire.Garbled("the coordinator's first message is no welcome")
-        for message in self._link.welcomed(answer.welcome):
+        for message in (*self._lot.say_again(answer.welcome.dropped), *self._link.welcomed(answer.welcome)):
             await _write(stream, message)
         self._handle((Welcomed(answer.welcome.dropped), *answer.events))
         self._news.set()

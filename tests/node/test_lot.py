@@ -700,8 +700,23 @@ def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing
     lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4), said(B, 0, "we", 0)], 1.0)
     taken(lot)
     lot.handle([said(A, 5, "od", 6)], 2.0)
-    lot.handle([Welcomed((B,))], 3.0)
-    assert partials(taken(lot)) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good")]
+    assert partials(list(lot.say_again((B,)))) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good")]
+    lot.handle([Welcomed((B,)), worked(A, [0], last=True)], 3.0)
+    assert not partials(taken(lot))
+    assert partials(list(lot.say_again(()))), "its end is not acknowledged"
+    lot.forget(A)
+    assert not list(lot.say_again(()))
+
+
+def test_what_is_said_while_something_is_written_goes_before_the_end_of_the_answer() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1), said(A, 0, "go", 0)], 1.0)
+    messages = lot.take(1.0)
+    assert partials([next(messages)])
+    lot.handle([said(A, 2, "od", 2), worked(A, [0], last=True)], 1.0)
+    said_last, end, *_ = messages
+    assert (partials([said_last]), said_last.reports) == ([Partial(A, 0, 2, [2, 3], 2, "od")], ())
+    assert [report.ended for report in end.reports] == [EndCause.FINISHED]
 
 
 def test_much_that_is_to_be_said_goes_in_several_messages() -> None:
