@@ -39,6 +39,7 @@ BENCHMARKS = (
     Benchmark(
         "roofline", "benchmarks.roofline", "what the roofline says of real models here, beside what they take"
     ),
+    Benchmark("serve", "benchmarks.serve", "tokens and items a second of one executor, beside plain transformers"),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
     Benchmark(
         "weights-fetch",

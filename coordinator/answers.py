@@ -93,7 +93,7 @@ class AnswerLines:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": result["text"]},
-                    "logprobs": None,
+                    "logprobs": result.get("logprobs"),
                     "finish_reason": result["finish_reason"],
                 }
             ],

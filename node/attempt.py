@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from node.workloads import BadInput, Control, Stopped, Workload
+from node.workloads import BadInput, BadModel, Continuous, Control, Row, Stopped, Workload
+
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,33 @@ def run(workload: Workload, items: Sequence[Any], control: Control) -> Sequence[
     return outcomes
 
 
+def step(workload: Continuous[R], rows: Sequence[R], control: Control) -> dict[R, Failure]:
+    """Take rows a step further; where it fails as a whole, each by itself. Those that cannot go on."""
+    try:
+        workload.step(rows, control)
+    except Stopped:
+        raise
+    except Exception as error:
+        failure = _failure_of(error)
+        if len(rows) == 1:
+            return {rows[0]: failure}
+        failed: dict[R, Failure] = {}
+        for row in rows:
+            failed |= step(workload, (row,), control)
+        return failed
+    return {}
+
+
+def ended(workload: Continuous[R], row: R) -> bytes | Failure:
+    """What a row gave."""
+    outcome = workload.outcome(row)
+    return _failure_of(outcome) if isinstance(outcome, BadModel) else outcome
+
+
 def _failure_of(error: Exception) -> Failure:
     """What to say of an exception that a model raised, and room for the next try."""
+    if isinstance(error, BadModel):
+        return Failure("model", str(error))
     from node.workloads.device import diagnose
 
     said = " ".join(str(error).split())[:300]

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from itertools import zip_longest
-from typing import Any
 
 from node.pacing import AT_ONCE, Chips, Passage
-from node.running import Batch, Computed, Running, Stop, Task
+from node.running import Computed, Running, Stop, Task
 from node.work import Key
 from node.workloads import Control
 
@@ -113,26 +112,21 @@ class Books:
             answered = self._leave(running, told)
         _tell(answered)
 
-    def hold(
-        self, batch: Batch, running: Running, outcomes: Sequence[Any], paced_s: float, sending: Passage
-    ) -> None:
+    def hold(self, running: Running, computed: Sequence[Computed], paced_s: float, sending: Passage) -> None:
         """End it, and hold back what it gave: for `paced_s` since it began and its inputs would have come, and then
         until it would be sent. What was stopped was in vain."""
-        computed: list[Computed] = []
-        first = 0
         with self._lock:
-            for task, places in batch.parts:
-                part = outcomes[first : first + len(places)]
-                first += len(places)
-                if not task.stopped:
-                    share_s = paced_s * len(places) / len(batch.items)
-                    computed.append(Computed(task, places, part, running.busy_s(task), share_s))
-            work = batch.parts[0][0].work
-            if computed:
-                began_s = max(running.began_s, *(task.arrives_s for task, _ in batch.parts))
-                self._chips.hold(work.vehicle, computed, began_s, paced_s, work.interactive, sending)
+            wanted = [part for part in computed if not part.task.stopped]
+            if wanted:
+                interactive = any(part.task.work.interactive for part in wanted)
+                began_s = max(running.began_s, *(part.task.arrives_s for part in wanted))
+                self._chips.hold(wanted[0].task.vehicle, wanted, began_s, paced_s, interactive, sending)
             answered = self._leave(running, ())
         _tell(answered)
+
+    def stepping(self, task: Task) -> bool:
+        """Whether a step of its group is held back: the next one waits for it."""
+        return self._chips.any(lambda computed: computed.step and computed.task.group == task.group)
 
     def throttle(self, speeds: Sequence[float]) -> None:
         """Heat leaves each car's chip so much of its speed."""
@@ -161,6 +155,8 @@ class Books:
                 self._tasks[task.work.key] = task
                 stop.waits_for.add(task)
             return
+        if task.rows:
+            stop.lost_s[task.work.key] += task.unreported_s
         for computed in self._chips.drop(lambda computed: computed.task is task, time.perf_counter()):
             stop.lost_s[task.work.key] += computed.busy_s
             self._freed()
@@ -169,7 +165,8 @@ class Books:
                 earlier.waits_for.discard(task)
 
     def _holds(self, task: Task) -> bool:
-        return self._chips.any(lambda computed: computed.task is task)
+        """Whether something of it is held back, or has begun and is wanted."""
+        return bool(task.rows and not task.stopped) or self._chips.any(lambda computed: computed.task is task)
 
     def _leave(self, running: Running, told: Collection[Task]) -> list[Stop]:
         self._running.remove(running)

@@ -11,10 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from functools import partial
 from itertools import chain
 from math import inf
-from typing import Any
 
 from node import attempt
 from node.attempt import Failure
@@ -22,12 +20,13 @@ from node.books import Books
 from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
 from node.pacing import AT_ONCE, Pace
 from node.roofline import model as modelled
-from node.running import Batch, Running, Task, batches_of
+from node.running import Batch, Computed, Task, batches_of
+from node.stepping import Stepping
+from node.telling import Telling
 from node.turns import Turns
-from node.work import Key, Listener, ModelSpeed, Spoken, Work
-from node.workloads import Control, Stopped, Workload, load
+from node.work import Key, Listener, ModelSpeed, Work
+from node.workloads import Continuous, Control, Row, Stopped, Workload, load
 from node.workloads.echo import Echo
-from node.workloads.transcript import Passage
 
 _LOOK_S = 0.005
 """How often a wait for the wire looks for a stop or for interactive work. Assumed: far below an owner's 100 ms."""
@@ -60,6 +59,9 @@ class Executor:
         self._turns: Turns[Task] = Turns()
         self._ahead: Task | None = None  # its next micro-batch is announced already
         self._books = Books(freed=lambda: self._inbox.put(None))
+        self._telling = Telling(listener, self._books, pace)
+        self._continuous: dict[str, Continuous[Row]] = {}
+        self._stepping = Stepping(listener, self._telling, self._books, self._turns, self._continuous, self._limits)
         self._closed = False
         self._died: BaseException | None = None
         self._started: Future[tuple[ModelSpeed, ...]] = Future()
@@ -96,6 +98,11 @@ class Executor:
         if self._pace is not None:
             self._books.throttle(speeds)
 
+    @property
+    def stepped(self) -> tuple[int, int]:
+        """Steps of answers so far, and rows in all of them."""
+        return self._stepping.steps, self._stepping.stepped
+
     def close(self) -> None:
         """End everything, and the thread."""
         self.stop(self._books.close(self._end))
@@ -130,7 +137,7 @@ class Executor:
         try:
             while not self._closed:
                 self._admit()
-                self._release()
+                self._telling.release()
                 if not self._serve_once() and not self._closed:
                     self._admit(wait=True)
         except BaseException as error:
@@ -139,14 +146,53 @@ class Executor:
 
     def _serve_once(self) -> bool:
         """Run what is next; False when there is nothing that may run now."""
-        task = self._turns.urgent or self._turns.first(self._books.may_run)
-        if task is None or (task.solo and self._books.holding):  # a solo work has nothing else in flight
-            return False
-        if self._turns.urgent is not None:
-            self._run_urgent()
+        self._stepping.sweep()
+        if (alone := self._stepping.alone) is not None:
+            return self._stepping.may_run(alone) and self._step(alone)
+        urgent, batch = self._turns.urgent_ones(), self._turns.firsts()
+        for task in chain(urgent, filter(self._books.may_run, batch)):
+            if task.solo:  # it has nothing else in flight
+                return self._run_alone(task)
+            if self._run(task):
+                return True
+        return False
+
+    def _run(self, task: Task) -> bool:
+        """Give a task a turn; False when nothing of it can run now."""
+        if self._stepping.runs(task):
+            return self._stepping.may_run(task) and self._step(task)
+        if task.work.interactive:
+            self._run_urgent(task)
         else:
             self._run_turn(task)
         return True
+
+    def _run_alone(self, task: Task) -> bool:
+        """Run a solo work when nothing else is in flight any more, and till then what is."""
+        if self._books.holding:
+            return False
+        if others := self._stepping.others:
+            return self._stepping.drain(others[0])
+        if not self._announced_alone(task):
+            return True
+        if self._stepping.runs(task):
+            return self._step(task)
+        if self._prepared(task):
+            assert task.batches is not None, "prepared"
+            while task.batches:
+                self._execute(task.batches.popleft(), None)
+        return True
+
+    def _step(self, task: Task) -> bool:
+        """A step of a task and of those that share it, after which the others have their turn."""
+        if task.work.interactive:
+            self._turns.pass_urgent(self._turns.sharing(task))
+        elif not task.solo:
+            self._turns.pass_on(task)
+        stepped = self._stepping.step(task, self._run_urgent_in_between)
+        if isinstance(stepped, threading.Event):
+            stepped.wait(_LOOK_S)
+        return bool(stepped)
 
     def _load(self) -> tuple[ModelSpeed, ...]:
         speeds = []
@@ -161,6 +207,10 @@ class Executor:
             limit = MAX_ITEM_BYTES[workload.kind] if name == NOOP else self._cache.get(name).max_item_bytes
             digest = "" if name == NOOP else self._cache.get(name).digest
             self._workloads[name], self._limits[name] = workload, limit
+            if isinstance(workload, Continuous):
+                self._continuous[name] = workload
+                if self._pace is not None and self._pace.machine.memory_bytes is not None:
+                    workload.limit(self._pace.machine.memory_bytes / self._pace.machine.value_bytes)
             speed = workload.items_per_s()
             paced = self._paced_items_per_s(workload)
             speeds.append(
@@ -190,32 +240,33 @@ class Executor:
             if task is not None:
                 self._turns.add(task, task.work.interactive)
 
-    def _run_urgent(self) -> None:
-        """Run the first interactive work to its end, with those that may share its micro-batches."""
-        tasks = self._turns.take_urgent()
-        if tasks[0].solo and not self._announced_alone(tasks[0]):
-            return
+    def _run_urgent(self, first: Task) -> None:
+        """Run an interactive work to its end, with those that may share its micro-batches."""
+        tasks = self._turns.sharing(first)
+        self._turns.take(tasks)
         for batch in self._prepare(tasks):
             self._execute(batch, None)
 
     def _run_urgent_in_between(self) -> None:
-        """Called from inside batch work, between two layers."""
-        self._release()
+        """Called from inside batch work, between two layers. What takes many steps comes between two steps only."""
+        self._telling.release()
         if self._inbox.empty() and self._turns.urgent is None:
             return
         self._admit()
         outer = self._books.innermost
         began_s = time.perf_counter()
-        while (urgent := self._turns.urgent) is not None and not urgent.solo and not outer.control.ended:
-            self._run_urgent()
+        if outer.step and any(map(self._stepping.arrived, self._turns.urgent_ones())):
+            outer.control.ended = True  # it has changed nothing, and is taken again
+        while not outer.control.ended:
+            urgent = [task for task in self._turns.urgent_ones() if not (outer.step and self._stepping.runs(task))]
+            if not urgent or urgent[0].solo or not any(map(self._run, urgent)):
+                break
+            self._admit()
         outer.others_s += time.perf_counter() - began_s
 
     def _run_turn(self, task: Task) -> None:
         """Run the next micro-batch of a batch work, unless something more urgent came, or its owner."""
-        if task.solo:
-            if self._announced_alone(task) and self._prepared(task):
-                self._run_next(task, None)
-        elif self._prepared(task):
+        if self._prepared(task):
             # Which car is next depends on whose chip is free then.
             self._announce(task, self._turns.following(task) if self._pace is None else None)
             if self._on_the_wire(task):
@@ -247,7 +298,7 @@ class Executor:
             self._ahead = task
             return
         task.announced = task.announced or self._listener.announce(key, this)
-        if following is None or following.solo or following.announced is not None:
+        if following is None or following.solo or following.announced is not None or self._stepping.runs(following):
             return
         if self._prepared(following):
             assert following.batches, "prepared"
@@ -259,7 +310,7 @@ class Executor:
         assert task.announced is not None, "announced before"
         while not task.announced.wait(_LOOK_S):
             self._admit()
-            self._release()
+            self._telling.release()
             if task.unwanted or (interruptible and self._turns.urgent is not None):
                 return False
         return not task.unwanted
@@ -272,102 +323,31 @@ class Executor:
 
     def _prepare(self, tasks: Sequence[Task]) -> deque[Batch]:
         """Read the payloads of tasks of one group, report what is bad, and cut the rest into micro-batches."""
-        workload, limit = self._workloads[tasks[0].work.model], self._limits[tasks[0].work.model]
-        inputs = tasks[0].work.inputs if len(tasks) == 1 else [*chain(*(task.work.inputs for task in tasks))]
+        model = tasks[0].work.model
         urgent = None if tasks[0].work.interactive or tasks[0].solo else self._run_urgent_in_between
-        running = self._enter(tuple((task, len(task.work.inputs)) for task in tasks), urgent)
-        if running is None:
+        prepared = self._telling.read(tasks, self._workloads[model], self._limits[model], urgent)
+        if prepared is None:
             return deque()
-        try:
-            prepared = attempt.read(workload, inputs, limit, running.control)
-        except Stopped:
-            self._books.leave(running, told=())
-            return deque()
-        for task in tasks:
-            task.unreported_s += running.busy_s(task)
-        self._books.leave(running, told=tasks)
-        sound: Sequence[int] = range(len(prepared))
-        if Failure in set(map(type, prepared)):
-            self._report_failures(tasks, prepared)
-            sound = [index for index, item in enumerate(prepared) if not isinstance(item, Failure)]
-        plan = workload.plan([prepared[index] for index in sound])
+        sound = [index for index, item in enumerate(prepared) if not isinstance(item, Failure)]
+        plan = self._workloads[model].plan([prepared[index] for index in sound])
         return batches_of(tasks, prepared, [[sound[index] for index in batch] for batch in plan])
-
-    def _report_failures(self, tasks: Sequence[Task], prepared: Sequence[Any]) -> None:
-        first = 0
-        for task in tasks:
-            own = prepared[first : first + len(task.work.inputs)]
-            first += len(own)
-            bad = [place for place, item in enumerate(own) if isinstance(item, Failure)]
-            if bad:
-                self._report(task, bad, [own[place] for place in bad])
 
     def _execute(self, batch: Batch, urgent: Callable[[], None] | None) -> None:
         """Run one micro-batch and report it."""
-        running = self._enter(tuple((task, len(places)) for task, places in batch.parts), urgent)
+        running = self._telling.enter(tuple((task, len(places)) for task, places in batch.parts), urgent)
         if running is None:
             return
         workload = self._workloads[batch.parts[0][0].work.model]
-        running.control.begun = batch.begun
-        if batch.streamed:
-            running.control.speak = partial(self._speak, batch)
-        told = []
         try:
             outcomes = attempt.run(workload, batch.items, running.control)
         except Stopped:
-            pass
-        else:
-            if self._pace is not None:
-                paced_s = self._pace.real_s(workload.cost(batch.items, outcomes))
-                sent = sum(len(outcome) for outcome in outcomes if isinstance(outcome, bytes))
-                self._books.hold(batch, running, outcomes, paced_s, self._pace.sending(sent))
-                self._release()
-                return
-            first = 0
-            for task, places in batch.parts:
-                part = outcomes[first : first + len(places)] if len(batch.parts) > 1 else outcomes
-                first += len(places)
-                task.unreported_s += running.busy_s(task)
-                if self._report(task, places, part):
-                    told.append(task)
-        self._books.leave(running, told)
-
-    def _speak(self, batch: Batch, item: int, passage: Passage) -> None:
-        """Tell a part of an answer; of a car that keeps a pace, when the answer is due."""
-        task, offset = batch.owner(item)
-        if task.work.streamed and not task.stopped:
-            spoken = Spoken(task.work.key, offset, passage.first, passage.tokens, passage.start, passage.text)
-            if self._pace is None:
-                self._listener.spoke(spoken)
-            else:
-                task.unsaid.append(spoken)
-
-    def _release(self) -> None:
-        """Tell what cars that keep a pace have done by now."""
-        while (released := self._books.release()) is not None:
-            running, due = released
-            told = []
-            for computed in due:
-                computed.task.unreported_s += computed.busy_s
-                if self._report(computed.task, computed.places, computed.outcomes, computed.paced_s):
-                    told.append(computed.task)
-            self._books.leave(running, told)
-
-    def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any], paced_s: float = 0.0) -> bool:
-        """Tell the listener how these inputs of a task ended; False when nothing of them has."""
-        finished = task.finish(places, outcomes, paced_s)
-        if finished is None:
-            return False
-        if finished.last:
-            self._books.done(task)
-        unsaid, task.unsaid = task.unsaid, []
-        for spoken in unsaid:
-            self._listener.spoke(spoken)
-        self._listener.finished(finished)
-        return True
-
-    def _enter(self, parts: tuple[tuple[Task, int], ...], urgent: Callable[[], None] | None) -> Running | None:
-        """Begin something for these tasks; None when all of them were stopped."""
-        between = self._release if urgent is None and self._pace is not None else urgent
-        running = Running(parts, Control(urgent=between), time.perf_counter())
-        return running if self._books.enter(running) else None
+            self._books.leave(running, ())
+            return
+        paced_s = self._telling.paced_s(lambda: workload.cost(batch.items, outcomes))
+        computed, first = [], 0
+        for task, places in batch.parts:
+            part = outcomes[first : first + len(places)] if len(batch.parts) > 1 else outcomes
+            first += len(places)
+            share_s = paced_s * len(places) / len(batch.items)
+            computed.append(Computed(task, places, part, running.busy_s(task), share_s))
+        self._telling.settle(running, computed, paced_s)

@@ -6,14 +6,14 @@ No thread of its own and no lock: the executor holds one where it says so.
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from node.attempt import Failure
 from node.work import Finished, Key, Spoken, Work
-from node.workloads import Control
+from node.workloads import Control, Row
 
 
 @dataclass(slots=True, eq=False)
@@ -26,10 +26,12 @@ class Task:
     arrives_s: float = 0.0  # when its inputs would be on the car, by this machine's clock; only with a pace
     winding_down: bool = False  # likewise: what runs of it is finished, nothing more is begun
     batches: "deque[Batch] | None" = None  # None until prepared
+    waiting: "deque[Waiting] | None" = None  # the same of a work whose items take many steps
+    rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by their places
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
     unreported_s: float = 0.0  # of work on it that no report has told
-    unsaid: list[Spoken] = field(default_factory=list)  # held back for the pace of its car
+    unreported_paced_s: float = 0.0  # modelled, likewise
 
     @property
     def vehicle(self) -> int:
@@ -50,13 +52,16 @@ class Task:
 
     @property
     def over(self) -> bool:
-        return self.unwanted or (self.batches is not None and not self.batches)
+        if self.rows:
+            return self.stopped
+        done = (self.batches is not None and not self.batches) or (self.waiting is not None and not self.waiting)
+        return self.unwanted or done
 
     @property
     def last_batch(self) -> bool:
         return self.batches is not None and len(self.batches) < 2
 
-    def finish(self, places: Sequence[int], outcomes: Sequence[Any], paced_s: float = 0.0) -> Finished | None:
+    def finish(self, places: Sequence[int], outcomes: Sequence[Any]) -> Finished | None:
         """Book how these inputs ended; None when nothing of them has, since all were dropped."""
         offsets = self.work.offsets
         errors: tuple[tuple[int, str, str], ...] = ()
@@ -71,6 +76,7 @@ class Task:
             return None
         self.left -= len(items) + len(errors)
         busy_s, self.unreported_s = self.unreported_s, 0.0
+        paced_s, self.unreported_paced_s = self.unreported_paced_s, 0.0
         return Finished(self.work.key, items, results, errors, busy_s, self.left == 0, paced_s)
 
 
@@ -87,36 +93,27 @@ class Batch:
         ((task, places),) = self.parts
         return [task.work.offsets[place] for place in places]
 
-    @property
-    def begun(self) -> Mapping[int, Sequence[int]]:
-        """Tokens of answers that another car has said, by position in the micro-batch."""
-        owners = [(task, task.work.offsets[place]) for task, places in self.parts for place in places]
-        begun = {item: task.work.begun.get(offset, ()) for item, (task, offset) in enumerate(owners)}
-        return {item: tokens for item, tokens in begun.items() if tokens}
 
-    @property
-    def streamed(self) -> bool:
-        """Whether any of its answers is told as it comes."""
-        return any(task.work.streamed for task, _ in self.parts)
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An item that takes many steps and has not begun."""
 
-    def owner(self, item: int) -> tuple[Task, int]:
-        """The task of an item, and the item's offset in the lease."""
-        for task, places in self.parts:
-            if item < len(places):
-                return task, task.work.offsets[places[item]]
-            item -= len(places)
-        raise IndexError(item)
+    place: int
+    prepared: Any
+    announced: threading.Event | None = None  # set when that is on the wire
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed:
-    """What a micro-batch gave for one task, held back for the pace of its car."""
+    """What a micro-batch, or a step, gave for one task."""
 
     task: Task
     places: Sequence[int]
     outcomes: Sequence[Any]
     busy_s: float
-    paced_s: float
+    paced_s: float = 0.0
+    spoken: Sequence[Spoken] = ()
+    step: bool = False  # no other step of its group begins before this is told
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +123,7 @@ class Running:
     parts: tuple[tuple[Task, int], ...]  # with so many items each
     control: Control
     began_s: float
+    step: bool = False  # it is taken again without those that are stopped
     others_s: float = 0.0  # spent in between on urgent work
 
     def busy_s(self, task: Task, until_s: float | None = None) -> float:
@@ -143,10 +141,10 @@ class Running:
         """Bring the control up to date with the tasks that were stopped."""
         first = 0
         for task, count in self.parts:
-            if task.stopped if begun else task.unwanted:
+            if task.stopped if begun or self.step else task.unwanted:
                 self.control.dropped.update(range(first, first + count))
             first += count
-        self.control.ended = len(self.control.dropped) == first
+        self.control.ended = bool(self.control.dropped) if self.step else len(self.control.dropped) == first
 
 
 @dataclass(slots=True, eq=False)

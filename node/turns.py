@@ -4,7 +4,8 @@ Pure: it orders works, and knows neither threads nor torch.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 
@@ -17,7 +18,7 @@ class Waiting(Protocol):
 
     @property
     def group(self) -> Hashable:
-        """Interactive works of one group may share a micro-batch."""
+        """Works of one group may share a micro-batch."""
 
     @property
     def solo(self) -> bool:
@@ -55,35 +56,49 @@ class Turns(Generic[W]):
     @property
     def urgent(self) -> W | None:
         """The interactive work that came first."""
-        while self._urgent and self._urgent[0].over:
-            self._urgent.popleft()
-        return self._urgent[0] if self._urgent else None
+        return next(iter(self.urgent_ones()), None)
 
-    def take_urgent(self) -> list[W]:
-        """The first interactive work, with all others that may share its micro-batches."""
-        first = self.urgent
-        if first is None:
-            return []
+    def urgent_ones(self) -> list[W]:
+        """The first interactive work of each group, in their order; those that are over are forgotten."""
+        self._urgent = deque(work for work in self._urgent if not work.over)
+        firsts: dict[Hashable, W] = {}
+        for work in self._urgent:
+            firsts.setdefault((work.group, id(work) if work.solo else None), work)
+        return list(firsts.values())
+
+    def sharing(self, first: W) -> list[W]:
+        """The interactive works that may share micro-batches with this work, itself among them if it is one."""
         if first.solo:
-            return [self._urgent.popleft()]
-        taken = [work for work in self._urgent if work.group == first.group and not work.solo and not work.over]
-        if len(taken) == len(self._urgent):
-            self._urgent.clear()
-        else:
-            chosen = set(map(id, taken))
-            self._urgent = deque(work for work in self._urgent if id(work) not in chosen)
-        return taken
+            return [first]
+        return [work for work in self._urgent if work.group == first.group and not work.solo and not work.over]
+
+    def take(self, works: Collection[W]) -> None:
+        """These interactive works wait no longer."""
+        taken = set(map(id, works))
+        self._urgent = deque(work for work in self._urgent if id(work) not in taken)
+
+    def pass_urgent(self, works: Sequence[W]) -> None:
+        """These interactive works have had a turn: the others come first now."""
+        self.take(works)
+        self._urgent.extend(works)
 
     def first(self, may_run: Callable[[W], bool] | None = None) -> W | None:
         """The batch work whose micro-batch is next, of those that may run now."""
+        return next((work for work in self.firsts() if may_run is None or may_run(work)), None)
+
+    def firsts(self) -> list[W]:
+        """The batch work of each car that is next, the car whose turn it is first."""
         for vehicle, works in list(self._cars.items()):
             while works and works[0].over:
                 works.popleft()
             if not works:
                 del self._cars[vehicle]
-            elif may_run is None or may_run(works[0]):
-                return works[0]
-        return None
+        return [works[0] for works in self._cars.values()]
+
+    def in_line(self, vehicle: int, group: Hashable) -> list[W]:
+        """The batch works of a car that may share micro-batches: as many as stand together at the front."""
+        works = (work for work in self._cars.get(vehicle, ()) if not work.over)
+        return list(takewhile(lambda work: work.group == group and not work.solo, works))
 
     def following(self, work: W) -> W | None:
         """The batch work whose micro-batch comes after the next one of `work`, which is first."""

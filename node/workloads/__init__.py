@@ -6,13 +6,13 @@ Importing this package does not import torch: a lot that only echoes never needs
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from node.models import ModelCache
 from node.roofline import Cost
-from node.workloads.transcript import Passage
+from node.workloads.transcript import Transcript
 
 
 class Stopped(Exception):
@@ -21,6 +21,10 @@ class Stopped(Exception):
 
 class BadInput(Exception):
     """A payload that no car could run. The message is one sentence for the person who sent it."""
+
+
+class BadModel(Exception):
+    """What a model made of an item is no answer. The message is one sentence for the person who sent it."""
 
 
 @dataclass(slots=True)
@@ -35,10 +39,6 @@ class Control:
     """Position of the first item of this run, when the items of a micro-batch are run one by one."""
     urgent: Callable[[], None] | None = None
     """Runs what may not wait, if there is any; set for work that lets others go first."""
-    begun: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Tokens of answers that another car has said, by position in the micro-batch."""
-    speak: Callable[[int, Passage], None] | None = None
-    """Is told answers while they are made, by position in the micro-batch."""
 
     def wanted(self, item: int) -> bool:
         """Whether somebody still waits for an item of this run."""
@@ -88,6 +88,50 @@ class Workload(Protocol):
 
     def items_per_s(self) -> float:
         """Measure the speed on ordinary items, items a second. Takes about a second; warms up on the way."""
+
+
+class Row(Protocol):
+    """An answer in the making."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is to be added to it."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """Its text so far."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+@runtime_checkable
+class Continuous(Workload, Protocol[R]):
+    """A model whose items take many steps, which they begin and end when they like, sharing those in between."""
+
+    most_rows: int
+    """Rows that step together, at most."""
+
+    def join(self, owner: Hashable, prepared: Any, begun: Sequence[int], patient: bool = False) -> R | None:
+        """Begin an item; None while there is no room for it. A patient one lets others go first, and leaves room
+        for them. What its owner did before may shorten its way; nobody else's does."""
+
+    def step(self, rows: Sequence[R], control: Control) -> None:
+        """Take rows that have not ended one step further. Raises Stopped, or whatever the model raises: then
+        nothing has changed."""
+
+    def step_cost(self, rows: Sequence[R]) -> Cost:
+        """What the next step of these rows asks of any computer."""
+
+    def outcome(self, row: R) -> bytes | BadModel:
+        """What a row that has ended gives."""
+
+    def leave(self, row: R) -> None:
+        """A row has ended, or nobody waits for it any more."""
+
+    def limit(self, values: float) -> None:
+        """Hold no more than so many numbers, weights and what is kept of items together. Raises ModelError when
+        that is too little. Before anything joins."""
 
 
 def load(cache: ModelCache, name: str, device: str = "cpu", dtype: str = "fp32") -> Workload:

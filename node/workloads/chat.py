@@ -16,7 +16,7 @@ DEFAULT_TOKENS = 64
 
 _ROLES: Mapping[str, str] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _IGNORED = frozenset({"model", "user", "metadata", "store", "stream", "stream_options", "service_tier"})
-_NEUTRAL: Mapping[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False}
+_NEUTRAL: Mapping[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0}
 """Fields that are understood at this value only."""
 
 
@@ -30,6 +30,8 @@ class ChatRequest:
     top_p: float
     seed: int
     stop: tuple[str, ...]  # the answer ends before any of these
+    logprobs: bool  # say how likely each token was
+    top_logprobs: int  # and so many of the likeliest in its place
 
 
 def read_request(payload: bytes) -> ChatRequest:
@@ -52,21 +54,33 @@ def read_request(payload: bytes) -> ChatRequest:
         # Without a seed the payload gives one, so that a repeated attempt gives the same answer.
         seed=int(_number("seed", fields.pop("seed", _seed_of(payload)), -(1 << 63), (1 << 64) - 1, whole=True)),
         stop=_stops(fields.pop("stop", ())),
+        logprobs=_truth("logprobs", fields.pop("logprobs", False)),
+        top_logprobs=int(_number("top_logprobs", fields.pop("top_logprobs", 0), 0, 20, whole=True)),
     )
+    if request.top_logprobs and not request.logprobs:
+        raise BadInput(f"top_logprobs is {request.top_logprobs} without logprobs; set logprobs to true")
     for field, value in fields.items():
         if field not in _NEUTRAL or value != _NEUTRAL[field]:
             raise BadInput(f"the field {field!r} is not supported here; leave it out")
     return request
 
 
-def answer(text: str, finish_reason: str, prompt_tokens: int, completion_tokens: int) -> bytes:
-    """The result of one request, as JSON."""
-    body = {
+def answer(
+    text: str,
+    finish_reason: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    logprobs: Sequence[Mapping[str, Any]] | None = None,
+) -> bytes:
+    """The result of one request, as JSON; `logprobs` is the `content` of OpenAI's field, a mapping a token."""
+    body: dict[str, Any] = {
         "text": text,
         "finish_reason": finish_reason,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
     }
+    if logprobs is not None:
+        body["logprobs"] = {"content": logprobs}
     return json.dumps(body, ensure_ascii=False).encode()
 
 
@@ -100,6 +114,12 @@ def _number(field: str, value: Any, least: float, most: float, whole: bool = Fal
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         raise BadInput(f"{field} is {value!r}, not a{' whole' if whole else ''} number from {least} to {most}")
+    return value
+
+
+def _truth(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadInput(f"{field} is {value!r}, not true or false")
     return value
 
 

@@ -1,6 +1,7 @@
 """What every torch workload shares: the device and the type of numbers it runs in, and the hooks that let a
 returning owner stop it between two layers."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,17 @@ def dtype_named(asked: str, device: torch.device, model: CachedModel) -> torch.d
     if asked not in ("fp32", "bf16"):
         raise ModelError(f"no dtype {asked!r}: use auto, fp32 or bf16")
     return torch.float32 if asked == "fp32" else torch.bfloat16
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that nobody uses now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # assumed: half of all
 
 
 class Guard:

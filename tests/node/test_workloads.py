@@ -17,7 +17,8 @@ from node.workloads.chat import read_request
 from node.workloads.classify import Classify
 from node.workloads.efficientnet import Block, EfficientNetLite0, SameConvolution
 from node.workloads.embed import Embed
-from node.workloads.generate import Generate, sample
+from node.workloads.generate import Generate
+from node.workloads.sampling import sample
 from tests.node.small_models import WORDS, chat, picture
 
 
