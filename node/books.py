@@ -12,7 +12,7 @@ from itertools import zip_longest
 from node.pacing import AT_ONCE, Chips, Passage
 from node.running import Computed, Running, Stop, Task
 from node.work import Key
-from node.workloads import Control
+from node.workloads import Control, Row
 
 
 class Books:
@@ -123,6 +123,14 @@ class Books:
                 self._chips.hold(wanted[0].task.vehicle, wanted, began_s, paced_s, interactive, sending)
             answered = self._leave(running, ())
         _tell(answered)
+
+    def seat(self, task: Task, place: int, row: Row) -> bool:
+        """Let a row of a task begin; False when nothing of it is to begin any more."""
+        with self._lock:
+            if task.unwanted:
+                return False
+            task.rows[place] = row
+        return True
 
     def stepping(self, task: Task) -> bool:
         """Whether a step of its group is held back: the next one waits for it."""

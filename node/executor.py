@@ -152,8 +152,8 @@ class Executor:
         urgent, batch = self._turns.urgent_ones(), self._turns.firsts()
         for task in chain(urgent, filter(self._books.may_run, batch)):
             if task.solo:  # it has nothing else in flight
-                return self._run_alone(task)
-            if self._run(task):
+                return self._run_alone(task) or task.over
+            if self._run(task) or task.over:  # then others may have their turn now
                 return True
         return False
 

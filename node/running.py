@@ -27,7 +27,8 @@ class Task:
     winding_down: bool = False  # likewise: what runs of it is finished, nothing more is begun
     batches: "deque[Batch] | None" = None  # None until prepared
     waiting: "deque[Waiting] | None" = None  # the same of a work whose items take many steps
-    rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by their places
+    reading: bool = False  # its payloads, now: what runs in between is not to begin that again
+    rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by their places; likewise
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
     unreported_s: float = 0.0  # of work on it that no report has told

@@ -45,6 +45,7 @@ class Stepping:
         self._workloads = workloads
         self._limits = limits
         self._seated: list[Task] = []  # with rows that have begun
+        self._short: dict[str, Task] = {}  # of room, and interactive, by model: no batch row begins before it
         self.steps = 0
         self.stepped = 0  # rows, over all steps
 
@@ -110,9 +111,13 @@ class Stepping:
 
     def _read(self, task: Task, urgent: Callable[[], None] | None) -> bool:
         """Prepare a task if it is not yet; False when nothing of it is to be begun any more."""
+        if task.reading:
+            return False
         if task.waiting is None:
             workload = self._workloads[task.work.model]
+            task.reading = True
             prepared = self._telling.read([task], workload, self._limits[task.work.model], urgent) or ()
+            task.reading = False
             items = enumerate(prepared)
             task.waiting = deque(Waiting(place, item) for place, item in items if not isinstance(item, Failure))
         return bool(task.waiting) and not task.unwanted
@@ -164,12 +169,23 @@ class Stepping:
     def _join(self, task: Task) -> bool:
         """Begin the next item of a task; False when there is no room."""
         assert task.waiting, "something is left"
-        item, workload = task.waiting[0], self._workloads[task.work.model]
+        item, model = task.waiting[0], task.work.model
+        workload, short = self._workloads[model], self._short.get(model)
+        if short is not None and short.over:
+            del self._short[model]
+        elif short is not None and not task.work.interactive:
+            return False
         begun = task.work.begun.get(task.work.offsets[item.place], ())
         row = workload.join(task.vehicle, item.prepared, begun, patient=not task.work.interactive)
         if row is None:
+            if task.work.interactive:
+                self._short.setdefault(model, task)
             return False
-        task.rows[item.place] = row  # before it waits no longer: then the task would be over
+        if short is task:
+            self._short.pop(model, None)
+        if not self._books.seat(task, item.place, row):  # before it waits no longer: then the task would be over
+            workload.leave(row)
+            return False
         task.waiting.popleft()
         if task not in self._seated:
             self._seated.append(task)

@@ -293,3 +293,14 @@ def test_log_probabilities_are_the_models_own(
         assert json.loads(resumed) | {"logprobs": None} == json.loads(answer) | {"logprobs": None}
         again = [entry["logprob"] for entry in json.loads(resumed)["logprobs"]["content"]]
         np.testing.assert_allclose(again, [entry["logprob"] for entry in content], atol=1e-4)
+
+
+@pytest.mark.parametrize("solo", [False, True])
+def test_work_behind_one_that_nobody_can_read_begins_all_the_same(small_cache: ModelCache, solo: bool) -> None:
+    ear = Ear()
+    with running(ear, small_cache, "llama", "bert") as executor:
+        executor.submit(work("before", [b"a sentence of some words"] * 200, "bert"))
+        executor.submit(work("bad", [b"no JSON"], "llama", solo=solo))
+        executor.submit(work("behind", [b"another one"], "bert"))
+        ear.wait_for("before", "bad", "behind")
+    assert ear.errors("bad")[0][0] == "bad_input"
