@@ -10,7 +10,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -49,6 +49,9 @@ class Listener:
     def spoke(self, spoken: Spoken) -> None:
         """The first token counts."""
         self.first_s.setdefault(spoken.key, time.perf_counter())
+
+    def resident(self, load_s: Mapping[str, float]) -> None:
+        """Models that were measured are not looked at again."""
 
     def finished(self, finished: Finished) -> None:
         """Keep what came."""

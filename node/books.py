@@ -43,6 +43,11 @@ class Books:
         """What has the thread."""
         return self._running[-1]
 
+    @property
+    def at_work(self) -> set[Task]:
+        """Tasks that have the thread, or will go on when it is theirs again."""
+        return {task for running in self._running for task, _ in running.parts}
+
     def add(self, task: Task, coming: Passage = AT_ONCE) -> None:
         """A work arrived, whose inputs come to its car from now on."""
         with self._lock:

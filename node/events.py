@@ -113,6 +113,13 @@ class ResultPut:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidencyChanged:
+    """Other models are in the executor's memory than before, or one cannot be loaded any more: it is missing."""
+
+    load_s: Mapping[str, float]  # what loading each takes; 0: it is resident
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """No work of these leases is left; accelerator-seconds thrown away for each."""
 
@@ -136,6 +143,7 @@ Event = (
     | Worked
     | Said
     | ResultPut
+    | ResidencyChanged
     | Stopped
 )
 

@@ -129,9 +129,24 @@ class Continuous(Workload, Protocol[R]):
     def leave(self, row: R) -> None:
         """A row has ended, or nobody waits for it any more."""
 
+    @property
+    def values(self) -> float:
+        """Numbers that it holds at most: weights, keys and values."""
+
+    @property
+    def positions(self) -> int:
+        """Positions, over all rows, whose keys and values it holds at once."""
+
+    @property
+    def ordinary_positions(self) -> int:
+        """Those of an ordinary item."""
+
+    def hold(self, positions: int) -> None:
+        """Hold keys and values of so many positions. Before anything joins."""
+
     def limit(self, values: float) -> None:
-        """Hold no more than so many numbers, weights and what is kept of items together. Raises ModelError when
-        that is too little. Before anything joins."""
+        """Hold no more than so many numbers, weights, keys and values together. Raises ModelError when that is too
+        little. Before anything joins."""
 
 
 def load(cache: ModelCache, name: str, device: str = "cpu", dtype: str = "fp32") -> Workload:

@@ -61,6 +61,12 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # assumed: half of all
 
 
+def give_back() -> None:
+    """Let other processes have what the GPU's allocator holds of a model that is gone."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 class Guard:
     """Asks the control of the running work before every layer of a model."""
 

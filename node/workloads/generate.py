@@ -84,9 +84,25 @@ class Generate:
         self.batch_items = ORDINARY_ROWS[device.type]
         self.most_rows = MOST_ROWS[device.type]
         bytes_each = self._width * next(network.parameters()).element_size()
-        self._hold(min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each)))
+        self.hold(max(1, min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each))))
 
-    def _hold(self, positions: int) -> None:
+    @property
+    def positions(self) -> int:
+        """Positions, over all rows, whose keys and values are held at once."""
+        return self.engine.positions
+
+    @property
+    def ordinary_positions(self) -> int:
+        """Those of an ordinary question with its answer."""
+        return len(self._ids(read_request(_ORDINARY))) + DEFAULT_TOKENS
+
+    @property
+    def values(self) -> float:
+        """Numbers that it holds at most: weights, keys and values."""
+        return float(self._parameters + self.positions * self._width)
+
+    def hold(self, positions: int) -> None:
+        """Hold keys and values of so many positions, before anything joins: a longer request is refused."""
         self.engine = Engine(self._network, self._vocabulary.text, self._ends, positions, self._device)
         self._context = min(self._longest, positions)
 
@@ -96,7 +112,8 @@ class Generate:
         if positions < 1:
             needed = self._parameters + self._width
             raise ModelError(f"a memory of {values:,.0f} numbers is too small for this model; it takes {needed:,}")
-        self._hold(positions)
+        if positions < self.positions:
+            self.hold(positions)
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Prompt | BadInput]:
         """Read requests, and put their messages through the model's chat template."""
@@ -249,8 +266,11 @@ class Generate:
         step_s = max(timings[2] - timings[1], 1e-6) / steps
         return rows / (timings[1] + (DEFAULT_TOKENS - 1) * step_s)
 
+    def _ids(self, request: ChatRequest) -> list[int]:
+        return self._vocabulary.tokens(self._template.render(request.messages))
+
     def _prompt(self, request: ChatRequest) -> Prompt:
-        ids = self._vocabulary.tokens(self._template.render(request.messages))
+        ids = self._ids(request)
         prompt = Prompt(ids, request)
         if prompt.positions > self._context:
             raise BadInput(
