@@ -86,6 +86,10 @@ class Residents:
             if model not in staying and self._bytes[model] > 0.0:
                 leaving.append(model)
                 lacking -= self._bytes[model]
+        for model in reversed(leaving):
+            if lacking + self._bytes[model] <= 0.0:  # what came after it is enough
+                leaving.remove(model)
+                lacking += self._bytes[model]
         return tuple(leaving) if lacking <= 0.0 else None
 
     def change(self, wants: Iterable[Want], now_s: float) -> Change | None:
