@@ -186,11 +186,14 @@ def test_a_batch_is_read_between_the_steps_of_those_that_talk_and_rides_along() 
     assert names(model, "step").index("b0") < len(names(model, "step")) - names(model, "step")[::-1].index("c")
 
 
+def filling(car: int) -> Work:
+    """A batch work whose first ten rows fill the memory; they end one by one."""
+    return work(car, [f"{car}.{number} 10 {1 + number}".encode() for number in range(20)], "count", vehicle=car)
+
+
 def test_a_request_that_is_short_of_room_begins_before_any_batch_row_of_any_car() -> None:
     ear = Ear()
-    batches = {car: [f"{car}.{number} 10 {1 + number}".encode() for number in range(20)] for car in (1, 2, 3)}
-    works = [work(car, payloads, "count", vehicle=car) for car, payloads in batches.items()]
-    with held(ear, "no room", "1.10", *works) as (executor, model, moment):
+    with held(ear, "no room", "1.10", filling(1), filling(2), filling(3)) as (executor, model, moment):
         executor.submit(work("chat", [b"c 60 5"], "count", interactive=True))
         moment.go.set()
         ear.wait_for(1, 2, 3, "chat")
@@ -198,6 +201,29 @@ def test_a_request_that_is_short_of_room_begins_before_any_batch_row_of_any_car(
     later = [name for what, name in model.done[short:] if what == "begun"]
     assert later[0] == "c"
     assert len(later) > 1, "and batch rows after it"
+
+
+def test_batch_rows_begin_beside_a_request_that_was_short_of_room() -> None:
+    ear = Ear()
+    with held(ear, "no room", "1.10", filling(1)) as (executor, model, moment):
+        executor.submit(work("chat", [b"c 60 50"], "count", vehicle=1, interactive=True))
+        moment.go.set()
+        ear.wait_for(1, "chat")
+    begun, ends = model.done.index(("begun", "c")), len(model.done) - model.done[::-1].index(("step", "c"))
+    assert ("no room", "c") in model.done[:begun]
+    assert "begun" in [what for what, name in model.done[begun + 1 : ends]]
+
+
+def test_a_request_that_is_stopped_while_it_is_short_of_room_keeps_nobody_waiting() -> None:
+    ear = Ear()
+    chat = work("chat", [b"c 101 1"], "count", interactive=True)
+    with held(ear, "no room", "c", chat) as (executor, model, moment):
+        executor.submit(work("batch", items("b", 5, 1, 3), "count"))
+        stopping = executor.stop(["chat"])
+        moment.go.set()
+        ear.wait_for("batch")
+        assert stopping.result(60) == {"chat": 0.0}
+    assert "c" not in names(model, "begun")
 
 
 def test_a_work_that_is_wound_down_while_its_row_begins_does_not_begin() -> None:
