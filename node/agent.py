@@ -536,6 +536,7 @@ def _work(granted: Granted) -> Work:
         solo=granted.solo,
         begun=granted.begun,
         streamed=granted.streamed,
+        tenant=granted.tenant,
     )
 
 

@@ -27,7 +27,6 @@ class Task:
     arrives_s: float = 0.0  # when its inputs would be on the car, by this machine's clock; only with a pace
     batches: "deque[Batch] | None" = None  # None until prepared
     waiting: "deque[Waiting] | None" = None  # the same of a work whose items take many steps
-    reading: bool = False  # its payloads, now: what runs in between is not to begin that again
     rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by place; added under the lock
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
