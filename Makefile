@@ -18,7 +18,7 @@ demo: setup ## six parked cars, three real models, three cars lost on the way
 	@$(IN_VENV) carpool demo
 
 test: setup ## the tests that need nothing but what pip installed
-	@$(IN_VENV) python -m pytest tests --ignore=tests/system --ignore=tests/faults
+	@$(IN_VENV) python -m pytest tests -n 2 --dist worksteal --ignore=tests/system --ignore=tests/faults
 
 test-system: setup ## the tests that need Debian packages, root or a Ray cluster
 	@sh .ci/packages prometheus strace libfaketime e2fsprogs

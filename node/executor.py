@@ -144,7 +144,7 @@ class Executor:
 
     def _serve(self) -> None:
         try:
-            speeds = self._models.measure()
+            speeds = self._load()
         except BaseException as error:
             self._started.set_exception(error)
             return
@@ -213,6 +213,9 @@ class Executor:
         if isinstance(stepped, threading.Event):
             stepped.wait(_LOOK_S)
         return bool(stepped)
+
+    def _load(self) -> tuple[ModelSpeed, ...]:
+        return self._models.measure()
 
     def _ready(self, task: Task) -> bool:
         """Whether the model of a task is there for it."""
@@ -293,7 +296,7 @@ class Executor:
             outer.control.ended = True  # it has changed nothing, and is taken again
         while not outer.control.ended:
             urgent = [task for task in self._turns.urgent_ones() if not (outer.step and self._stepping.runs(task))]
-            if not urgent or urgent[0].solo or not any(map(self._run, urgent)):
+            if not urgent or urgent[0].solo or not any(map(self._run, urgent)) or self._stepping.reading:
                 break
             self._admit()
         outer.others_s += time.perf_counter() - began_s

@@ -100,7 +100,8 @@ class Models:
         for name in self._names:
             if name not in self._residents and self._residents.fits_beside(name):
                 began_s = time.perf_counter()
-                self._enter(name, self._made(name), time.perf_counter() - began_s)
+                workload = self._made(name)
+                self.enter(name, workload, self._size_bytes(name, workload), time.perf_counter() - began_s)
         load_s = self.load_s()
         return tuple(replace(self._speeds[name], load_s=load_s[name]) for name in self._names)
 
@@ -128,6 +129,15 @@ class Models:
                 self.leaving.update(change.leaving)
         return changed
 
+    def enter(self, name: str, workload: Workload, size_bytes: float, load_s: float) -> None:
+        """This model is resident now, and loading it took so long."""
+        self._load_s[name] = load_s
+        self._residents.enter(name, size_bytes, time.perf_counter(), load_s)
+        self.workloads[name] = workload
+        if isinstance(workload, Continuous):
+            self.continuous[name] = workload
+            self.steps.add(name)
+
     def use(self, model: str) -> None:
         """A resident model is at work."""
         self._residents.use(model)
@@ -144,7 +154,7 @@ class Models:
         if leaving is None:
             raise self._too_large(name, size_bytes)
         self._let_go(leaving)
-        self._enter(name, workload, load_s)
+        self.enter(name, workload, size_bytes, load_s)
         limit = MAX_ITEM_BYTES[workload.kind] if name == NOOP else self._cache.get(name).max_item_bytes
         digest = "" if name == NOOP else self._cache.get(name).digest
         self.limits[name] = limit
@@ -221,14 +231,6 @@ class Models:
         took_s = modelled(self._pace.machine, cost).total_s / self._pace.speed
         return cost.items / took_s if took_s > 0 else inf
 
-    def _enter(self, name: str, workload: Workload, load_s: float) -> None:
-        self._load_s[name] = load_s
-        self._residents.enter(name, self._size_bytes(name, workload), time.perf_counter(), load_s)
-        self.workloads[name] = workload
-        if isinstance(workload, Continuous):
-            self.continuous[name] = workload
-            self.steps.add(name)
-
     def _let_go(self, names: Sequence[str]) -> None:
         for name in names:
             self._residents.leave(name)
@@ -268,7 +270,8 @@ class Models:
         if isinstance(loading.outcome, Exception):
             self.broken[loading.model] = _failure(loading.model, loading.outcome)
         else:
-            self._enter(loading.model, loading.outcome, loading.took_s)
+            size_bytes = self._size_bytes(loading.model, loading.outcome)
+            self.enter(loading.model, loading.outcome, size_bytes, loading.took_s)
         return True
 
 
