@@ -153,7 +153,7 @@ class Executor:
             while not self._closed:
                 self._admit()
                 self._telling.release()
-                if not self._serve_once() and not self._closed:
+                if not self._serve_once() and not self._closed and not self._tend():
                     self._admit(wait=True)
         except BaseException as error:
             self._died = error
@@ -161,7 +161,12 @@ class Executor:
 
     def _serve_once(self) -> bool:
         """Run what is next; False when there is nothing that may run now."""
-        self._turn, self._gathered_s = None, inf
+        self._gathered_s = inf
+        served = self._serve_next()
+        self._turn = None
+        return served
+
+    def _serve_next(self) -> bool:
         self._stepping.sweep()
         if (alone := self._stepping.alone) is not None:
             return self._stepping.may_run(alone) and self._step(alone)
@@ -233,16 +238,20 @@ class Executor:
         self._gathered_s = min(self._gathered_s, until_s)
         return False
 
-    def _tend(self) -> None:
-        """Have the models loaded that are waited for, and tell of it; those that cannot be fail their works."""
+    def _tend(self) -> bool:
+        """Have the models loaded that are waited for, and tell of it; those that cannot be fail their works.
+        Whether other works may be ready than before."""
         models = self._models
         if models.whole:
-            return
-        if models.settle(self._wants):
+            return False
+        left = set(models.leaving)
+        changed = models.settle(self._wants)
+        if changed:
             self._listener.resident(models.load_s())
         for task in self._turns.waiting() if models.broken else ():
             if (failure := models.broken.get(task.work.model)) is not None:
                 self._telling.fail(task, failure)
+        return changed or models.leaving != left
 
     def _wants(self) -> list[Want]:
         """All works on their way, for what they need of the models."""

@@ -113,15 +113,13 @@ class Turns(Generic[W]):
         return list(takewhile(lambda work: work.group == group and not work.solo, works))
 
     def following(self, work: W) -> W | None:
-        """The batch work whose micro-batch comes after the next one of `work`, which is first."""
-        cars = iter(self._cars.values())
-        own = next(cars)
-        for works in cars:
-            for other in self._in_order(works):
+        """The batch work whose micro-batch comes after the next one of `work`, which is the first that is ready."""
+        for vehicle, works in self._cars.items():
+            for other in self._in_order(works) if vehicle != work.vehicle else ():
                 return other
         if not work.last_batch:
             return work
-        return next((other for other in self._in_order(own) if other is not work), None)
+        return next((other for other in self._in_order(self._cars[work.vehicle]) if other is not work), None)
 
     def pass_on(self, work: W) -> None:
         """A micro-batch of `work`, which is first, is about to run: the next car has its turn after it."""
