@@ -153,7 +153,7 @@ class Executor:
             while not self._closed:
                 self._admit()
                 self._telling.release()
-                if not self._serve_once() and not self._closed and not self._tend():
+                if not self._serve_once() and not self._tend() and not self._closed:
                     self._admit(wait=True)
         except BaseException as error:
             self._died = error

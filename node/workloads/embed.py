@@ -17,6 +17,7 @@ from node.roofline import Cost, Phase
 from node.workloads import BadInput, Control, Outcome
 from node.workloads.bert import Bert, BertShape, operations
 from node.workloads.device import Guard, device_named, dtype_named, on_device
+from node.workloads.tokenizing import tokenizer_of
 from node.workloads.weights import config_of, load_network
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 32_768}
@@ -140,7 +141,7 @@ def load(model: CachedModel, device: str, dtype: str) -> Embed:
     place = device_named(device)
     config = config_of(model)
     encoder = load_network(lambda: Bert(BertShape.of(config)), model, dtype_named(dtype, place, model), place)
-    tokenizer = Tokenizer.from_file(str(model.directory / "tokenizer.json"))
+    tokenizer = tokenizer_of(model)
     tokenizer.no_padding()
     longest = config["max_position_embeddings"]
     wanted = config_of(model, "sentence_bert_config.json").get("max_seq_length") or longest

@@ -23,6 +23,7 @@ from node.workloads.engine import Engine, Prompt, Row, shares
 from node.workloads.llama import Llama, LlamaShape, operations
 from node.workloads.sampling import Likelihood
 from node.workloads.template import ChatTemplate, template_of
+from node.workloads.tokenizing import tokenizer_of
 from node.workloads.vocabulary import Vocabulary
 from node.workloads.weights import config_of, load_network
 
@@ -299,7 +300,7 @@ def load(model: CachedModel, device: str, dtype: str) -> Generate:
     place = device_named(device)
     config = config_of(model)
     network = load_network(lambda: Llama(LlamaShape.of(config)), model, dtype_named(dtype, place, model), place)
-    tokenizer = Tokenizer.from_file(str(model.directory / "tokenizer.json"))
+    tokenizer = tokenizer_of(model)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     named = [config_of(model, name).get("eos_token_id") for name in ("config.json", "generation_config.json")]

@@ -15,6 +15,7 @@ from node.events import (
     InputsFetched,
     PluggedIn,
     RefusalsSaid,
+    ResidencyChanged,
     ResultPut,
     Said,
     ShutDown,
@@ -272,6 +273,32 @@ def test_a_grant_for_an_unknown_model_or_car_is_refused() -> None:
     strange = Granted(B, 0, "other", "job-1", [Range(0, 1)], [b""], (), 30.0, False, False)
     assert lot.handle([strange, grant(A, node=5)], 1.0) == Effects()
     assert {report.ended for report in reports(lot)} == {EndCause.REFUSED}
+
+
+def test_the_coordinator_is_told_at_once_when_other_models_are_resident() -> None:
+    chat = ModelOffer("chat", "d2", "generate", 10.0, 3.0, 8, 1 << 16)
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0)], [ECHO, chat])
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), Welcomed(())], 0.0)
+    (told,) = taken(lot, 0.0)
+    assert [(model.model, model.load_s) for model in told.models] == [("noop", 0.0), ("chat", 3.0)]
+    lot.handle([ResidencyChanged({"noop": 0.5, "chat": 0.0})], 0.1)
+    (told,) = taken(lot, 0.1)
+    assert [(model.model, model.load_s) for model in told.models] == [("noop", 0.5), ("chat", 0.0)]
+
+
+def test_a_model_that_cannot_be_loaded_any_more_is_offered_no_more_and_its_car_rests_when_it_is_lent() -> None:
+    chat = ModelOffer("chat", "d2", "generate", 10.0, 3.0, 8, 1 << 16)
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0)], [ECHO, chat])
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), Welcomed(())], 0.0)
+    lot.handle([ResidencyChanged({"noop": 0.0})], 0.1)
+    (told,) = taken(lot, 0.1)
+    assert [model.model for model in told.models] == ["noop"]
+    crossing = Granted(A, 0, "chat", "job-1", [Range(0, 1)], [b"x"], (), 30.0, True, False)
+    assert lot.handle([crossing], 0.2) == Effects()
+    refused, rests = taken(lot, 0.2)
+    assert [report.ended for report in refused.reports] == [EndCause.REFUSED]
+    assert rests.offers is not None
+    assert rests.offers.share.tolist() == [0.0]
 
 
 def test_a_drained_car_finishes_what_it_holds_and_departs() -> None:
