@@ -90,7 +90,7 @@ WALLS = (
     Wall(
         ("node.workloads",),
         ("jinja2", "tokenizers", "transformers", *_BY_TRANSFORMERS),
-        "transformers takes seconds to import: only what runs its networks does",
+        "transformers takes seconds to import: only what runs its networks does it",
         doors=("node.workloads.embed", "node.workloads.engine", "node.workloads.generate", *_BY_TRANSFORMERS),
     ),
     Wall(
