@@ -43,7 +43,7 @@ class Paced:
         self.executor.close()
 
     def hold(self, key: Key, model: str, *inputs: bytes, vehicle: int = 0) -> None:
-        """Submit a work and wait until it is computed: cars take turns, and it has one to be read and one to run."""
+        """Submit a work and wait until it is computed: cars take turns, it has one to be read and one to run."""
         self.executor.submit(work(key, inputs, model, vehicle=vehicle))
         for other, car in ((f"after {key}", 100 + vehicle), (f"once more after {key}", 200 + vehicle)):
             self.executor.submit(work(other, [TEXT], "bert", vehicle=car))
