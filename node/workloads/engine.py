@@ -14,8 +14,8 @@ from torch import Tensor
 
 from node.workloads import BadModel, Control
 from node.workloads.chat import ChatRequest
+from node.workloads.decoder import Decoder
 from node.workloads.device import Guard
-from node.workloads.llama import Llama
 from node.workloads.memory import Part, Pass
 from node.workloads.sampling import Likelihood, choose, likelihood
 from node.workloads.stretches import Stretch, Stretches
@@ -90,7 +90,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Llama,
+        network: Decoder,
         decode: Callable[[Sequence[int]], str],
         ends: frozenset[int],
         positions: int,
@@ -100,8 +100,8 @@ class Engine:
         self._decode = decode
         self._ends = ends  # tokens that end an answer
         self._device = device
-        self._group = network.shape.num_attention_heads // network.shape.num_key_value_heads
-        self._guard = Guard(network, device)
+        self._group = network.sizes.heads // network.sizes.key_heads
+        self._guard = Guard(network.module, device)
         self._memory = network.memory(positions)
         self._stretches = Stretches(positions)
 

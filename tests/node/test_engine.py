@@ -155,7 +155,7 @@ def test_what_does_not_fit_the_memory_waits_and_all_are_answered(
 ) -> None:
     payloads = [chat("word " * (number % 7), max_tokens=30) for number in range(12)]
     expected = run_alone(generate, payloads)
-    parameters = sum(parameter.numel() for parameter in generate.engine._network.parameters())
+    parameters = sum(parameter.numel() for parameter in generate.engine._network.module.parameters())
     width = 2 * 2 * 2 * 8  # layers, keys and values, heads, numbers of a head
     generate.limit(parameters + 160 * width)
     assert generate.engine.positions == 160
