@@ -55,7 +55,7 @@ class Models:
         loaded: Callable[[], None],  # called on any thread when `settle` has something to do
     ) -> None:
         self._cache = cache
-        self._names = names
+        self._names = tuple(dict.fromkeys(names))
         self._device = device
         self._dtype = dtype
         self._threads = threads
