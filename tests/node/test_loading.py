@@ -19,6 +19,7 @@ from node.pacing import Pace
 from node.roofline import Curve, Machine
 from node.work import Key, ModelSpeed
 from node.workloads import load, run_alone
+from node.workloads.vocabulary import vocabulary_of
 from tests.node.small_models import chat, picture
 from tests.node.test_executor import ROUNDS, Ear, sentences, work
 
@@ -174,6 +175,23 @@ def test_what_runs_goes_on_while_another_model_is_loaded(cache: ModelCache) -> N
         ear.wait_for("bert", "llama")
     order = [key for what, key, _ in ear.heard if what == "finished"]
     assert "bert" in order[: order.index("llama")]
+
+
+def test_a_request_does_not_wait_for_the_end_of_batch_work_of_the_model_that_makes_room(cache: ModelCache) -> None:
+    ear, inputs = Ear(), sentences(3_000)
+    with resident(ear, cache, 1.2e6, ("bert", "llama")) as (executor, _):  # for one of them
+        executor.submit(work("batch", inputs, "bert"))
+        ear.wait_to_hear("finished", "batch")
+        executor.submit(work("asked", INPUTS["llama"], "llama", vehicle=1, interactive=True))
+        ear.wait_for("asked")
+        assert not any(finished.last for finished in ear.finishes if finished.key == "batch")
+        ear.wait_for("batch")
+    assert len(ear.results("batch")) == len(inputs)
+    assert [there(load_s) for load_s in ear.residency] == [set(), {"llama"}, set(), {"bert"}]
+
+
+def test_a_model_that_comes_back_finds_its_tokenizer(cache: ModelCache) -> None:
+    assert vocabulary_of(cache.get("bert")) is vocabulary_of(cache.get("bert"))
 
 
 def test_a_model_whose_files_are_gone_fails_its_works_and_no_others(
