@@ -491,7 +491,9 @@ class Agent:
     def spoke(self, spoken: Spoken) -> None:
         """The executor said more of an answer."""
         assert isinstance(spoken.key, Token), "the lot's works are keyed by token"
-        self._post(Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text))
+        self._post(
+            Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text, spoken.reused)
+        )
 
     def resident(self, load_s: Mapping[str, float]) -> None:
         """Other models are in the executor's memory."""

@@ -102,6 +102,7 @@ class Said:
     tokens: Sequence[int]
     start: int
     text: str
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,10 +214,10 @@ class Lot:
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
-            case Said(token, item, first, tokens, start, text):
+            case Said(token, item, first, tokens, start, text, reused):
                 lease = self._leases.get(token)
                 if lease is not None and lease.ended is None:
-                    lease.say(item, first, tokens, start, text)
+                    lease.say(item, first, tokens, start, text, reused)
                     self._spoken[token] = lease
             case ResultPut(token, item):
                 self._result_put(token, item)

@@ -251,7 +251,15 @@ class Stepping:
                 if passage.tokens or passage.text:
                     offset = task.work.offsets[place]
                     spoken.append(
-                        Spoken(task.work.key, offset, passage.first, passage.tokens, passage.start, passage.text)
+                        Spoken(
+                            task.work.key,
+                            offset,
+                            passage.first,
+                            passage.tokens,
+                            passage.start,
+                            passage.text,
+                            row.reused,
+                        )
                     )
             if row in failed or row.ended:
                 outcomes[place] = failed.get(row) or attempt.ended(workload, row)

@@ -41,6 +41,7 @@ class Spoken:
     tokens: tuple[int, ...]
     start: int  # characters of the answer before `text`
     text: str  # what these tokens made final
+    reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,10 @@ class Row(Protocol):
     def transcript(self) -> Transcript:
         """Its text so far."""
 
+    @property
+    def reused(self) -> int:
+        """Tokens that it did not pass through: their keys and values were there already."""
+
 
 R = TypeVar("R", bound=Row)
 

@@ -17,7 +17,7 @@ from node.workloads.chat import ChatRequest
 from node.workloads.decoder import Decoder
 from node.workloads.device import Guard
 from node.workloads.memory import Part, Pass
-from node.workloads.sampling import Likelihood, choose, likelihood
+from node.workloads.sampling import Likelihood, choose, gap, likelihood
 from node.workloads.stretches import Stretch, Stretches
 from node.workloads.transcript import Transcript
 
@@ -60,7 +60,7 @@ class Row:
     broken: BadModel | None = None  # or that it cannot go on
     reused: int = 0  # tokens whose keys and values were there already
     likelihoods: list[Likelihood] = field(default_factory=list)  # of tokens that were chosen here, if asked for
-    gaps: list[float] | None = None  # between the two largest logits, if watched
+    gaps: list[float] | None = None  # of each choice, see `sampling.gap`, if watched
 
     @property
     def ended(self) -> bool:
@@ -202,8 +202,7 @@ class Engine:
 
     def _note(self, row: Row, logits: Tensor, token: int) -> None:
         if row.gaps is not None:
-            first, second = logits.topk(2).values.tolist()
-            row.gaps.append(first - second)
+            row.gaps.append(gap(logits, row.prompt.request, len(row.transcript.tokens)))
         if row.prompt.request.logprobs and token not in self._ends:
             row.likelihoods.append(likelihood(logits, token, row.prompt.request.top_logprobs))
 

@@ -50,7 +50,8 @@ class Step:
     """One token of a reference answer."""
 
     text: str  # the answer before this token
-    gap: float  # between the two largest logits
+    token: int | None  # None: it ended the answer, and is not told
+    gap: float  # see `sampling.gap`
 
 
 class Generate:
@@ -164,8 +165,10 @@ class Generate:
         outcome, gaps = self.outcome(row), row.gaps or []
         if isinstance(outcome, BadModel):
             raise outcome
-        texts = [self.text(row.transcript.tokens[:count]) for count in range(len(gaps))]
-        return outcome, tuple(Step(*step) for step in zip(texts, gaps, strict=True))
+        tokens = row.transcript.tokens
+        texts = [self.text(tokens[:count]) for count in range(len(gaps))]
+        told = [*tokens, None][: len(gaps)]
+        return outcome, tuple(Step(*step) for step in zip(texts, told, gaps, strict=True))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without marks."""

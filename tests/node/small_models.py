@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordPiece
 from tokenizers.processors import TemplateProcessing
 from transformers import BertModel, LlamaForCausalLM, PreTrainedModel
 
+from node import conversion
 from node.workloads.efficientnet import EfficientNetLite0
 
 WORDS = (
@@ -93,6 +94,15 @@ def make_llama(
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return model
+
+
+def make_broken_llama(directory: Path, sound: Path) -> None:
+    """A copy of a decoder whose embedding of `~` is no number."""
+    conversion.copy_directory(sound, directory)
+    weights = load_file(directory / "model.safetensors")
+    ids = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    weights["model.embed_tokens.weight"][ids["~"]] = torch.nan
+    save_file(weights, directory / "model.safetensors")
 
 
 def make_efficientnet(directory: Path) -> EfficientNetLite0:

@@ -687,9 +687,9 @@ def test_a_paced_car_is_awake_by_its_own_clock() -> None:
     assert report.awake_modelled_j == pytest.approx(2.0 * 60.0 * 200.0)
 
 
-def said(token: Token, first: int, text: str, start: int) -> Said:
+def said(token: Token, first: int, text: str, start: int, reused: int = 0) -> Said:
     """Tokens that are their places, and what they made final."""
-    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text)
+    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text, reused)
 
 
 def partials(messages: list[Message]) -> list[Partial]:
@@ -724,10 +724,10 @@ def test_what_the_executor_says_again_is_told_once() -> None:
 
 def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing() -> None:
     lot = plugged(2)
-    lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4), said(B, 0, "we", 0)], 1.0)
+    lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4, reused=9), said(B, 0, "we", 0)], 1.0)
     taken(lot)
-    lot.handle([said(A, 5, "od", 6)], 2.0)
-    assert partials(list(lot.say_again((B,)))) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good")]
+    lot.handle([said(A, 5, "od", 6, reused=9)], 2.0)
+    assert partials(list(lot.say_again((B,)))) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good", 9)]
     lot.handle([Welcomed((B,)), worked(A, [0], last=True)], 3.0)
     assert not partials(taken(lot))
     assert partials(list(lot.say_again(()))), "its end is not acknowledged"

@@ -101,6 +101,7 @@ def test_answers_are_those_of_transformers_whatever_company_they_have(
         assert answer["text"] == generate.text(ids[0, len(prompt.ids) :].tolist())
         assert answer["prompt_tokens"] == len(prompt.ids)
         assert all(step.gap >= 0 for step in steps)
+        assert generate.text([step.token for step in steps if step.token is not None]) == answer["text"]
 
 
 def test_in_bf16_positions_are_still_turned_by_fp32(small_cache: ModelCache) -> None:

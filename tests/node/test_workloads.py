@@ -17,7 +17,7 @@ from node.workloads.classify import Classify
 from node.workloads.efficientnet import Block, EfficientNetLite0, SameConvolution
 from node.workloads.embed import Embed
 from node.workloads.generate import Generate
-from node.workloads.sampling import sample
+from node.workloads.sampling import gap, sample
 from tests.node.small_models import WORDS, chat, picture
 
 
@@ -100,6 +100,13 @@ def test_sampling_repeats_with_its_seed_and_follows_the_distribution() -> None:
     np.testing.assert_allclose(np.bincount(draws, minlength=3) / len(draws), [0.5, 0.3, 0.2], atol=0.04)
     narrow = {sample(logits, read_request(chat("x", temperature=1, top_p=0.6, seed=s)), 0) for s in range(100)}
     assert narrow == {0, 1}
+    for seed in range(20):
+        request = read_request(chat("x", temperature=0.5, seed=seed))
+        drawn, by = sample(logits, request, 0), gap(logits, request, 0)
+        for less, same in ((0.99, True), (1.01, False)):
+            lower = logits.clone()
+            lower[drawn] -= less * by
+            assert (sample(lower, request, 0) == drawn) is same, "the gap is what the choice hung on"
 
 
 def test_a_dropped_row_leaves_the_others_as_they_were(generate: Generate) -> None:
