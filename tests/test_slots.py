@@ -79,7 +79,7 @@ class Watched:
 
     def _watch(self, patches: pytest.MonkeyPatch, generate: Generate, positions: int) -> None:
         join, leave = generate.join, generate.leave
-        generate._hold(positions)
+        generate.hold(positions)
 
         def watched_join(*given: Any, **named: Any) -> Row | None:
             row = join(*given, **named)
