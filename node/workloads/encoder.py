@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from node.models import CachedModel
+from node.models import CachedModel, ModelError
 from node.workloads.networks import load_network
 from node.workloads.sizes import Sizes
+from node.workloads.weights import config_of
 
 _AFTER_PADDING = frozenset({"RobertaModel", "XLMRobertaModel"})
 """Architectures that count the places of tokens from the one after their padding token's number."""
@@ -42,8 +43,15 @@ class Encoder:
 
 def load_encoder(model: CachedModel, dtype: torch.dtype, device: torch.device) -> Encoder:
     """Load the network of an embedding model. Raises ModelError."""
+    counted = config_of(model).get("position_embedding_type") or "absolute"
+    if counted != "absolute":  # transformers has no others any more, and would leave their weights out
+        raise ModelError(f"{model.name} has position_embedding_type {counted!r}; only 'absolute' is known")
     network = load_network(model, _ATTENTION, dtype, device, add_pooling_layer=False)
-    return Encoder(network, network.config.pad_token_id + 1 if model.architecture in _AFTER_PADDING else 0)
+    if model.architecture not in _AFTER_PADDING:
+        return Encoder(network, 0)
+    if network.config.pad_token_id is None:
+        raise ModelError(f"{model.name} has no pad_token_id, from which {model.architecture} counts places")
+    return Encoder(network, network.config.pad_token_id + 1)
 
 
 def _attend(

@@ -151,6 +151,31 @@ def test_a_config_that_makes_no_known_network_is_refused(fields: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("definition", "fields", "why"),
+    [
+        (
+            transformers.BertModel,
+            {"position_embedding_type": "relative_key"},
+            "^model has position_embedding_type 'relative_key'; only 'absolute' is known$",
+        ),
+        (
+            transformers.RobertaModel,
+            {"pad_token_id": None},
+            "^model has no pad_token_id, from which RobertaModel counts places$",
+        ),
+    ],
+)
+def test_an_encoder_whose_places_cannot_be_counted_is_refused(
+    definition: Any, fields: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "odd"
+    make_bert(directory, definition)
+    altered(directory, "config.json", **fields)
+    with pytest.raises(ModelError, match=why):
+        load(cached(directory), "model")
+
+
+@pytest.mark.parametrize(
     ("template", "why"),
     [
         ("", "^model has no chat template: a chat model brings one in tokenizer_config.json$"),
