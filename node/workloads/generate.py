@@ -264,6 +264,8 @@ class Generate:
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         ids = self._ids(request)
+        if not ids:  # it would step for ever, and never say anything
+            raise BadInput("the model's chat template makes nothing of these messages")
         prompt = Prompt(ids, request)
         if prompt.positions > self._context:
             raise BadInput(

@@ -208,6 +208,18 @@ def test_a_template_reaches_no_files_and_counts_to_no_billion(template: str, tmp
     assert str(result).startswith("the model's chat template refuses these messages: ")
 
 
+def test_messages_of_which_a_template_makes_nothing_are_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "silent"
+    make_llama(directory)
+    template = "{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}"
+    altered(directory, "tokenizer_config.json", chat_template=template)
+    mute = json.dumps({"messages": [{"role": "system", "content": "Be short."}]}).encode()
+    refused, answer = run_alone(load(cached(directory), "model"), [mute, chat("Why?", max_tokens=4)])
+    assert isinstance(refused, BadInput)
+    assert str(refused) == "the model's chat template makes nothing of these messages"
+    assert isinstance(answer, bytes)
+
+
 def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "odd"
     make_llama(directory)
