@@ -19,13 +19,13 @@ logging.set_verbosity_error()  # what is wrong with a model is said here
 logging.disable_progress_bar()
 
 _STEERING = (
-    *("add_cross_attention", "auto_map", "fusion_config", "is_decoder", "output_attentions"),
-    *("output_hidden_states", "quantization_config", "return_dict"),
+    *("add_cross_attention", "auto_map", "chunk_size_feed_forward", "fusion_config", "is_decoder"),
+    *("output_attentions", "output_hidden_states", "quantization_config", "return_dict"),
 )
 """What a config.json could say beyond how large a network is and what it computes. Nobody asks it."""
 
 _FAULTS = (
-    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises over a config.json or weights that make no network."""

@@ -150,6 +150,15 @@ def test_a_config_that_makes_no_known_network_is_refused(fields: dict[str, Any],
     assert "\n" not in str(refused.value)
 
 
+def test_how_a_config_would_split_the_work_does_not_matter(tmp_path: Path) -> None:
+    directory = tmp_path / "made"
+    make_bert(directory)
+    plain = run_alone(load(cached(directory), "model"), [b"a car is parked"])
+    altered(directory, "config.json", chunk_size_feed_forward=4)  # refuses a pass of five tokens
+    conversion.add(ModelCache(tmp_path / "again"), str(directory), "model")
+    assert run_alone(load(ModelCache(tmp_path / "again"), "model"), [b"a car is parked"]) == plain
+
+
 @pytest.mark.parametrize(
     ("definition", "fields", "why"),
     [
@@ -163,6 +172,7 @@ def test_a_config_that_makes_no_known_network_is_refused(fields: dict[str, Any],
             {"pad_token_id": None},
             "^model has no pad_token_id, from which RobertaModel counts places$",
         ),
+        (transformers.RobertaModel, {"pad_token_id": 99}, "^model cannot be loaded: Padding_idx must be within "),
     ],
 )
 def test_an_encoder_whose_places_cannot_be_counted_is_refused(
