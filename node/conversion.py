@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from node import wheels
-from node.models import ARCHITECTURES, CachedModel, ModelCache, ModelError, architecture_of
+from node.models import ARCHITECTURES, CachedModel, ModelCache, ModelError, architecture_of, header_of
 from node.wheels import Wheel
 
 _TEXT_FILES = (
@@ -81,6 +81,8 @@ def copy_directory(directory: Path, into: Path) -> None:
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{directory} holds no .safetensors: pickled weights are refused, convert them first")
+    for path in weights:
+        header_of(path)
     wanted = [directory / "config.json", *weights, *directory.glob("*.safetensors.index.json")]
     if kind == "classify":
         wanted.append(directory / "labels.json")

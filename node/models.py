@@ -250,19 +250,32 @@ def architecture_of(directory: Path) -> str:
 
 
 def tensors_of(model: CachedModel) -> tuple[int, str]:
-    """How many numbers its weights hold, and the type of most of them ("F32", "BF16"), from the files' headers."""
+    """How many numbers its weights hold, and the type of most of them ("F32", "BF16"), from the files' headers.
+    Raises ModelError."""
     counts: dict[str, int] = {}
     for path in model.weights():
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        for name, tensor in header.items():
+        for name, tensor in header_of(path).items():
             if name != "__metadata__":
                 size = 1
                 for extent in tensor["shape"]:
                     size *= extent
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
     return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype], default="none")
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, by name. Raises ModelError when it is none."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size:
+                raise ValueError(f"its header would have {length:,} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+            return header
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is no whole safetensors file ({error}); one that git brought may want `git lfs pull`"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:

@@ -20,9 +20,14 @@ _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 
 
 def config_of(model: CachedModel, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of the model; empty when it has no such file."""
+    """A JSON file of the model; empty when it has no such file. Raises ModelError when it is no JSON object."""
     path = model.directory / name
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{name} of {model.name} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{name} of {model.name} is a JSON {type(config).__name__}, not an object")
     return config
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_pickled_weights_are_refused(small_models: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match=r"holds no \.safetensors: pickled weights are refused"):
         conversion.add(ModelCache(tmp_path / "cache"), str(pickled))
     assert ModelCache(tmp_path / "cache").models() == ()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b""],
+    ids=["pointer", "empty"],
+)
+def test_weights_that_are_none_are_refused_in_one_line(small_models: Path, tmp_path: Path, weights: bytes) -> None:
+    directory = tmp_path / "bert"
+    shutil.copytree(small_models / "bert", directory)
+    (directory / "model.safetensors").write_bytes(weights)
+    code, _, error = commands(tmp_path / "cache", "add", str(directory))
+    assert code == 2
+    assert error.startswith(f"carpool: {directory}/model.safetensors is no whole safetensors file (")
+    assert error.count("\n") == 1
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:

@@ -150,6 +150,21 @@ def test_a_config_that_makes_no_known_network_is_refused(fields: dict[str, Any],
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "^generation_config.json of model is not JSON: Expecting property name"),
+        ("[]", "^generation_config.json of model is a JSON list, not an object$"),
+    ],
+)
+def test_a_file_beside_the_config_that_cannot_be_read_is_named(text: str, why: str, tmp_path: Path) -> None:
+    directory = tmp_path / "odd"
+    make_llama(directory)
+    (directory / "generation_config.json").write_text(text)
+    with pytest.raises(ModelError, match=why):
+        load(cached(directory), "model")
+
+
 def test_how_a_config_would_split_the_work_does_not_matter(tmp_path: Path) -> None:
     directory = tmp_path / "made"
     make_bert(directory)
