@@ -18,7 +18,7 @@ from node.pacing import Pace
 from node.resident import Residents, Want
 from node.roofline import model as modelled
 from node.work import ModelSpeed
-from node.workloads import Continuous, Row, Workload, load
+from node.workloads import BadInput, Continuous, Row, Workload, load
 from node.workloads.echo import Echo
 
 FREE_PART = 0.8
@@ -185,6 +185,7 @@ class Models:
         """A model, loaded: one that keeps keys and values leaves itself room for them, the same each time. Raises
         ModelError, or ValueError when it would not fit a profile."""
         workload = load(self._cache, name, self._device, self._dtype)
+        ordinary = _ordinary_positions(name, workload) if isinstance(workload, Continuous) else 0
         self._paced_items_per_s(workload)
         if isinstance(workload, Continuous):
             positions = self._held.get(name, self._positions)
@@ -192,10 +193,10 @@ class Models:
                 workload.limit(self._memory_bytes / self._value_bytes(name))
             elif positions not in (None, workload.positions):
                 workload.hold(positions)
-            if workload.positions < workload.ordinary_positions:
+            if workload.positions < ordinary:
                 raise ModelError(
                     f"{name} has room for keys and values of {workload.positions:,} positions, and an ordinary"
-                    f" request takes {workload.ordinary_positions:,}; give more with --kv-positions or --memory-gb"
+                    f" request takes {ordinary:,}; give more with --kv-positions or --memory-gb"
                 )
             self._held[name] = workload.positions
         return workload
@@ -273,6 +274,14 @@ class Models:
             size_bytes = self._size_bytes(loading.model, loading.outcome)
             self.enter(loading.model, loading.outcome, size_bytes, loading.took_s)
         return True
+
+
+def _ordinary_positions(name: str, workload: Continuous[Row]) -> int:
+    """Those of an ordinary request. Raises ModelError when the model refuses that: it cannot be measured."""
+    try:
+        return workload.ordinary_positions()
+    except BadInput as refused:
+        raise ModelError(f"{name} refuses an ordinary request: {refused}") from None
 
 
 def _failure(name: str, error: Exception) -> Failure:

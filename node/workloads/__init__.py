@@ -141,9 +141,8 @@ class Continuous(Workload, Protocol[R]):
     def positions(self) -> int:
         """Positions, over all rows, whose keys and values it holds at once."""
 
-    @property
     def ordinary_positions(self) -> int:
-        """Those of an ordinary item."""
+        """Those of an ordinary item. Raises BadInput when the model refuses it."""
 
     def hold(self, positions: int) -> None:
         """Hold keys and values of so many positions. Before anything joins."""

@@ -82,9 +82,8 @@ class Generate:
         """Positions, over all rows, whose keys and values are held at once."""
         return self.engine.positions
 
-    @property
     def ordinary_positions(self) -> int:
-        """Those of an ordinary question with its answer."""
+        """Those of an ordinary question with its answer. Raises BadInput when the template refuses that."""
         return len(self._ids(read_request(_ORDINARY))) + DEFAULT_TOKENS
 
     @property
@@ -260,12 +259,13 @@ class Generate:
         return rows / (timings[1] + (DEFAULT_TOKENS - 1) * step_s)
 
     def _ids(self, request: ChatRequest) -> list[int]:
-        return self._vocabulary.prompt(request.messages)
+        ids = self._vocabulary.prompt(request.messages)
+        if not ids:  # it would step for ever, and never say anything
+            raise BadInput("the model's chat template makes nothing of these messages")
+        return ids
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         ids = self._ids(request)
-        if not ids:  # it would step for ever, and never say anything
-            raise BadInput("the model's chat template makes nothing of these messages")
         prompt = Prompt(ids, request)
         if prompt.positions > self._context:
             raise BadInput(

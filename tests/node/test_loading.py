@@ -1,5 +1,6 @@
 """An executor that offers more models than its memory holds: they are loaded when they are wanted."""
 
+import json
 import random
 import shutil
 import threading
@@ -313,3 +314,26 @@ def test_an_owner_has_the_car_back_within_100_ms_while_models_are_loaded(named_c
         executor.close()
     assert len(ear.residency) > 8, "models came and left"
     assert rounds[-1][-2] < 100, f"stops took {rounds} ms"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ raise_exception('never') }}", "the model's chat template refuses these messages: never"),
+        ("{# #}", "the model's chat template makes nothing of these messages"),
+    ],
+)
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_model_that_refuses_an_ordinary_request_is_refused(
+    small_models: Path, tmp_path: Path, template: str, why: str, paced: bool
+) -> None:
+    directory = tmp_path / "mute"
+    shutil.copytree(small_models / "llama", directory)
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    cache = ModelCache(tmp_path / "cache")
+    conversion.add(cache, str(directory))
+    chip = Machine("chip", Curve.flat(1e15), Curve.flat(1e15), 1.0, 1e9, None)
+    pace = Pace(chip, 1.0) if paced else None
+    executor = Executor(Ear(), cache=cache, models=["mute"], device="cpu", dtype="fp32", threads=1, pace=pace)
+    with pytest.raises(ModelError, match=f"^mute refuses an ordinary request: {why}$"):
+        executor.start()

@@ -40,7 +40,6 @@ class Counting:
     batch_items = 8
     most_rows = 32
     positions = POSITIONS
-    ordinary_positions = 1
     values = float(POSITIONS)
 
     def __init__(self, at: Callable[[str, str], None]) -> None:
@@ -86,6 +85,9 @@ class Counting:
         self._at(what, name)
 
     def hold(self, positions: int) -> None:
+        raise NotImplementedError
+
+    def ordinary_positions(self) -> int:
         raise NotImplementedError
 
     def limit(self, values: float) -> None:
