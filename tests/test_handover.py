@@ -17,7 +17,7 @@ from node.models import ModelCache
 from node.workloads.transcript import Transcript
 from tests.faults.durable import metric
 from tests.hand_lot import HandLot
-from tests.live import within
+from tests.live import until, within
 from tests.node.small_models import chat
 from tests.town import BROKEN, MODEL, Heard, Town, cache_of, question, town_of
 
@@ -193,9 +193,13 @@ def test_an_answer_outlives_the_window_of_its_car(town: Town) -> None:
             first, second, *_ = town.cars
             payload, heard = question(0, max_tokens=1_900), Heard()
             await town.only(client)
+            listening = asyncio.create_task(heard.listen(client, payload))  # it waits: none of its window is lost
             await town.plug(first, window_s=1.0)
-            listening = asyncio.create_task(heard.listen(client, payload))
-            await town.here(client, first)
+
+            async def begun() -> bool | None:
+                return bool(heard.tokens) or None
+
+            await until(begun)
             await town.plug(second)
             await listening
             assert heard.cars == [first, second]
