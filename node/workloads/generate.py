@@ -295,6 +295,16 @@ def load(model: CachedModel, device: str, dtype: str) -> Generate:
     network = load_decoder(model, dtype_named(dtype, place, model), place)
     vocabulary = vocabulary_of(model)
     vocabulary.require_template(model.name)
-    named = [config_of(model, name).get("eos_token_id") for name in ("config.json", "generation_config.json")]
-    ends = {end for ends in named for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
-    return Generate(network, vocabulary, frozenset(ends), place)
+    return Generate(network, vocabulary, _ends(model), place)
+
+
+def _ends(model: CachedModel) -> frozenset[int]:
+    """The tokens that end an answer. Raises ModelError: without them it would go on for as long as it may."""
+    ends: set[int] = set()
+    for file in ("config.json", "generation_config.json"):
+        told = config_of(model, file).get("eos_token_id")
+        for end in told if isinstance(told, list) else [] if told is None else [told]:
+            if not isinstance(end, int):
+                raise ModelError(f"{file} of {model.name} has the eos_token_id {end!r}, which is no token's number")
+            ends.add(end)
+    return frozenset(ends)

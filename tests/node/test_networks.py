@@ -155,6 +155,10 @@ def test_a_config_that_makes_no_known_network_is_refused(fields: dict[str, Any],
     [
         ("{", "^generation_config.json of model is not JSON: Expecting property name"),
         ("[]", "^generation_config.json of model is a JSON list, not an object$"),
+        (
+            '{"eos_token_id": [2, "</s>"]}',
+            "^generation_config.json of model has the eos_token_id '</s>', which is no token's number$",
+        ),
     ],
 )
 def test_a_file_beside_the_config_that_cannot_be_read_is_named(text: str, why: str, tmp_path: Path) -> None:
