@@ -78,12 +78,13 @@ def _add_named(cache: ModelCache, name: str) -> tuple[CachedModel, bool]:
 def copy_directory(directory: Path, into: Path) -> None:
     """Copy what a model of an allowed architecture needs, and nothing that could run. Raises ModelError."""
     kind = ARCHITECTURES[architecture_of(directory)]
-    weights = sorted(directory.glob("*.safetensors"))
+    weights = _weights(directory)
     if not weights:
         raise ModelError(f"{directory} holds no .safetensors: pickled weights are refused, convert them first")
     for path in weights:
-        header_of(path)
-    wanted = [directory / "config.json", *weights, *directory.glob("*.safetensors.index.json")]
+        if path.is_file():
+            header_of(path)
+    wanted = [directory / "config.json", *weights]
     if kind == "classify":
         wanted.append(directory / "labels.json")
     else:
@@ -95,6 +96,22 @@ def copy_directory(directory: Path, into: Path) -> None:
             raise ModelError(f"{directory} has no {path.name}, which a model of kind {kind} needs")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def _weights(directory: Path) -> list[Path]:
+    """Files of a model's weights: those that its index names, else the one that is named as usual, else all. Some
+    models bring the same weights once more in files of other names. Raises ModelError."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if all(Path(name).name == name and name.endswith(".safetensors") for name in named):
+                return [directory / name for name in named]
+        except (AttributeError, LookupError, TypeError, ValueError):
+            pass
+        raise ModelError(f"{index} does not say which files hold which weights")
+    usual = directory / "model.safetensors"
+    return [usual] if usual.is_file() else sorted(directory.glob("*.safetensors"))
 
 
 def convert_minilm(fetched: tuple[Path, ...], into: Path) -> None:

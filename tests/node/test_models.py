@@ -93,6 +93,24 @@ def test_weights_that_are_none_are_refused_in_one_line(small_models: Path, tmp_p
     assert error.count("\n") == 1
 
 
+def test_weights_that_come_twice_are_taken_once(small_models: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "bert"
+    shutil.copytree(small_models / "bert", directory)
+    shutil.copyfile(directory / "model.safetensors", directory / "consolidated.safetensors")
+    model, _ = conversion.add(ModelCache(tmp_path / "usual"), str(directory))
+    assert [path.name for path in model.weights()] == ["model.safetensors"]
+    (directory / "model.safetensors").rename(directory / "model-1-of-1.safetensors")
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1-of-1.safetensors", "b": "model-1-of-1.safetensors"}}))
+    model, _ = conversion.add(ModelCache(tmp_path / "sharded"), str(directory))
+    assert [path.name for path in model.weights()] == ["model-1-of-1.safetensors"]
+    odd: list[object] = [{"a": "../model.safetensors"}, {"a": 1}, []]
+    for files in odd:
+        index.write_text(json.dumps({"weight_map": files}))
+        with pytest.raises(ModelError, match=r"index\.json does not say which files hold which weights$"):
+            conversion.add(ModelCache(tmp_path / "odd"), str(directory))
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     code, _, stderr = commands(tmp_path, "add", "gpt-9")
     assert code == 2
