@@ -72,6 +72,12 @@ def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], goal: Goal 
     return Figure(name, "x", [one / other for one, other in zip(ours, theirs, strict=True)], goal)
 
 
+def percentile(samples: Sequence[float], per_cent: float) -> float:
+    """The sample that so many per cent of all are below."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(per_cent / 100.0 * len(ordered)))]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a benchmark found out, on which machine and with which settings."""

@@ -11,8 +11,8 @@ from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
 NAMES = (
-    "batch, core, dispatch, fit, fleet-size, forecast, handover, living, owner-stop, policy, roofline, serve, "
-    "store, weights-fetch, world"
+    "batch, core, dispatch, fit, fleet-size, forecast, handover, interactive, living, owner-stop, policy, "
+    "roofline, serve, store, traffic, weights-fetch, world"
 )
 
 
