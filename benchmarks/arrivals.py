@@ -34,8 +34,8 @@ ANSWER_TOKENS: Quantiles = (
 )
 """All three: percentiles of AzureLLMInferenceTrace_code of 2023, 8,819 requests in 57 minutes to a service that
 completes code (github.com/Azure/AzurePublicDataset, CC BY 4.0; P. Patel et al., Splitwise, ISCA 2024). The gaps
-vary by 13 times their mean (coefficient of variation) and hardly depend on each other (correlation of the logarithms
-of two neighbours: 0.06), nor do the lengths of a prompt and its answer (0.00): each is drawn by itself."""
+vary by 13 times their mean (coefficient of variation) and hardly depend on each other (correlation of two
+neighbours' logarithms: 0.06), nor do the lengths of a prompt and its answer (0.00): each is drawn by itself."""
 
 
 @dataclass(frozen=True, slots=True)
