@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -73,9 +73,8 @@ def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], goal: Goal 
 
 
 def percentile(samples: Sequence[float], per_cent: float) -> float:
-    """The sample that so many per cent of all are below."""
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(per_cent / 100.0 * len(ordered)))]
+    """The smallest sample that so many per cent of all do not exceed."""
+    return sorted(samples)[ceil(per_cent / 100.0 * len(samples)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from coordinator.errors import CarpoolError, Failure
 GOAL = Goal(at_most=2.0)
 BATCH_CHATS, BATCH_SENTENCES = 4_000, 40_000
 """Items of a batch job: more than are done meanwhile."""
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 _POLL_S = 0.05
 _PROMPTS = 32  # whose lengths are asked for in turn
 
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--requests", type=count, default=20, metavar="N", help="of each kind, in each state and round (20)"
     )
+    options.add_argument("--tokens", type=count, default=16, metavar="N", help="of a chat answer, at most (16)")
     options.add_argument("--rounds", type=count, default=5, metavar="N", help="through all states of the fleet (5)")
     options.add_argument("--lots", type=count, default=2, metavar="N", help="processes, of one thread each (2)")
     options.add_argument("--cars", type=count, default=1, metavar="N", help="in each of them (1)")
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             heard = asyncio.run(_measure(given, Path(folder), status))
         except CarpoolError as error:
             raise BenchmarkFailed(str(error)) from None
-    names = ("chat", "encoder", "requests", "rounds", "lots", "cars", "pause")
+    names = ("chat", "encoder", "requests", "tokens", "rounds", "lots", "cars", "pause")
     settings = {name: getattr(given, name) for name in names}
     layout = f"{given.lots} lot(s) of {given.cars} car(s), 1 thread each; requests one after the other"
     report = Report("interactive", layout, settings, machine, _figures(heard), _notes(heard))
@@ -93,10 +94,11 @@ def main(arguments: Sequence[str]) -> int:
 class _Trial:
     """One fleet and those who ask it."""
 
-    def __init__(self, client: Client, chat: str, encoder: str, pause_s: float) -> None:
-        self._client, self._chat, self._encoder, self._pause_s = client, chat, encoder, pause_s
+    def __init__(self, client: Client, chat: str, encoder: str, tokens: int, pause_s: float) -> None:
+        self._client, self._chat, self._encoder = client, chat, encoder
+        self._tokens, self._pause_s = tokens, pause_s
         self._draw = random.Random(0)
-        self._bodies = [json.loads(payload) for payload in requests(_PROMPTS, seed=1)]
+        self._questions = [json.loads(payload)["messages"][0]["content"] for payload in requests(_PROMPTS, seed=1)]
         self._batches = {
             chat: requests(BATCH_CHATS, seed=2),
             encoder: [text.encode() for text in sentences(BATCH_SENTENCES)],
@@ -127,10 +129,10 @@ class _Trial:
 
     async def _answer(self, number: int, heard: _Heard) -> None:
         """Hear a chat answer to its end."""
-        body = self._bodies[number % _PROMPTS]
         self._asked += 1
-        content = f"Letter {self._asked:05}. {body['messages'][0]['content']}"
-        payload = json.dumps(body | {"messages": [{"role": "user", "content": content}]}).encode()
+        content = f"Letter {self._asked:05}. {self._questions[number % _PROMPTS]}"
+        message = {"role": "user", "content": content}
+        payload = json.dumps({"messages": [message], "max_tokens": self._tokens}).encode()
         told_s = [time.monotonic()]
         async for said in self._client.generate(self._chat, payload, timeout_s=_WITHIN_S):
             told_s += [time.monotonic()] * len(said.tokens)
@@ -165,16 +167,15 @@ class _Trial:
 
 async def _measure(given: object, folder: Path, status: Status) -> dict[str, _Heard]:
     """By the model that fills the fleet, "" for none."""
-    chat, encoder, each, rounds, lots, cars, pause_s = (
-        getattr(given, name) for name in ("chat", "encoder", "requests", "rounds", "lots", "cars", "pause")
-    )
+    names = ("chat", "encoder", "requests", "tokens", "rounds", "lots", "cars", "pause")
+    chat, encoder, each, tokens, rounds, lots, cars, pause_s = (getattr(given, name) for name in names)
     heard = {model: _Heard() for model in ("", chat, encoder)}
     flags = ("--models", f"{chat},{encoder}", "--dtype", "fp32", "--threads", 1)
     cluster = Cluster([cars] * lots, flags, folder)
     await asyncio.to_thread(cluster.__enter__)
     try:
         async with Client(cluster.target) as client:
-            trial = _Trial(client, chat, encoder, pause_s)
+            trial = _Trial(client, chat, encoder, tokens, pause_s)
             await trial.hear("", 2, _Heard())  # the first requests find nothing warm
             for turn in range(rounds):
                 for model in list(heard)[:: 1 if turn % 2 == 0 else -1]:

@@ -172,8 +172,8 @@ def _measure(
     ]
     notes = [
         f"{number:,} requests; on average prompts have {mean(arrivals.prompt_tokens / given.shorten):.0f} words "
-        f"and answers at most {mean(arrivals.answer_tokens):.0f} tokens; gaps vary by {arrivals.variation:.1f} times "
-        "their mean",
+        f"and answers at most {mean(arrivals.answer_tokens):.0f} tokens; gaps vary by {arrivals.variation:.1f} "
+        "times their mean",
         f"at capacity: {saturated.rows:.1f} rows in a step on average, {saturated.tokens:,} tokens in "
         f"{saturated.took_s:.0f} s",
     ]
