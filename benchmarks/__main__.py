@@ -42,6 +42,7 @@ BENCHMARKS = (
     Benchmark(
         "roofline", "benchmarks.roofline", "what the roofline says of real models here, beside what they take"
     ),
+    Benchmark("seams", "benchmarks.seams", "how often an answer that another car goes on with is another one"),
     Benchmark("serve", "benchmarks.serve", "tokens and items a second of one executor, beside plain transformers"),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
     Benchmark(

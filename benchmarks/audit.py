@@ -257,7 +257,7 @@ def _fetch(car: Car, fact: Fact, found: Audit) -> None:
         found.fetched_bytes[link] += fact[link]
     car.weights_bytes += fact["cellular"]
     car.metered_bytes += fact["cellular"]
-    cap_bytes = car.terms["cellular_gb_a_month"] * 1e9
+    cap_bytes = _cap_bytes(car.terms)
     if fact["cellular"] and car.metered_bytes > cap_bytes:
         told = f"weights brought the month to {car.metered_bytes:,.0f} of {cap_bytes:,.0f} bytes"
         found.violations.append(Violation(car.name, "cellular_gb_a_month", fact["t_s"], told))
@@ -282,6 +282,11 @@ def _meter(car: Car, fact: Fact, found: Audit) -> None:
             f"{car.metered_bytes:,.0f} bytes are metered, and weights took {car.weights_bytes:,.0f} of this month"
         )
         found.violations.append(Violation(car.name, "cellular_gb_a_month", fact["t_s"], told))
+
+
+def _cap_bytes(terms: Fact) -> float:
+    """What an owner allows over the cellular network in a month; no facts tell what is infinite."""
+    return float(terms.get("cellular_gb_a_month", inf)) * 1e9
 
 
 def _turn_month(car: Car, fact: Fact) -> None:
@@ -312,15 +317,15 @@ def _broken(car: Car, now_s: float) -> list[str]:
     if not terms or not state:
         return ["opted_in"]
     minute = now_s / 60.0 % MINUTES
-    spent = state["cellular_bytes"] >= terms["cellular_gb_a_month"] * 1e9
+    spent = state["cellular_bytes"] >= _cap_bytes(terms)
     rules = (
         ("opted_in", not terms["opted_in"]),
         ("plugged in", not (state["plugged"] or (terms["parked"] and state["parked"]))),
         ("least_charge", state["charge"] < terms["least_charge"] - EXACT),
         ("hours", bool(terms["hours"]) and not any(_within(span, minute) for span in terms["hours"])),
         ("cellular_gb_a_month", not state["wifi"] and spent),
-        ("hottest_cabin_c", state["cabin_c"] > terms.get("hottest_cabin_c", float("inf")) + 0.1),
-        ("least_pay_per_h", state.get("pay_per_h", float("inf")) < terms["least_pay_per_h"]),
+        ("hottest_cabin_c", state["cabin_c"] > terms.get("hottest_cabin_c", inf) + 0.1),
+        ("least_pay_per_h", state.get("pay_per_h", inf) < terms["least_pay_per_h"]),
         ("refused_models", any(work["model"] in terms["refused_models"] for work in car.working.values())),
         ("refused_tenants", any(work["tenant"] in terms["refused_tenants"] for work in car.working.values())),
     )

@@ -156,8 +156,8 @@ def _parted(firsts: list[int], why: str, kinds: Sequence[str], ray: bool) -> lis
     """Where lots begin when all cars of each are to be of one kind; raises ValueError when that cannot be."""
     changes = [car for car, pair in enumerate(pairwise(kinds), 1) if pair[0] != pair[1]]
     if changes and not ray:
-        named = ", ".join(dict.fromkeys(kinds))
-        raise ValueError(f"{why} names {named}; start a lot for each of them, or give --ray")
+        told = ", ".join(dict.fromkeys(kinds))
+        raise ValueError(f"{why} names {told}; start a lot for each of them, or give --ray")
     return sorted({*firsts, *changes})
 
 

@@ -45,8 +45,6 @@ class Life:
 
     kept: Kept  # what its next process must know
     ready: bool  # whether its first offers are made
-    ray_node: str  # address of the Ray node that it is on
-    gpus: float  # what it was given of a card
 
 
 class LotActor:
@@ -58,11 +56,16 @@ class LotActor:
         self._running: asyncio.Future[None] | None = None
         self._told_of: Agent | None = None  # has cars, of which there is something to keep
 
+    async def placed(self) -> tuple[str, float]:
+        """The address of the Ray node that it is on, and what it was given of a card."""
+        import ray
+
+        gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        return str(ray.util.get_node_ip_address()), float(gpus)
+
     async def serve(self, kept: Kept | None) -> AsyncIterator[Life]:
         """Run the lot until `stop`, and tell how it is doing; `kept` is from the process before. Called again in
         the same process it goes on with what that knows: what owners said last may not have come through."""
-        import ray
-
         from node.agent import Agent
 
         if self._running is not None:  # the network failed, not this process: the call before was given up
@@ -76,8 +79,6 @@ class LotActor:
             ready.set()
             agent.to_keep.set()
 
-        gpus = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
-        where = str(ray.util.get_node_ip_address())
         running = self._running = asyncio.ensure_future(agent.run(self._stop, announce))
         patience_s = None
         while True:
@@ -89,7 +90,7 @@ class LotActor:
             agent.to_keep.clear()
             self._told_of = agent
             patience_s = KEEP_EVERY_S
-            yield Life(agent.keep(), ready.is_set(), where, gpus)
+            yield Life(agent.keep(), ready.is_set())
         await running
 
     async def stop(self) -> None:
@@ -180,16 +181,16 @@ async def _keep(ray: Any, actor: Any, config: LotConfig, ready: Callable[[LotCon
     while True:
         was_ready = False
         try:
-            placed = asyncio.ensure_future(_answer(actor.__ray_ready__.options(max_task_retries=-1).remote()))
+            placed = asyncio.ensure_future(_answer(actor.placed.options(max_task_retries=-1).remote()))
             if placed not in (await asyncio.wait((placed,), timeout=PLACED_WITHIN_S))[0]:
                 logger.warning("lot %s waits until the Ray cluster has room for it", config.lot_id)
-            await placed
+            ray_node, gpus = await placed
             async for reference in actor.serve.remote(kept):
                 life: Life = await reference
                 kept = life.kept
                 if life.ready and not was_ready:
                     was_ready = True
-                    ready(config, f" ray_node={life.ray_node} gpus={life.gpus:g}")
+                    ready(config, f" ray_node={ray_node} gpus={gpus:g}")
             return
         except (ray.exceptions.ActorUnavailableError, ray.exceptions.ObjectLostError):
             logger.warning("lot %s is lost: its process, or its machine; Ray starts it again", config.lot_id)
@@ -203,5 +204,5 @@ async def _keep(ray: Any, actor: Any, config: LotConfig, ready: Callable[[LotCon
             ) from None
 
 
-async def _answer(reference: Any) -> object:
+async def _answer(reference: Any) -> Any:
     return await reference

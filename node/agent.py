@@ -33,7 +33,6 @@ from node.events import (
     Announced,
     Event,
     InputsFetched,
-    PluggedIn,
     Put,
     RefusalsSaid,
     ResultPut,
@@ -41,7 +40,6 @@ from node.events import (
     ShutDown,
     Stopped,
     TransferRefused,
-    Unplugged,
     WindowsEstimated,
     Worked,
 )
@@ -49,6 +47,7 @@ from node.executor import Executor
 from node.facts import Facts
 from node.guard import Guard, Reason
 from node.kept import Kept
+from node.lent import Lent
 from node.link import Link
 from node.lot import Lot
 from node.messages import Granted, ItemError, ModelOffer, Token, Vehicle, Ways
@@ -133,7 +132,7 @@ class Agent:
         """A copy of what the next process of this lot must know. `to_keep` is set when owners have said something;
         charge and heat move all the time."""
         told_s = self._told_s - self._started_s
-        return deepcopy(Kept(self._began_unix_s, told_s, self._day, self._guard, self._declared_until_s))
+        return deepcopy(Kept(self._began_unix_s, told_s, self._day, self._guard, self._lent.declared_until_s))
 
     async def _fetched(self, exits: contextlib.AsyncExitStack, stop: asyncio.Event) -> bool:
         """Bring the models here that are to be offered; False when there was no time left for that."""
@@ -193,21 +192,23 @@ class Agent:
         link = Link(random.Random(f"{config.seed}/{config.lot_id}/{incarnation}"))
         self._uplink = Uplink(config.coordinator, metadata, self._lot, link, self._handle, ready)
         self._estimated_s = -np.inf
-        self._lent = np.zeros(len(profiles), np.bool_)  # [N] on the charger, or parked and lent so
         names = [speed.name for speed in speeds]
         place = site.load(config.place).costing(config.price_per_kwh, config.carbon_g_per_kwh)
         if kept is None:
             self._day = day.Day(plans, len(profiles), config.first_index, config.seed, storms)
             battery = Battery(profiles, np.array([one.state_of_charge for one in plans]))
-            self._declared_until_s = np.full(len(profiles), np.inf)  # [N] of the cars' clock, where that was said
             ours = place.part(len(profiles), config.place_cars or len(profiles))
             terms = config.terms or (Terms(),) * len(profiles)
             lacking = _weights_bytes(names) if config.weights == "fetched" else 0
             self._guard = Guard(profiles, battery, ours, terms, names, self._day.start_s, lacking)
+            self._lent = Lent(self._day, config.speed)
         else:
-            self._day, self._guard, self._declared_until_s = kept.day, kept.guard, kept.declared_until_s
+            self._day, self._guard = kept.day, kept.guard
             self._guard.offering(names)
-            self._lot.handle(self._staying(), self._loop.time())
+            self._lent = Lent(self._day, config.speed)
+            self._lent.declared_until_s = kept.declared_until_s
+            here = self._lent.follow(self._guard.terms, self._simulated_s())  # the new lot is told anew
+            self._lot.handle(here, self._loop.time())
         self._lot.handle((self._refusals(),), self._loop.time())
         if config.facts is not None:
             self._facts = Facts(config.facts, f"{config.lot_id}-{incarnation:x}", config.names)
@@ -263,7 +264,7 @@ class Agent:
         events, simulated_s = self._move(), self._simulated_s()
         if self._loop.time() >= self._estimated_s + self._estimate_every_s:
             self._estimated_s = self._loop.time()
-            here = np.flatnonzero(self._lent)
+            here = np.flatnonzero(self._lent.cars)
             window_s = self._day.remaining_s(here, simulated_s) / self._config.speed
             events.append(WindowsEstimated(here, window_s))
         self._handle([*events, self._look()])
@@ -287,47 +288,14 @@ class Agent:
             self._facts.fetched(fetched, self._guard.fetches.left_bytes, simulated_s, self._real_s())
         changes = self._day.advance(simulated_s)
         self._guard.battery.arrive(changes.travelled, changes.used_kwh)
-        self._declared_until_s[changes.came] = np.inf
-        return self._moved(changes.left, changes.drove, changes.came)
-
-    def _moved(self, left: Nodes, drove: Nodes, came: Nodes) -> list[Event]:
-        """Who is lent no more, and who is from now on. One that is plugged in where it stands has not left."""
-        gone = self._lent & ~self._may_be_lent()
-        gone[left] = True
-        gone[drove] |= self._lent[drove]
-        arrived = gone | ~self._lent
-        arrived[came] = True
-        events: list[Event] = [Unplugged(np.flatnonzero(gone))] if gone.any() else []
-        return [*events, *self._arriving(arrived)]
-
-    def _staying(self) -> list[Event]:
-        """Who was here when the process before was killed: a new lot is told anew."""
-        return self._arriving(~self._lent)
-
-    def _may_be_lent(self) -> NDArray[np.bool_]:
-        """Those on their chargers, and parked ones whose owners lend them so [N]."""
-        terms, day = self._guard.terms, self._day
-        lent: NDArray[np.bool_] = day.plugged | (day.parked & terms.parked & terms.opted_in)
-        return lent
-
-    def _arriving(self, arrived: NDArray[np.bool_]) -> list[Event]:
-        """Of these [N], those that may be lent are from now on."""
-        day, simulated_s, events = self._day, self._simulated_s(), list[Event]()
-        self._lent = self._may_be_lent()
-        declared = np.isfinite(self._declared_until_s) & day.plugged
-        for parked, said in ((False, False), (False, True), (True, False)):
-            nodes = np.flatnonzero(arrived & self._lent & (day.plugged ^ parked) & (declared == said))
-            if nodes.size:
-                window_s = day.remaining_s(nodes, simulated_s) / self._config.speed
-                age_s = day.age_s(nodes, simulated_s)
-                events.append(PluggedIn(nodes, window_s, declared=said, age_s=age_s, parked=parked))
-        return events
+        return self._lent.follow(self._guard.terms, simulated_s, changes)
 
     def _look(self) -> Looked:
         """What the owners' terms make of the cars now."""
         now_s, speed, guard = self._simulated_s(), self._config.speed, self._guard
         plugged, parked, elsewhere = self._day.plugged, self._day.parked, self._elsewhere()
-        guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, self._declared_until_s - now_s, elsewhere)
+        declared_s = self._lent.declared_until_s - now_s
+        guard.look(now_s, 2.0 * LOOK_EVERY_S * speed, plugged, parked, declared_s, elsewhere)
         if self._facts is not None:
             since_s = now_s - self._day.age_s(np.arange(len(plugged)), now_s)
             self._facts.states(guard, plugged, parked, since_s, now_s, self._real_s(), elsewhere)
@@ -384,10 +352,7 @@ class Agent:
         stay_s = None if window_s is None else window_s * self._config.speed
         events = self._move()
         self._day.plug(rows, simulated_s, stay_s)
-        self._lent[rows] = True
-        self._declared_until_s[rows] = np.inf if stay_s is None else simulated_s + stay_s
-        stays_s = self._day.remaining_s(rows, simulated_s) / self._config.speed
-        self._handle([*events, PluggedIn(rows, stays_s, declared=window_s is not None), self._look()])
+        self._handle([*events, self._lent.plug(rows, simulated_s, stay_s), self._look()])
         self._hand_moved.set()
         self.to_keep.set()
 
@@ -398,10 +363,10 @@ class Agent:
         leases = self._lot.live(rows)
         events = self._move()
         self._day.unplug(rows, self._simulated_s())
-        self._lent[rows] = False
+        events.append(self._lent.unplug(rows))
         self._hand_moved.set()
         self.to_keep.set()
-        await self._stopping(self._handle([*events, Unplugged(rows), self._look()]))
+        await self._stopping(self._handle([*events, self._look()]))
         stop_s = time.monotonic() - asked_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN_S):
@@ -419,8 +384,7 @@ class Agent:
         if self._facts is not None:
             for node, terms in zip(nodes, said, strict=True):
                 self._facts.terms(node, terms, self._simulated_s(), self._real_s())
-        nobody = np.zeros(0, np.intp)
-        events += self._moved(nobody, nobody, nobody)  # who lends a parked car now, and who does not
+        events += self._lent.follow(self._guard.terms, self._simulated_s())  # who lends a parked car now, who not
         await self._stopping(self._handle([*events, self._refusals(), self._look()]))
         return time.monotonic() - asked_s
 
@@ -572,6 +536,7 @@ def _work(granted: Granted) -> Work:
         solo=granted.solo,
         begun=granted.begun,
         streamed=granted.streamed,
+        tenant=granted.tenant,
     )
 
 

@@ -1,6 +1,7 @@
 """Commands of `carpool` that concern vehicles and models on this machine."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -90,9 +91,14 @@ def _told(car: client.Parked) -> list[str]:
     """A vehicle as its lot sees it, in lines."""
     stands = "plugged in" if car.plugged_in else "parked off its charger" if car.parked else "away"
     where = f"site {car.site or 'not told'}, day {car.day}, {stands}"
-    said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in car.terms.items())
+    said = ", ".join(f"{name} = {_toml(value)}" for name, value in car.terms.items())
     lines = [f"where: {where}", f"charge: {car.state_of_charge:.0%} (modelled)", f"terms: {said or 'not opted in'}"]
     return [*lines, f"withheld: {car.withheld}"] if car.withheld and (car.plugged_in or car.parked) else lines
+
+
+def _toml(value: object) -> str:
+    """As a terms file would have it."""
+    return "inf" if value == math.inf else json.dumps(value)
 
 
 def _refuse(error: Exception) -> NoReturn:

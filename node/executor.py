@@ -259,7 +259,7 @@ class Executor:
             outer.control.ended = True  # it has changed nothing, and is taken again
         while not outer.control.ended:
             urgent = [task for task in self._turns.urgent_ones() if not (outer.step and self._stepping.runs(task))]
-            if not urgent or urgent[0].solo or not any(map(self._run, urgent)):
+            if not urgent or urgent[0].solo or not any(map(self._run, urgent)) or self._stepping.reading:
                 break
             self._admit()
         outer.others_s += time.perf_counter() - began_s

@@ -8,7 +8,7 @@ from its submission on, after those of works before it; the chip begins when the
 results are sent. That cars share the line of their place is left out: this is the least that it takes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
@@ -64,6 +64,7 @@ class _Held(Generic[T]):
     due_s: float  # and sent
     interactive: bool
     results: list[T]
+    sending: Passage
 
 
 @dataclass(slots=True)
@@ -138,16 +139,13 @@ class Chips(Generic[T]):
             start_s = max(began_s, self._interactive_free_s.get(vehicle, -inf))
             self._interactive_free_s[vehicle] = start_s + takes_s
             self._free_s[vehicle] = max(start_s, self._free_s.get(vehicle, -inf)) + takes_s
-            for held in self._held:
-                if held.vehicle == vehicle and not held.interactive and held.done_s > start_s:
-                    held.done_s += takes_s
-                    held.due_s += takes_s
+            self._move((vehicle,), lambda held: 0.0 if held.interactive or held.done_s <= start_s else takes_s)
         else:
             start_s = max(began_s, self._free_s.get(vehicle, -inf))
             self._free_s[vehicle] = start_s + takes_s
         done_s = start_s + takes_s
         due_s = self._up.passed_s(vehicle, done_s, sending, interactive)
-        self._held.append(_Held(vehicle, done_s, due_s, interactive, results))
+        self._held.append(_Held(vehicle, done_s, due_s, interactive, results, sending))
 
     def throttle(self, speeds: Sequence[float], now_s: float) -> bool:
         """Heat leaves cars 0, 1, ... so much of their speed (0 to 1) from now on; whether any is done sooner."""
@@ -160,10 +158,7 @@ class Chips(Generic[T]):
         for times_s in (self._free_s, self._interactive_free_s):
             for vehicle in longer.keys() & times_s.keys():
                 times_s[vehicle] += max(0.0, times_s[vehicle] - now_s) * (longer[vehicle] - 1.0)
-        for held in self._held:  # to send them takes as long as before
-            later_s = max(0.0, held.done_s - now_s) * (longer.get(held.vehicle, 1.0) - 1.0)
-            held.done_s += later_s
-            held.due_s += later_s
+        self._move(longer, lambda held: max(0.0, held.done_s - now_s) * (longer[held.vehicle] - 1.0))
         return any(factor < 1.0 for factor in longer.values())
 
     def take(self, now_s: float) -> list[T] | None:
@@ -192,3 +187,15 @@ class Chips(Generic[T]):
                 (held.done_s for held in left if held.interactive), default=now_s
             )
         return dropped
+
+    def _move(self, vehicles: Collection[int], later_s: Callable[[_Held[T]], float]) -> None:
+        """The chips of these cars have what is held so much later, each. To send it takes as long as before, and
+        waits as before for what goes first."""
+        for vehicle in vehicles:
+            self._up.clear(vehicle)  # what was sent and is not held any more has arrived
+        for held in self._held:
+            if held.vehicle in vehicles:
+                by_s, sent_s = later_s(held), held.due_s - held.sending.way_s - held.sending.takes_s
+                held.done_s += by_s
+                ready_s = held.done_s if by_s < 0.0 else max(sent_s, held.done_s)
+                held.due_s = self._up.passed_s(held.vehicle, ready_s, held.sending, held.interactive)

@@ -1,6 +1,6 @@
-"""The executor's books: works on their way, their micro-batches, what runs now, and who waits for its end.
+"""Works on their way through the executor: their micro-batches, what runs now, and who waits for its end.
 
-No thread of its own and no lock: the executor holds one where it says so.
+No thread and no lock: `books` holds one over what it keeps of this.
 """
 
 import threading
@@ -18,17 +18,16 @@ from node.workloads import Control, Row
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A work on its way through the executor. `stopped` is written under the executor's lock."""
+    """A work on its way through the executor. What says so is written under the lock of `books`."""
 
     work: Work
     left: int  # items without a result or an error
-    stopped: bool = False
+    stopped: bool = False  # under the lock; nobody waits for it any more
+    winding_down: bool = False  # under the lock; what runs of it is finished, nothing more is begun
     arrives_s: float = 0.0  # when its inputs would be on the car, by this machine's clock; only with a pace
-    winding_down: bool = False  # likewise: what runs of it is finished, nothing more is begun
     batches: "deque[Batch] | None" = None  # None until prepared
     waiting: "deque[Waiting] | None" = None  # the same of a work whose items take many steps
-    reading: bool = False  # its payloads, now: what runs in between is not to begin that again
-    rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by their places; likewise
+    rows: dict[int, Row] = field(default_factory=dict)  # of those that have begun, by place; added under the lock
     announced: threading.Event | None = None  # of the first of `batches`
     announced_after: threading.Event | None = None  # of the second
     unreported_s: float = 0.0  # of work on it that no report has told

@@ -45,6 +45,7 @@ class Stepping:
         self._workloads = workloads
         self._limits = limits
         self._seated: list[Task] = []  # with rows that have begun
+        self.reading = False  # payloads of a batch: what is urgent has one turn between two of them
         self._short: dict[str, Task] = {}  # of room, and interactive, by model: no batch row begins before it
         self.steps = 0
         self.stepped = 0  # rows, over all steps
@@ -88,7 +89,7 @@ class Stepping:
             return self._step([], [task], None)
         urgents = self._turns.sharing(task)
         batch = self._turns.in_line(task.vehicle, task.group)
-        return self._step(urgents, batch, None if urgents else urgent)
+        return self._step(urgents, batch, urgent)
 
     def drain(self, task: Task) -> bool:
         """A step of those of its group that have begun: nothing joins them."""
@@ -103,21 +104,31 @@ class Stepping:
             self._read(task, None)
         if self._join_all(urgents):
             for task in batch:
-                if self._room(batch, urgents) and self._read(task, urgent):
+                if not self._room(batch, urgents):
+                    break
+                if task.waiting is None and not task.solo:
+                    if self._read_between(task, urgent):
+                        return True  # others may have come and gone meanwhile
+                elif self._read(task, None):
                     waits_for = waits_for or self._join_announced(task, batch, urgents)
         seats = [seat for task in urgents for seat in _seats(task)]
         seats += [seat for task in batch for seat in _seats(task)][: RIDERS if seats else None]
-        return self._run(seats, urgent) or waits_for or False
+        return self._run(seats, None if urgents else urgent) or waits_for or False
+
+    def _read_between(self, task: Task, urgent: Callable[[], None] | None) -> bool:
+        """Prepare a batch task, unless this comes in between such a one's payloads: one is read at a time."""
+        if self.reading:
+            return False
+        self.reading = True
+        self._read(task, urgent)
+        self.reading = False
+        return True
 
     def _read(self, task: Task, urgent: Callable[[], None] | None) -> bool:
         """Prepare a task if it is not yet; False when nothing of it is to be begun any more."""
-        if task.reading:
-            return False
         if task.waiting is None:
             workload = self._workloads[task.work.model]
-            task.reading = True
             prepared = self._telling.read([task], workload, self._limits[task.work.model], urgent) or ()
-            task.reading = False
             items = enumerate(prepared)
             task.waiting = deque(Waiting(place, item) for place, item in items if not isinstance(item, Failure))
         return bool(task.waiting) and not task.unwanted
@@ -176,7 +187,8 @@ class Stepping:
         elif short is not None and not task.work.interactive:
             return False
         begun = task.work.begun.get(task.work.offsets[item.place], ())
-        row = workload.join(task.vehicle, item.prepared, begun, patient=not task.work.interactive)
+        owner = task.vehicle, task.work.tenant
+        row = workload.join(owner, item.prepared, begun, patient=not task.work.interactive)
         if row is None:
             if task.work.interactive:
                 self._short.setdefault(model, task)

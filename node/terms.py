@@ -30,7 +30,7 @@ class Terms:
     wanted_charge: float = 0.0  # at the departure, 0 to 1; 0: the daily limit does
     departs_at: str = ""  # "07:30", on every day; empty: at any time
     hours: tuple[str, ...] = ()  # such as "22:00-06:30"; none: all
-    cellular_gb_a_month: float = 0.0  # 0: over Wi-Fi only
+    cellular_gb_a_month: float = 0.0  # 0: over Wi-Fi only; infinite: no cap
     hottest_cabin_c: float = math.inf
     least_pay_per_h: float = 0.0  # in the unit of the jobs' values
     refused_models: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Terms:
         }
 
 
-WILLING = Terms(opted_in=True, least_charge=0.0)
+WILLING = Terms(opted_in=True, least_charge=0.0, cellular_gb_a_month=math.inf)
 """An owner who takes part and asks for nothing."""
 
 
@@ -156,6 +156,10 @@ def _amount(name: str, value: Any) -> float:
     return float(value)
 
 
+def _cap(name: str, value: Any) -> float:
+    return math.inf if value == math.inf else _amount(name, value)
+
+
 def _degrees(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ValueError(f"{name} = {value!r} cannot be; give degrees Celsius")
@@ -189,7 +193,7 @@ _CHECKS = {
     "wanted_charge": _part,
     "departs_at": _time,
     "hours": _spans,
-    "cellular_gb_a_month": _amount,
+    "cellular_gb_a_month": _cap,
     "hottest_cabin_c": _degrees,
     "least_pay_per_h": _amount,
     "refused_models": _words,

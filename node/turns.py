@@ -4,7 +4,7 @@ Pure: it orders works, and knows neither threads nor torch.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
@@ -43,9 +43,6 @@ class Turns(Generic[W]):
         self._urgent: deque[W] = deque()
         self._cars: OrderedDict[int, deque[W]] = OrderedDict()  # the car whose turn it is comes first
 
-    def __bool__(self) -> bool:
-        return bool(self._urgent or self._cars)
-
     def add(self, work: W, interactive: bool) -> None:
         """A work arrived."""
         if interactive:
@@ -81,10 +78,6 @@ class Turns(Generic[W]):
         """These interactive works have had a turn: the others come first now."""
         self.take(works)
         self._urgent.extend(works)
-
-    def first(self, may_run: Callable[[W], bool] | None = None) -> W | None:
-        """The batch work whose micro-batch is next, of those that may run now."""
-        return next((work for work in self.firsts() if may_run is None or may_run(work)), None)
 
     def firsts(self) -> list[W]:
         """The batch work of each car that is next, the car whose turn it is first."""

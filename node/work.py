@@ -24,6 +24,7 @@ class Work:
     begun: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """By offset: tokens of its answer that another car has said. They are taken as they are, and gone on from."""
     streamed: bool = False  # tell the listener the tokens of its answers as they come
+    tenant: str = ""  # whose it is: no other's work uses what is kept of it
 
 
 @dataclass(frozen=True, slots=True)

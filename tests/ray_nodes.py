@@ -5,7 +5,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,6 @@ from tempfile import TemporaryDirectory
 from tests.live import PATIENCE_S
 
 RAY = Path(sys.executable).parent / "ray"
-RAY_WITHIN_S = 60.0
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 """Addresses of the nodes; Ray calls the first by the machine's own, where it has one."""
 _QUICK = {  # a node that is lost is missed in seconds, where Ray takes half a minute
@@ -27,32 +25,34 @@ _QUICK = {  # a node that is lost is missed in seconds, where Ray takes half a m
 class RayNode:
     """One `ray start --block`, and what it started: a session of its own."""
 
-    def __init__(self, environment: dict[str, str], log: Path, *flags: str) -> None:
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    *(str(RAY), "start", "--block", "--disable-usage-stats", "--include-log-monitor", "false"),
-                    *("--num-cpus", "1", "--object-store-memory", str(80 << 20), *flags),
-                ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._log = log
+    def __init__(self, environment: dict[str, str], *flags: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(str(RAY), "start", "--block", "--disable-usage-stats", "--include-log-monitor", "false"),
+                *("--num-cpus", "1", "--object-store-memory", str(80 << 20), *flags),
+            ],
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self._output = self.process.stdout
 
     def has(self, pid: int) -> bool:
         """Whether this process is of the node."""
         return os.getsid(pid) == self.process.pid
 
     def started(self) -> None:
-        """Return when Ray says so."""
-        until_s = time.monotonic() + RAY_WITHIN_S
-        while "Ray runtime started" not in self._log.read_text():
-            assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < until_s, self._log.read_text()
-            time.sleep(0.1)
+        """Return when Ray says so. It says little after that: nobody has to read on."""
+        said = []
+        for line in self._output:
+            said.append(line)
+            if "This command will now block" in line:
+                return
+        raise AssertionError("".join(said))
 
     def kill(self) -> None:
         """End every process of the node at once, without a word."""
@@ -62,6 +62,7 @@ class RayNode:
                     os.kill(pid, signal.SIGKILL)
             self.process.poll()
         self.process.wait(PATIENCE_S)
+        self._output.close()
 
     def _pids(self) -> list[int]:
         found = []
@@ -100,7 +101,7 @@ class RayCluster:
             node.kill()
 
     def _add(self, *flags: str) -> None:
-        node = RayNode(self.environment, self._folder / f"node-{len(self.nodes)}.log", *flags)
+        node = RayNode(self.environment, *flags)
         self.nodes.append(node)
         node.started()
 

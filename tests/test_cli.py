@@ -152,7 +152,7 @@ def test_the_drivers_hand_takes_a_car_away_and_brings_it_back(cluster: Up) -> No
 def test_terms_change_by_the_drivers_hand_and_one_node_is_told_of(cluster: Up) -> None:
     changed = carpool("terms", "car-0001", "--set", "least_charge=0.99")
     assert changed.returncode == 0, changed.stderr
-    assert "least_charge = 0.99" in changed.stdout
+    assert "least_charge = 0.99, cellular_gb_a_month = inf" in changed.stdout
     told = carpool("nodes", "car-0001").stdout
     assert "car-0001: profile hw4, withdrawn" in told
     assert "withheld: its charge is not above the least that its owner wants" in told

@@ -124,7 +124,12 @@ class Engine:
         watch: bool = False,
     ) -> Row | None:
         """A new row, which goes on from the tokens that were begun; None while there is no room for it."""
-        row = Row(prompt, Transcript(self._decode, prompt.request.stop), Stretch(owner, 0, 0), patient)
+        known = [*prompt.ids, *begun]
+        source, common = self._stretches.best(owner, known)
+        stretch = self._stretches.take(owner, prompt.positions)
+        if stretch is None:  # asked first: making text of many tokens again takes its time
+            return None
+        row = Row(prompt, Transcript(self._decode, prompt.request.stop), stretch, patient)
         row.gaps = [] if watch else None
         for token in begun:
             self._extend(row, token)
@@ -135,14 +140,8 @@ class Engine:
             row.reason, row.closes = None, row.reason
         if row.ended:
             return row
-        known = prompt.ids + row.transcript.tokens
-        source, common = self._stretches.best(owner, known)
-        stretch = self._stretches.take(owner, prompt.positions)
-        if stretch is None:
-            return None
         # The last token is passed through for its logits; with logprobs, all that were begun.
-        most = len(prompt.ids if prompt.request.logprobs else known) - 1
-        row.stretch, row.reused = stretch, min(common, most)
+        row.reused = min(common, (len(prompt.ids) if prompt.request.logprobs else row.known) - 1)
         if source is not None and row.reused:
             self._memory.copy(source.start, stretch.start, row.reused)
             stretch.tokens = known[: row.reused]
@@ -150,9 +149,9 @@ class Engine:
 
     def leave(self, row: Row, keep: bool = True) -> None:
         """A row has ended, or nobody wants it any more. What it filled is kept for rows that begin alike."""
-        if row.stretch.end and keep and row.broken is None:
+        if keep and row.broken is None:
             self._stretches.keep(row.stretch)
-        elif row.stretch.end:
+        else:
             self._stretches.free(row.stretch)
 
     def step(self, rows: Sequence[Row], control: Control) -> None:

@@ -27,17 +27,18 @@ HW4 = profile.load("hw4")
 STEP_S = 600.0
 PACE = 1200.0
 
+WIFI_ONLY = replace(WILLING, cellular_gb_a_month=0.0)
 OWNERS = (
-    WILLING,
+    WIFI_ONLY,
     Terms(),
-    replace(WILLING, least_charge=0.6, parked=True),
-    replace(WILLING, wanted_charge=0.95),
-    replace(WILLING, wanted_charge=0.95, departs_at="07:00"),
-    replace(WILLING, hours=("22:00-06:30",)),
-    replace(WILLING, cellular_gb_a_month=0.0001),
-    replace(WILLING, hottest_cabin_c=20.0),
-    replace(WILLING, least_pay_per_h=0.3),
-    replace(WILLING, refused_models=("minilm",)),
+    replace(WIFI_ONLY, least_charge=0.6, parked=True),
+    replace(WIFI_ONLY, wanted_charge=0.95),
+    replace(WIFI_ONLY, wanted_charge=0.95, departs_at="07:00"),
+    replace(WIFI_ONLY, hours=("22:00-06:30",)),
+    replace(WIFI_ONLY, cellular_gb_a_month=0.0001),
+    replace(WIFI_ONLY, hottest_cabin_c=20.0),
+    replace(WIFI_ONLY, least_pay_per_h=0.3),
+    replace(WIFI_ONLY, refused_models=("minilm",)),
 )
 
 

@@ -12,7 +12,7 @@ from tests.benchmarks.running import run
 
 NAMES = (
     "batch, core, dispatch, fit, fleet-size, forecast, handover, interactive, living, owner-stop, policy, "
-    "roofline, serve, store, traffic, weights-fetch, world"
+    "roofline, seams, serve, store, traffic, weights-fetch, world"
 )
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,19 @@ def test_cars_that_begin_without_weights_are_offered_when_they_have_them(
     found = audit(tmp_path / "facts")
     assert not found.violations
     assert found.fetched_bytes == {"line": needed, "lan": needed, "cellular": 0.0}
+
+
+def test_owners_who_ask_for_nothing_lend_their_cars_without_wifi(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, place="garage", facts=tmp_path / "facts") as lot:
+            await lot.coordinator.to_say.put(grant(1, 0, [b"a"]))
+            assert await lot.coordinator.results(1) == [b"a"]
+            (car, _) = await asyncio.to_thread(client.parked, tmp_path)
+            assert (car.withheld, car.terms["cellular_gb_a_month"]) == ("", inf)
+
+    go(scene())
+    found = audit(tmp_path / "facts")
+    assert (found.leases, found.violations) == (1, [])
 
 
 def test_large_inputs_are_fetched_and_large_results_put(tmp_path: Path) -> None:

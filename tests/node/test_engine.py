@@ -14,7 +14,7 @@ from node import attempt, conversion
 from node.models import ModelCache, ModelError
 from node.work import Work
 from node.workloads import BadInput, Control, load, run_alone
-from node.workloads.engine import CHUNK_BESIDE_TOKENS, TRICKLE_TOKENS, Prompt, Row, shares
+from node.workloads.engine import CHUNK_BESIDE_TOKENS, TRICKLE_TOKENS, Engine, Prompt, Row, shares
 from node.workloads.generate import Generate
 from node.workloads.stretches import Stretches
 from tests.node.small_models import chat
@@ -165,6 +165,32 @@ def test_what_does_not_fit_the_memory_waits_and_all_are_answered(
     assert "together more than 160" in str(refused)
     with pytest.raises(ModelError, match="is too small for this model"):
         generate.limit(parameters)
+
+
+def test_what_was_begun_is_made_text_again_only_when_there_is_room(generate: Generate) -> None:
+    decoded: list[Sequence[int]] = []
+
+    def decode(tokens: Sequence[int]) -> str:
+        decoded.append(tokens)
+        return generate.text(tokens)
+
+    prompt, begun = prompt_of(generate, chat("hello", max_tokens=9)), [40, 41, 42]
+    engine = Engine(generate.engine._network, decode, frozenset(), prompt.positions, torch.device("cpu"))
+    before = engine.join("car", prompt)
+    assert before is not None
+    assert engine.join("car", prompt, begun) is None
+    assert decoded == []
+    engine.leave(before)
+    row = engine.join("car", prompt, begun)
+    assert row is not None
+    assert row.transcript.tokens == begun
+    assert row.transcript.text == generate.text(begun)
+    engine.leave(row)
+    to_its_end = engine.join("car", prompt, [40] * 9)
+    assert to_its_end is not None
+    assert to_its_end.reason == "length"
+    engine.leave(to_its_end)
+    assert engine.used == 0
 
 
 def test_more_requests_than_there_is_room_for_queue_and_batch_ones_step_along(small_cache: ModelCache) -> None:

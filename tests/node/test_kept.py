@@ -1,11 +1,9 @@
 """A lot whose process is killed comes back with the same cars: as those of one that lived on."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -84,14 +82,8 @@ def test_cars_that_come_back_are_as_they_would_be_without_the_kill(tmp_path: Pat
 
 
 def test_what_owners_said_while_nobody_heard_the_lot_holds_when_its_call_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    here = SimpleNamespace(get_assigned_resources=dict[str, float])
-    ray = SimpleNamespace(
-        get_runtime_context=lambda: here, util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
-    )
-    monkeypatch.setitem(sys.modules, "ray", ray)
-
     async def ready(lives: AsyncIterator[actor.Life]) -> actor.Life:
         async for life in lives:
             if life.ready:

@@ -109,9 +109,26 @@ def test_inputs_come_before_the_chip_begins_and_results_are_sent_while_it_goes_o
     chips.hold(0, ["second"], 6.0, 1.0, False, Passage(4.0, 0.5))
     chips.hold(0, ["asked"], 6.5, 0.5, True, Passage(0.125))
     assert chips.take(7.125) == ["asked"]
-    assert [chips.take(8.0), chips.take(12.9), chips.take(13.0)] == [["first"], None, ["second"]]
+    assert [chips.take(8.0), chips.take(12.4), chips.take(12.5)] == [["first"], None, ["second"]], (
+        "the link was busy"
+    )
     chips.hang_up(0)
     assert chips.receive(0, 2.0, three, False) == 5.0
+
+
+def test_results_that_are_done_later_or_sooner_are_still_sent_one_by_one() -> None:
+    chips: Chips[str] = Chips()
+    four = Passage(4.0)
+    for at, name in enumerate(("first", "second")):
+        chips.hold(0, [name], float(at), 10.0, False, four)  # done at 10 and 20
+    chips.throttle([0.5], 2.0)  # at 18 and 38
+    assert chips.next_s == 22.0
+    chips.hold(0, ["asked"], 3.0, 5.0, True, Passage(1.0))  # takes 10; the others are done at 28 and 48
+    chips.hold(0, ["third"], 48.0, 0.5, False, four)  # at 49
+    assert [chips.take(14.0), chips.next_s] == [["asked"], 32.0]
+    chips.throttle([1.0], 26.0)  # at 27, 37 and 37.5
+    assert [chips.take(31.0), chips.take(40.9), chips.take(41.0)] == [["first"], None, ["second"]]
+    assert [chips.take(44.9), chips.take(45.0)] == [None, ["third"]], "after the second"
 
 
 @pytest.mark.parametrize("part", ["inputs", "results", "way"])

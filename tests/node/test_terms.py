@@ -41,7 +41,8 @@ def reason(guard: Guard, now_s: float = 0.0, plugged: bool = True, parked: bool 
         (replace(WILLING, wanted_charge=0.75), Place(), Reason.CHARGING_FIRST),
         (replace(WILLING, wanted_charge=0.75, departs_at="07:30"), Place(), Reason.NONE),
         (replace(WILLING, wanted_charge=0.75, departs_at="00:30"), Place(), Reason.CHARGING_FIRST),
-        (WILLING, Place(wifi=False), Reason.NO_WIFI),
+        (WILLING, Place(wifi=False), Reason.NONE),
+        (replace(WILLING, cellular_gb_a_month=0.0), Place(wifi=False), Reason.NO_WIFI),
         (replace(WILLING, cellular_gb_a_month=1.0), Place(wifi=False), Reason.NONE),
         (replace(WILLING, hottest_cabin_c=19.0), Place(), Reason.TOO_HOT),
         (replace(WILLING, least_pay_per_h=0.3), Place(pay_per_h=0.2), Reason.PAID_TOO_LITTLE),
@@ -124,6 +125,7 @@ def test_terms_are_typed_as_in_the_file() -> None:
     assert assigned("least_charge=0.3") == {"least_charge": 0.3}
     assert assigned("departs_at=07:30") == {"departs_at": "07:30"}
     assert changed(WILLING, assigned("refused_models=minilm")).refused_models == ("minilm",)
+    assert changed(Terms(), assigned("cellular_gb_a_month=inf")).cellular_gb_a_month == inf
     with pytest.raises(ValueError, match="names no value"):
         assigned("least_charge")
 

@@ -1,0 +1,31 @@
+"""The benchmark of answers that are gone on with, end to end, and its judgement."""
+
+from pathlib import Path
+
+from benchmarks.seams import Answer, differing, requests
+from node import conversion
+from node.models import ModelCache
+from node.workloads import Control
+from node.workloads.engine import Prompt
+from node.workloads.generate import load
+from tests.benchmarks.running import measured, samples
+from tests.node.small_models import make_llama
+
+
+def test_answers_that_are_gone_on_with_are_those_that_nobody_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    make_llama(tmp_path / "llama")
+    cache = ModelCache(tmp_path / "cache")
+    conversion.add(cache, str(tmp_path / "llama"))
+    few = ("--model", "llama", "--answers", 12, "--tokens", 20)
+    document = measured(tmp_path, "seams", *few, CARPOOL_CACHE=str(cache.root))
+    assert samples(document, "fp32: not the same when gone on with") == [0.0]
+    assert 0.0 <= samples(document, "bf16: not the same when gone on with")[0] <= 100.0
+
+    workload = load(cache.get("llama"), "cpu", "fp32")
+    prompts = [prompt for prompt in workload.prepare(requests(2, 8), Control()) if isinstance(prompt, Prompt)]
+    alone = [Answer([5, 6, 7], [1.0, 0.0005, 2.0]), Answer([8, 9], [1.0, 0.5, 0.25])]
+    assert not differing(prompts, alone, alone)
+    first, second = differing(prompts, alone, [Answer([5, 4, 7], []), Answer([8, 9, 3], [])])
+    assert (first.token, first.gap, first.drawn) == (1, 0.0005, False)
+    assert (second.token, second.gap, second.drawn) == (2, 0.25, True)
