@@ -50,6 +50,10 @@ ROWS = (
 )
 
 
+# Importing these imports transformers.
+_BY_TRANSFORMERS = tuple(f"node.workloads.{name}" for name in ("decoder", "encoder", "networks", "vocabulary"))
+
+
 @dataclass(frozen=True, slots=True)
 class Wall:
     """Modules `inside`, but for those in `doors`, do not import what is `outside`."""
@@ -82,6 +86,12 @@ WALLS = (
         ("accelerate", "torch", "transformers"),
         "torch runs in the executor and its workloads only",
         doors=("node.conversion", "node.executor", "node.workloads"),
+    ),
+    Wall(
+        ("node.workloads",),
+        ("jinja2", "tokenizers", "transformers", *_BY_TRANSFORMERS),
+        "transformers takes seconds to import: only what runs its networks does it",
+        doors=("node.workloads.embed", "node.workloads.engine", "node.workloads.generate", *_BY_TRANSFORMERS),
     ),
     Wall(
         PRODUCT,

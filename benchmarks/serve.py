@@ -10,7 +10,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -49,6 +49,9 @@ class Listener:
     def spoke(self, spoken: Spoken) -> None:
         """Keep when."""
         self.tokens_s.setdefault(spoken.key, []).extend([time.perf_counter()] * len(spoken.tokens))
+
+    def resident(self, load_s: Mapping[str, float]) -> None:
+        """Models that were measured are not looked at again."""
 
     def finished(self, finished: Finished) -> None:
         """Keep what came."""
@@ -207,9 +210,6 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="on both sides (fp32)")
     options.add_argument("--requests", type=count, nargs="+", default=[1, 8, 32], metavar="N", help="(1 8 32)")
     options.add_argument("--no-encoder", action="store_true", help="chat only")
-    options.add_argument(
-        "--definitions", action="store_true", help="our Llama beside transformers' definition, too"
-    )
     given = options.parse_args(arguments)
     machine, console, cache, listener = Machine.here(), terminal(), ModelCache.of_user(), Listener()
     figures: list[Figure] = []
@@ -234,10 +234,6 @@ def main(arguments: Sequence[str]) -> int:
             raise BenchmarkFailed(str(error)) from None
         finally:
             executor.close()
-        if given.definitions:
-            from benchmarks.definitions import compare
-
-            figures += compare(cache, given.dtype, given.threads, given.repeats, status.update)
     layout = (
         f"one executor, {given.threads} threads, {given.dtype}, beside transformers in the same process, in turns"
     )

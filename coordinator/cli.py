@@ -77,6 +77,20 @@ def up_command(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What torch runs on.")] = "",
     dtype: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="What torch computes in.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads of an actor. Default: 1.")] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="For the models of an actor: others are loaded when wanted. Default: its profile's with --pace"
+            " profile, else what is free.",
+        ),
+    ] = None,
+    kv_positions: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Tokens that a chat model keeps, over all its answers.")
+    ] = None,
+    batch_delay_ms: Annotated[
+        float | None, typer.Option(min=0.0, metavar="X", help="How long requests wait for others to batch with.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="An existing Ray cluster.")] = "",
     site: Annotated[
@@ -122,6 +136,9 @@ def up_command(
         device=device,
         dtype=dtype,
         threads=threads,
+        memory_gb=memory_gb,
+        kv_positions=kv_positions,
+        batch_delay_ms=batch_delay_ms,
         seed=seed,
         ray_address=ray_address,
         host=host,

@@ -92,6 +92,11 @@ class Metrics:
         self._recomputed = Scalar(
             "carpool_tokens_recomputed_total", "Tokens of prompts and answers that another car had to read again."
         )
+        self._reused = Scalar(
+            "carpool_prefix_tokens_reused_total",
+            "Tokens of prompts and begun answers that the car that went on held already, by model.",
+            ("model",),
+        )
         self._hedged = Scalar(
             "carpool_hedges_total",
             "Answers that began late, by which of the two cars asked spoke first.",
@@ -155,6 +160,10 @@ class Metrics:
         """So many tokens were read again for an answer that ended."""
         self._recomputed.add((), tokens)
 
+    def count_reused(self, model: str, tokens: int) -> None:
+        """A car began to speak, and held so many tokens from work before."""
+        self._reused.add((model,), tokens)
+
     def count_hedge(self, result: str) -> None:
         """Of two cars that were asked the same one spoke: "first", "second"."""
         self._hedged.add((result,), 1)
@@ -209,6 +218,7 @@ class Metrics:
             self._auth_failures,
             self._tokens,
             self._recomputed,
+            self._reused,
             self._breaches,
             self._hedged,
         ):

@@ -159,6 +159,8 @@ class Requests:
                 self._metrics.observe_first_token(request.spec.model, now_s - request.submitted_s)
                 if stream.lent_s is not None:
                     self._hedging.began(request.spec.model, now_s - stream.lent_s)
+            if fresh:
+                self._metrics.count_reused(request.spec.model, said.reused)
             if gap_s is not None:
                 self._metrics.observe_handover(gap_s)
             if fresh or now_s - stream.told_s >= self._scheduler.settings.heartbeat_s:

@@ -23,6 +23,7 @@ class Partial:
     tokens: Sequence[int]
     start: int
     text: str
+    reused: int = 0  # tokens that its car held from work before
 
 
 @dataclass(slots=True)

@@ -56,6 +56,9 @@ class Plan:
     weights: str = ""
     terms: Path | None = None  # None: every owner takes part, and asks for nothing
     facts: Path | None = None
+    memory_gb: float | None = None
+    kv_positions: int | None = None
+    batch_delay_ms: float | None = None
 
     def coordinator(self, folder: Path) -> list[str]:
         """Arguments of `python -m`; `folder` is the cluster's, and goes with it."""
@@ -89,6 +92,9 @@ class Plan:
             "--device": self.device,
             "--dtype": self.dtype,
             "--threads": self.threads,
+            "--memory-gb": self.memory_gb,
+            "--kv-positions": self.kv_positions,
+            "--batch-delay-ms": self.batch_delay_ms,
             "--seed": self.seed,
             "--ray-address": self.ray_address,
             "--site": self.site,

@@ -161,7 +161,8 @@ def facts(
 def partials(request: link_pb2.ConnectRequest) -> list[Partial]:
     """What a message says of answers in the making."""
     return [
-        Partial(token(row.token), row.item, row.first, row.tokens, row.start, row.text) for row in request.partials
+        Partial(token(row.token), row.item, row.first, row.tokens, row.start, row.text, row.reused)
+        for row in request.partials
     ]
 
 

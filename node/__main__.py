@@ -90,9 +90,12 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
         raise ValueError("--vehicles 0 leaves nothing to serve; give at least 1")
     if not (math.isfinite(options.speed) and options.speed > 0):
         raise ValueError(f"--speed {options.speed} cannot be; give a number over 0")
+    if options.memory_gb is not None and not (math.isfinite(options.memory_gb) and options.memory_gb > 0):
+        raise ValueError(f"--memory-gb {options.memory_gb} cannot be; give a number over 0")
     for flag, figure in (
         ("--price-per-kwh", options.price_per_kwh),
         ("--carbon-g-per-kwh", options.carbon_g_per_kwh),
+        ("--batch-delay-ms", options.batch_delay_ms),
     ):
         if not (math.isfinite(figure) and figure >= 0):
             raise ValueError(f"{flag} {figure} cannot be; give a number of at least 0")
@@ -146,6 +149,9 @@ def configs(options: argparse.Namespace) -> list[LotConfig]:
             place_cars=places.count(places[start]),
             terms=tuple(owners[start:end]),
             weights=options.weights,
+            memory_gb=options.memory_gb,
+            kv_positions=options.kv_positions,
+            batch_delay_ms=options.batch_delay_ms,
             facts=options.facts,
         )
         for start, end in pairwise(firsts)
@@ -210,6 +216,17 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
     add("--threads", type=_count, default=1, metavar="N", help="of torch, for each lot")
+    add(
+        "--memory-gb",
+        type=float,
+        metavar="X",
+        help="for the models of each lot; what does not fit is loaded when it is wanted. Default: the profile's"
+        " with --pace profile, else what is free",
+    )
+    text = "of the keys and values that each chat model holds; default: at most 16384 on a CPU, 131072 on a GPU"
+    add("--kv-positions", type=_count, metavar="N", help=text)
+    text = "for which requests at most wait for others to share a micro-batch with; one that is alone never waits"
+    add("--batch-delay-ms", type=float, default=0.0, metavar="X", help=text)
     add("--run-dir", type=Path, metavar="DIR", help="folder of the cluster; lots write their addresses there")
     add("--api-key", default=os.environ.get("CARPOOL_API_KEY"), metavar="KEY", help="or CARPOOL_API_KEY")
     add("--seed", type=int, default=0, metavar="N")

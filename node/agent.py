@@ -35,6 +35,7 @@ from node.events import (
     InputsFetched,
     Put,
     RefusalsSaid,
+    ResidencyChanged,
     ResultPut,
     Said,
     ShutDown,
@@ -108,6 +109,9 @@ class Agent:
                 dtype=config.dtype,
                 threads=config.threads,
                 pace=_pace(config),
+                memory_bytes=None if config.memory_gb is None else config.memory_gb * 1e9,
+                positions=config.kv_positions,
+                batch_delay_s=config.batch_delay_ms / 1000.0,
             )
 
         return cls(config, equip, kept)
@@ -165,8 +169,8 @@ class Agent:
         metadata = bearer(config.api_key)
         speeds = await asyncio.to_thread(self._executor.start)
         models = [
-            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, 0.0, s.batch_items, s.max_item_bytes)
-            for s in speeds  # all of them are resident
+            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, s.load_s, s.batch_items, s.max_item_bytes)
+            for s in speeds
         ]
         self._vehicles = [
             Vehicle(name, kind.name, kind.board_w or 0.0, config.site, kind.awake_w or 0.0)
@@ -487,7 +491,13 @@ class Agent:
     def spoke(self, spoken: Spoken) -> None:
         """The executor said more of an answer."""
         assert isinstance(spoken.key, Token), "the lot's works are keyed by token"
-        self._post(Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text))
+        self._post(
+            Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text, spoken.reused)
+        )
+
+    def resident(self, load_s: Mapping[str, float]) -> None:
+        """Other models are in the executor's memory."""
+        self._post(ResidencyChanged(load_s))
 
     def _post(self, news: Event | tuple[Announced, threading.Event]) -> None:
         self._inbox.append(news)
@@ -522,7 +532,10 @@ def _pace(config: LotConfig) -> Pace | None:
     if config.pace == "host":
         return None
     (name,) = set(config.profiles)
-    return Pace(Machine.of(profile.load(name)), config.speed, site.load(config.place).link)
+    machine = Machine.of(profile.load(name))
+    if config.memory_gb is not None:
+        machine = replace(machine, memory_bytes=config.memory_gb * 1e9)
+    return Pace(machine, config.speed, site.load(config.place).link)
 
 
 def _work(granted: Granted) -> Work:

@@ -43,6 +43,11 @@ class Books:
         """What has the thread."""
         return self._running[-1]
 
+    @property
+    def at_work(self) -> set[Task]:
+        """Tasks that have the thread, or will go on when it is theirs again."""
+        return {task for running in self._running for task, _ in running.parts}
+
     def add(self, task: Task, coming: Passage = AT_ONCE) -> None:
         """A work arrived, whose inputs come to its car from now on."""
         with self._lock:
@@ -163,14 +168,17 @@ class Books:
                 self._tasks[task.work.key] = task
                 stop.waits_for.add(task)
             return
-        if task.rows:
-            stop.lost_s[task.work.key] += task.unreported_s
+        lost_s = task.unreported_s if task.rows else 0.0
         for computed in self._chips.drop(lambda computed: computed.task is task, time.perf_counter()):
-            stop.lost_s[task.work.key] += computed.busy_s
+            lost_s += computed.busy_s
             self._freed()
-        if not any(running.has(task) for running in self._running):
-            for earlier in self._stops:
-                earlier.waits_for.discard(task)
+        stop.lost_s[task.work.key] += lost_s
+        runs = any(running.has(task) for running in self._running)
+        for earlier in self._stops:
+            if task in earlier.waits_for:  # gently, and in vain
+                earlier.lost_s[task.work.key] += lost_s
+                if not runs:
+                    earlier.waits_for.discard(task)
 
     def _holds(self, task: Task) -> bool:
         """Whether something of it is held back, or has begun and is wanted."""

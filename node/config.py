@@ -37,6 +37,9 @@ class LotConfig:
     place_cars: int = 0  # vehicles there, with those of other lots; 0: its own are all
     terms: tuple[Terms, ...] = ()  # of each vehicle's owner, in order; empty: none has opted in
     weights: str = WEIGHTS[0]
+    memory_gb: float | None = None  # for its models, 10^9 bytes; None: the profile's with its pace, or what is free
+    kv_positions: int | None = None  # of the keys and values of each chat model; None: as many as do good
+    batch_delay_ms: float = 0.0  # for which requests may wait for others to share a micro-batch with
     facts: Path | None = None  # folder for what the lot did; None: it is written nowhere
 
     @property

@@ -102,6 +102,7 @@ class Said:
     tokens: Sequence[int]
     start: int
     text: str
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,13 @@ class ResultPut:
 
     token: Token
     item: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyChanged:
+    """Other models are in the executor's memory than before, or one cannot be loaded any more: it is missing."""
+
+    load_s: Mapping[str, float]  # what loading each takes; 0: it is resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ Event = (
     | Worked
     | Said
     | ResultPut
+    | ResidencyChanged
     | Stopped
 )
 

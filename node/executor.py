@@ -1,7 +1,7 @@
 """The executor: one thread that runs all the computing of a process, micro-batch by micro-batch.
 
-It owns the loaded models and whatever waits for them. It knows works by a key, and neither leases nor the wire:
-its listener is told what is about to run and what has finished, on the executor's thread. Only what computes
+It owns whatever waits for its models, which `loading` has. It knows works by a key, and neither leases nor the
+wire: its listener is told what is about to run and what has finished, on the executor's thread. Only what computes
 nothing, the echo, waits for no thread: it is answered on the spot.
 """
 
@@ -11,22 +11,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from itertools import chain
+from itertools import chain, count
 from math import inf
 
 from node import attempt
 from node.attempt import Failure
 from node.books import Books
-from node.models import MAX_ITEM_BYTES, NOOP, ModelCache
+from node.gathering import Gathering
+from node.loading import Models
+from node.models import ModelCache
 from node.pacing import AT_ONCE, Pace
-from node.roofline import model as modelled
+from node.resident import Want
 from node.running import Batch, Computed, Task, batches_of
 from node.stepping import Stepping
 from node.telling import Telling
 from node.turns import Turns
 from node.work import Key, Listener, ModelSpeed, Work
-from node.workloads import Continuous, Control, Row, Stopped, Workload, load
-from node.workloads.echo import Echo
+from node.workloads import Control, Stopped
 
 _LOOK_S = 0.005
 """How often a wait for the wire looks for a stop or for interactive work. Assumed: far below an owner's 100 ms."""
@@ -45,30 +46,42 @@ class Executor:
         dtype: str,
         threads: int,
         pace: Pace | None = None,  # as fast as it goes
+        memory_bytes: float | None = None,  # for models; without a pace, whose profile says it
+        positions: int | None = None,  # of the keys and values of each model that holds some
+        batch_delay_s: float = 0.0,  # for which requests may wait for others to share a micro-batch with
     ) -> None:
         self._listener = listener
-        self._cache = cache
-        self._models = models
-        self._device = device
-        self._dtype = dtype
-        self._threads = threads
         self._pace = pace
-        self._workloads: dict[str, Workload] = {}
-        self._limits: dict[str, int] = {}
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: look around
-        self._turns: Turns[Task] = Turns()
+        self._models = Models(
+            cache,
+            models,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            pace=pace,
+            memory_bytes=memory_bytes,
+            positions=positions,
+            loaded=lambda: self._inbox.put(None),
+        )
+        self._workloads, self._limits = self._models.workloads, self._models.limits
+        self._gathering = Gathering(batch_delay_s) if batch_delay_s > 0.0 else None
+        self._gathered_s = inf  # when the first of what gathers begins
+        self._numbers = count()
+        self._turns: Turns[Task] = Turns(self._ready, self._gathered)
+        self._turn: Task | None = None  # it has the thread's turn
         self._ahead: Task | None = None  # its next micro-batch is announced already
         self._books = Books(freed=lambda: self._inbox.put(None))
         self._telling = Telling(listener, self._books, pace)
-        self._continuous: dict[str, Continuous[Row]] = {}
-        self._stepping = Stepping(listener, self._telling, self._books, self._turns, self._continuous, self._limits)
+        self._stepping = Stepping(listener, self._telling, self._books, self._turns, self._models)
         self._closed = False
         self._died: BaseException | None = None
         self._started: Future[tuple[ModelSpeed, ...]] = Future()
         self._thread = threading.Thread(target=self._serve, name="executor", daemon=True)
 
     def start(self) -> tuple[ModelSpeed, ...]:
-        """Load every model and measure its speed. Blocks for seconds; raises ModelError."""
+        """Load every model, measure its speed, and keep what the memory holds. Blocks for seconds; raises
+        ModelError."""
         self._thread.start()
         return self._started.result()
 
@@ -76,8 +89,9 @@ class Executor:
         """Take a work. From any thread; returns at once. Raises RuntimeError when the thread died of a bug."""
         if self._died is not None:
             raise RuntimeError("the executor's thread has died") from self._died
-        task = Task(work, left=len(work.inputs))
-        if not (work.solo or self._workloads[work.model].computes):
+        task = Task(work, len(work.inputs), next(self._numbers), time.perf_counter())
+        workload = self._workloads.get(work.model)
+        if not (work.solo or workload is None or workload.computes):
             self._answer(task)
             return
         coming = AT_ONCE if self._pace is None else self._pace.coming(sum(map(len, work.inputs)))
@@ -109,6 +123,7 @@ class Executor:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+        self._models.close()
 
     def _end(self) -> None:
         self._closed = True
@@ -138,7 +153,7 @@ class Executor:
             while not self._closed:
                 self._admit()
                 self._telling.release()
-                if not self._serve_once() and not self._closed:
+                if not self._serve_once() and not self._tend() and not self._closed:
                     self._admit(wait=True)
         except BaseException as error:
             self._died = error
@@ -146,11 +161,18 @@ class Executor:
 
     def _serve_once(self) -> bool:
         """Run what is next; False when there is nothing that may run now."""
+        self._gathered_s = inf
+        served = self._serve_next()
+        self._turn = None
+        return served
+
+    def _serve_next(self) -> bool:
         self._stepping.sweep()
         if (alone := self._stepping.alone) is not None:
             return self._stepping.may_run(alone) and self._step(alone)
         urgent, batch = self._turns.urgent_ones(), self._turns.firsts()
         for task in chain(urgent, filter(self._books.may_run, batch)):
+            self._turn = task
             if task.solo:  # it has nothing else in flight
                 return self._run_alone(task) or task.over
             if self._run(task) or task.over:  # then others may have their turn now
@@ -159,6 +181,9 @@ class Executor:
 
     def _run(self, task: Task) -> bool:
         """Give a task a turn; False when nothing of it can run now."""
+        if not self._ready(task):  # any more
+            return False
+        self._models.use(task.work.model)
         if self._stepping.runs(task):
             return self._stepping.may_run(task) and self._step(task)
         if task.work.interactive:
@@ -195,55 +220,76 @@ class Executor:
         return bool(stepped)
 
     def _load(self) -> tuple[ModelSpeed, ...]:
-        speeds = []
-        if any(name != NOOP for name in self._models):
-            from node.workloads.device import use_threads
+        return self._models.measure()
 
-            use_threads(self._threads)
-        for name in self._models:
-            began_s = time.perf_counter()
-            workload = Echo() if name == NOOP else load(self._cache, name, self._device, self._dtype)
-            load_s = time.perf_counter() - began_s
-            limit = MAX_ITEM_BYTES[workload.kind] if name == NOOP else self._cache.get(name).max_item_bytes
-            digest = "" if name == NOOP else self._cache.get(name).digest
-            self._workloads[name], self._limits[name] = workload, limit
-            if isinstance(workload, Continuous):
-                self._continuous[name] = workload
-                if self._pace is not None and self._pace.machine.memory_bytes is not None:
-                    workload.limit(self._pace.machine.memory_bytes / self._pace.machine.value_bytes)
-            speed = workload.items_per_s()
-            paced = self._paced_items_per_s(workload)
-            speeds.append(
-                ModelSpeed(name, digest, workload.kind, speed, workload.batch_items, limit, load_s, paced)
+    def _ready(self, task: Task) -> bool:
+        """Whether the model of a task is there for it."""
+        return self._models.ready(task.work.model, task.announced is not None or bool(task.rows))
+
+    def _gathered(self, tasks: Sequence[Task]) -> bool:
+        """Whether requests of one group, which may share a micro-batch, wait for no others."""
+        if self._gathering is None or self._stepping.runs(tasks[0]):
+            return True
+        items = sum(len(task.work.inputs) for task in tasks)
+        most = self._workloads[tasks[0].work.model].batch_items
+        until_s = self._gathering.until_s(tasks[0].group, [task.came_s for task in tasks], items, most)
+        if until_s <= time.perf_counter():
+            return True
+        self._gathered_s = min(self._gathered_s, until_s)
+        return False
+
+    def _tend(self) -> bool:
+        """Have the models loaded that are waited for, and tell of it; those that cannot be fail their works.
+        Whether other works may be ready than before."""
+        models = self._models
+        if models.whole:
+            return False
+        left = set(models.leaving)
+        changed = models.settle(self._wants)
+        if changed:
+            self._listener.resident(models.load_s())
+        for task in self._turns.waiting() if models.broken else ():
+            if (failure := models.broken.get(task.work.model)) is not None:
+                self._telling.fail(task, failure)
+        return changed or models.leaving != left
+
+    def _wants(self) -> list[Want]:
+        """All works on their way, for what they need of the models."""
+        at_work = self._books.at_work
+        works = at_work.union(self._turns.waiting())
+        return [
+            Want(
+                task.work.model,
+                task.work.interactive,
+                task.number,
+                task in at_work or task is self._turn or task.announced is not None or bool(task.rows),
             )
-        return tuple(speeds)
-
-    def _paced_items_per_s(self, workload: Workload) -> float:
-        """Of one car, on ordinary items. Raises ValueError when the model does not fit its memory."""
-        if self._pace is None:
-            return inf
-        cost = workload.ordinary_cost()
-        took_s = modelled(self._pace.machine, cost).total_s / self._pace.speed
-        return cost.items / took_s if took_s > 0 else inf
+            for task in works
+            if task.work.model not in self._models.broken
+        ]
 
     def _admit(self, wait: bool = False) -> None:
         """Take what arrived, waiting for something if asked to."""
         while True:
             patience_s = None
-            if wait and self._books.holding:
-                patience_s = max(0.0, self._books.change_s - time.perf_counter())
+            change_s = min(self._books.change_s if wait and self._books.holding else inf, self._gathered_s)
+            if wait and change_s < inf:
+                patience_s = max(0.0, change_s - time.perf_counter())
             try:
                 task = self._inbox.get(wait, patience_s)
             except queue.Empty:
-                return
+                break
             wait = False
             if task is not None:
                 self._turns.add(task, task.work.interactive)
+        self._tend()
 
     def _run_urgent(self, first: Task) -> None:
         """Run an interactive work to its end, with those that may share its micro-batches."""
         tasks = self._turns.sharing(first)
         self._turns.take(tasks)
+        if self._gathering is not None:
+            self._gathering.begun(first.group, len(tasks))
         for batch in self._prepare(tasks):
             self._execute(batch, None)
 
@@ -268,7 +314,8 @@ class Executor:
         """Run the next micro-batch of a batch work, unless something more urgent came, or its owner."""
         if self._prepared(task):
             # Which car is next depends on whose chip is free then.
-            self._announce(task, self._turns.following(task) if self._pace is None else None)
+            alone = self._pace is not None or task.work.model in self._models.leaving
+            self._announce(task, None if alone else self._turns.following(task))
             if self._on_the_wire(task):
                 self._run_next(task, self._run_urgent_in_between)
 

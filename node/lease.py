@@ -13,6 +13,7 @@ class Speech:
 
     first: int  # place of tokens[0] in the answer
     start: int  # characters of the answer before `text`
+    reused: int = 0  # tokens that the car held from works before
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     taken: tuple[int, int] = (0, 0)  # tokens and characters that were taken
@@ -28,6 +29,7 @@ class Speech:
             self.tokens[tokens:],
             self.start + characters,
             self.text[characters:],
+            self.reused,
         )
 
 
@@ -110,11 +112,11 @@ class Lease:
         self.failed |= bitmap([error.item for error in errors])
         self.fresh_errors.extend(errors)
 
-    def say(self, item: int, first: int, tokens: Sequence[int], start: int, text: str) -> None:
+    def say(self, item: int, first: int, tokens: Sequence[int], start: int, text: str, reused: int = 0) -> None:
         """More of an answer; a micro-batch that failed as a whole says it again when its items are tried alone."""
         speech = self.speeches.get(item)
         if speech is None:
-            speech = self.speeches[item] = Speech(first, start)
+            speech = self.speeches[item] = Speech(first, start, reused)
         known, written = speech.first + len(speech.tokens), speech.start + len(speech.text)
         speech.tokens += tokens[max(0, known - first) :]
         speech.text += text[max(0, written - start) :]

@@ -18,6 +18,7 @@ from node.events import (
     PluggedIn,
     Put,
     RefusalsSaid,
+    ResidencyChanged,
     ResultPut,
     Said,
     ShutDown,
@@ -56,7 +57,8 @@ MESSAGE_BYTES = 1024 * 1024
 PENDING_BYTES = 64 * 1024 * 1024
 """Results that may wait for a stream in an outage; beyond it the leases are given up (assumed)."""
 REST_S = 5.0
-"""A vehicle whose owner refuses a lease is not offered for so long, lest it be lent the same again and again."""
+"""A vehicle whose owner refuses a lease, or that lacks its model, is not offered for so long, lest it be lent the
+same again and again."""
 
 _NOTHING_KNOWN = Ways()
 
@@ -212,13 +214,15 @@ class Lot:
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
-            case Said(token, item, first, tokens, start, text):
+            case Said(token, item, first, tokens, start, text, reused):
                 lease = self._leases.get(token)
                 if lease is not None and lease.ended is None:
-                    lease.say(item, first, tokens, start, text)
+                    lease.say(item, first, tokens, start, text, reused)
                     self._spoken[token] = lease
             case ResultPut(token, item):
                 self._result_put(token, item)
+            case ResidencyChanged(load_s):
+                self._speeds.reside(load_s)
             case Stopped(lost_s):
                 for token, seconds in lost_s.items():
                     self._stopped(token, seconds)
@@ -232,6 +236,8 @@ class Lot:
         known = granted.node < len(self.vehicles)
         if not known or granted.model not in self._speeds:
             self._report_end(lease, EndCause.REFUSED)
+            if known:
+                self.vehicles.rest(granted.node, self._now_s + REST_S)
         elif not self.vehicles.works(granted.node):
             here = self.vehicles.serving[granted.node] and not self.vehicles.leaving[granted.node]
             self._report_end(lease, EndCause.WITHHELD if here else EndCause.UNPLUGGED)

@@ -146,6 +146,7 @@ class Partial:
     tokens: Sequence[int]
     start: int  # characters of the answer before `text`
     text: str
+    reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class Task:
 
     work: Work
     left: int  # items without a result or an error
+    number: int = 0  # works came in this order
+    came_s: float = 0.0  # by this machine's clock
     stopped: bool = False  # under the lock; nobody waits for it any more
     winding_down: bool = False  # under the lock; what runs of it is finished, nothing more is begun
     arrives_s: float = 0.0  # when its inputs would be on the car, by this machine's clock; only with a pace
@@ -60,6 +62,16 @@ class Task:
     @property
     def last_batch(self) -> bool:
         return self.batches is not None and len(self.batches) < 2
+
+    @property
+    def unbegun(self) -> list[int]:
+        """Places of the inputs of which nothing has begun, and that are not known to be bad."""
+        if self.waiting is not None:
+            return [item.place for item in self.waiting]
+        if self.batches is not None:
+            parts = [part for batch in self.batches for part in batch.parts]
+            return [place for task, places in parts if task is self for place in places]
+        return list(range(len(self.work.inputs)))
 
     def finish(self, places: Sequence[int], outcomes: Sequence[Any]) -> Finished | None:
         """Book how these inputs ended; None when nothing of them has, since all were dropped."""

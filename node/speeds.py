@@ -70,6 +70,13 @@ class Speeds:
             self._withheld = models
             self.retell()
 
+    def reside(self, load_s: Mapping[str, float]) -> None:
+        """What loading each model takes from now on, 0: it is resident. Those that are missing are offered no more:
+        with no other left the coordinator is not told, and leases are refused."""
+        models = [offer for name, offer in self._models.items() if name in load_s]
+        self._models = {offer.model: replace(offer, load_s=load_s[offer.model]) for offer in models}
+        self.retell()
+
     def record(self, model: str, items: int, busy_s: float, paced_s: float = 0.0) -> None:
         """A micro-batch of so many items took the executor so long, and would take a car `paced_s`."""
         if model not in self._models:
@@ -84,7 +91,7 @@ class Speeds:
         if not self._modelled or cars == self._cars or cars == 0:
             return
         self._cars = cars
-        if any(map(self._moved, self._modelled)):
+        if any(map(self._moved, self._modelled.keys() & self._models.keys())):
             self.retell()  # at once: the shares are told now
 
     def table(self, now_s: float) -> tuple[ModelOffer, ...]:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from node import attempt
 from node.attempt import Failure
 from node.books import Books
+from node.loading import Models
 from node.running import Computed, Running, Task, Waiting
 from node.telling import Telling
 from node.turns import Turns
 from node.work import Listener, Spoken
-from node.workloads import Continuous, Row, Stopped
+from node.workloads import Row, Stopped
 
 RIDERS = 2
 """Batch rows that step along with interactive ones, at most: their steps take less than twice as long."""
@@ -35,15 +36,15 @@ class Stepping:
         telling: Telling,
         books: Books,
         turns: Turns[Task],
-        workloads: Mapping[str, Continuous[Row]],
-        limits: Mapping[str, int],
+        models: Models,
     ) -> None:
         self._listener = listener
         self._telling = telling
         self._books = books
         self._turns = turns
-        self._workloads = workloads
-        self._limits = limits
+        self._models = models
+        self._workloads = models.continuous
+        self._limits = models.limits
         self._seated: list[Task] = []  # with rows that have begun
         self.reading = False  # payloads of a batch: what is urgent has one turn between two of them
         self._short: dict[str, Task] = {}  # of room, and interactive, by model: no batch row begins before it
@@ -52,7 +53,7 @@ class Stepping:
 
     def runs(self, task: Task) -> bool:
         """Whether a task is of this kind."""
-        return task.work.model in self._workloads
+        return task.work.model in self._models.steps
 
     def may_run(self, task: Task) -> bool:
         """Whether the step before the next is told."""
@@ -135,12 +136,16 @@ class Stepping:
 
     def _room(self, batch: Sequence[Task], urgents: Sequence[Task]) -> bool:
         """Whether another batch row may step."""
+        if batch[0].work.model in self._models.leaving and not batch[0].solo:
+            return False
         most = self._workloads[batch[0].work.model].most_rows
         begun, answering = (sum(len(task.rows) for task in tasks) for tasks in (batch, urgents))
         return begun + answering < most and (begun < RIDERS or not answering)
 
     def _join_all(self, urgents: Sequence[Task]) -> bool:
         """Begin what interactive tasks wait for, in their order; False when there is no room for the next."""
+        if urgents and urgents[0].work.model in self._models.leaving:
+            return False
         for task in urgents:
             while task.waiting and not task.unwanted:
                 begun = sum(len(other.rows) for other in urgents)
@@ -246,7 +251,15 @@ class Stepping:
                 if passage.tokens or passage.text:
                     offset = task.work.offsets[place]
                     spoken.append(
-                        Spoken(task.work.key, offset, passage.first, passage.tokens, passage.start, passage.text)
+                        Spoken(
+                            task.work.key,
+                            offset,
+                            passage.first,
+                            passage.tokens,
+                            passage.start,
+                            passage.text,
+                            row.reused,
+                        )
                     )
             if row in failed or row.ended:
                 outcomes[place] = failed.get(row) or attempt.ended(workload, row)

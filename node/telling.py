@@ -4,6 +4,7 @@ Of cars that keep a pace it is held back in the books until it is due.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -54,6 +55,16 @@ class Telling:
         if Failure in set(map(type, prepared)):
             self._report_failures(tasks, prepared)
         return prepared
+
+    def fail(self, task: Task, failure: Failure) -> None:
+        """Nothing more of a task can be run: report why."""
+        places = task.unbegun
+        running = self.enter(((task, len(places)),), None)
+        if running is None:
+            return
+        task.batches, task.waiting = deque(), None
+        self._report(task, places, [failure] * len(places))
+        self._books.leave(running, told=[task])
 
     def settle(self, running: Running, computed: Sequence[Computed], paced_s: float) -> None:
         """End what ran, and tell what it gave, now or when it is due."""

@@ -1,11 +1,12 @@
 """Whose micro-batch comes next: interactive works first, then cars in turn, each with its works in order.
 
-Pure: it orders works, and knows neither threads nor torch.
+Works that are not ready, since their model is not loaded, are passed over. Pure: it orders works, and knows neither
+threads nor torch.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Hashable, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from itertools import chain, takewhile
 from typing import Generic, Protocol, TypeVar
 
 
@@ -39,7 +40,15 @@ W = TypeVar("W", bound=Waiting)
 class Turns(Generic[W]):
     """The works of one executor that wait."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        ready: Callable[[W], bool] = lambda work: True,
+        gathered: Callable[[Sequence[W]], bool] = lambda works: True,
+    ) -> None:
+        """`ready` says whether a work may have a turn at all, `gathered` whether interactive works that are to
+        share a micro-batch wait for no others."""
+        self._ready = ready
+        self._gathered = gathered
         self._urgent: deque[W] = deque()
         self._cars: OrderedDict[int, deque[W]] = OrderedDict()  # the car whose turn it is comes first
 
@@ -59,15 +68,21 @@ class Turns(Generic[W]):
         """The first interactive work of each group, in their order; those that are over are forgotten."""
         self._urgent = deque(work for work in self._urgent if not work.over)
         firsts: dict[Hashable, W] = {}
-        for work in self._urgent:
+        for work in filter(self._ready, self._urgent):
             firsts.setdefault((work.group, id(work) if work.solo else None), work)
-        return list(firsts.values())
+        return [first for first in firsts.values() if first.solo or self._gathered(self.sharing(first))]
+
+    def waiting(self) -> list[W]:
+        """All works that are not over, ready or not."""
+        works = chain(self._urgent, *self._cars.values())
+        return [work for work in works if not work.over]
 
     def sharing(self, first: W) -> list[W]:
         """The interactive works that may share micro-batches with this work, itself among them if it is one."""
         if first.solo:
             return [first]
-        return [work for work in self._urgent if work.group == first.group and not work.solo and not work.over]
+        group = (work for work in self._urgent if work.group == first.group and not work.solo and not work.over)
+        return list(filter(self._ready, group))
 
     def take(self, works: Collection[W]) -> None:
         """These interactive works wait no longer."""
@@ -80,30 +95,31 @@ class Turns(Generic[W]):
         self._urgent.extend(works)
 
     def firsts(self) -> list[W]:
-        """The batch work of each car that is next, the car whose turn it is first."""
+        """The batch work of each car that is next, if one is ready, the car whose turn it is first."""
         for vehicle, works in list(self._cars.items()):
             while works and works[0].over:
                 works.popleft()
             if not works:
                 del self._cars[vehicle]
-        return [works[0] for works in self._cars.values()]
+        nexts = (next(self._in_order(works), None) for works in self._cars.values())
+        return [work for work in nexts if work is not None]
+
+    def _in_order(self, works: Iterable[W]) -> Iterator[W]:
+        return (work for work in works if not work.over and self._ready(work))
 
     def in_line(self, vehicle: int, group: Hashable) -> list[W]:
         """The batch works of a car that may share micro-batches: as many as stand together at the front."""
-        works = (work for work in self._cars.get(vehicle, ()) if not work.over)
+        works = self._in_order(self._cars.get(vehicle, ()))
         return list(takewhile(lambda work: work.group == group and not work.solo, works))
 
     def following(self, work: W) -> W | None:
-        """The batch work whose micro-batch comes after the next one of `work`, which is first."""
-        cars = iter(self._cars.values())
-        own = next(cars)
-        for works in cars:
-            for other in works:
-                if not other.over:
-                    return other
+        """The batch work whose micro-batch comes after the next one of `work`, which is the first that is ready."""
+        for vehicle, works in self._cars.items():
+            for other in self._in_order(works) if vehicle != work.vehicle else ():
+                return other
         if not work.last_batch:
             return work
-        return next((other for other in own if other is not work and not other.over), None)
+        return next((other for other in self._in_order(self._cars[work.vehicle]) if other is not work), None)
 
     def pass_on(self, work: W) -> None:
         """A micro-batch of `work`, which is first, is about to run: the next car has its turn after it."""

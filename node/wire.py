@@ -59,6 +59,7 @@ def encode(message: Message) -> link_pb2.ConnectRequest:
             tokens=partial.tokens,
             start=partial.start,
             text=partial.text,
+            reused=partial.reused,
         )
     return request
 

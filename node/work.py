@@ -41,6 +41,7 @@ class Spoken:
     tokens: tuple[int, ...]
     start: int  # characters of the answer before `text`
     text: str  # what these tokens made final
+    reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class ModelSpeed:
     items_per_s: float  # of the whole executor, measured on ordinary items
     batch_items: int  # items that one micro-batch holds well
     max_item_bytes: int
-    load_s: float  # what loading it took; it is resident now
+    load_s: float  # what loading it takes; 0: it is resident
     paced_items_per_s: float = inf  # of one car by its profile, modelled, on the compressed clock
 
 
@@ -81,3 +82,7 @@ class Listener(Protocol):
 
     def finished(self, finished: Finished) -> None:
         """Some items of a work have ended."""
+
+    def resident(self, load_s: Mapping[str, float]) -> None:
+        """What loading each model takes now, seconds; 0: it is resident. Those that are missing run here no
+        more."""

@@ -256,6 +256,7 @@ class Partial(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     """offset in the lease"""
     first: _builtins.int
@@ -264,6 +265,8 @@ class Partial(_message.Message):
     """Unicode characters of the answer before `text`"""
     text: _builtins.str
     """what these tokens made final"""
+    reused: _builtins.int
+    """tokens of the prompt and of what was begun that this car still held from work before"""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
@@ -279,10 +282,11 @@ class Partial(_message.Message):
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         start: _builtins.int = ...,
         text: _builtins.str = ...,
+        reused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "reused", b"reused", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

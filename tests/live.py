@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,3 +121,13 @@ async def until(look: Callable[[], Awaitable[_T | None]], patience_s: float = PA
         while (found := await look()) is None:
             await asyncio.sleep(0.02)
         return found
+
+
+def within(work: Coroutine[None, None, None], seconds: float = 90.0) -> None:
+    """Run this to its end, which is to come within so much."""
+
+    async def run() -> None:
+        async with asyncio.timeout(seconds):
+            await work
+
+    asyncio.run(run())

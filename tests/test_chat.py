@@ -6,25 +6,16 @@ import os
 import pty
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from coordinator.client import Client
 from protos import link_pb2
 from tests.hand_lot import HandLot
-from tests.live import Cluster, patient_cluster
+from tests.live import Cluster, patient_cluster, within
 
 CHAT = (sys.executable, "-m", "coordinator.cli", "chat")
-
-
-def within(work: Coroutine[Any, Any, None]) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(100):
-            await work
-
-    asyncio.run(run())
 
 
 @pytest.fixture

@@ -4,32 +4,35 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 
 from coordinator.client import Client, Said
 from coordinator.errors import CarpoolError
 from protos import link_pb2
-from tests.faults.durable import metric
+from tests.faults.durable import metric, scrape, total
 from tests.hand_lot import HandLot
-from tests.live import Cluster, cluster, patient_cluster, until
+from tests.live import Cluster, cluster, patient_cluster, until, within
 
 MODEL = "words"
 ANSWER = "parked cars are a computer that nobody has to buy"
 WORDS = ANSWER.split(" ")
 
 
-def within(work: Coroutine[Any, Any, None]) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(60):
-            await work
+@pytest.fixture(scope="module")
+def live() -> Iterator[Cluster]:
+    """A coordinator for all tests that move no more than lots and hold against it nothing that others did."""
+    with patient_cluster() as live:
+        yield live
 
-    asyncio.run(run())
+
+async def risen(live: Cluster, before: str, name: str, **labels: str) -> float:
+    """By how much a metric has risen since that scrape."""
+    return total(await scrape(live), name, **labels) - total(before, name, **labels)
 
 
 def lot(live: Cluster, name: str, held: Sequence[link_pb2.HeldLease] = (), incarnation: int = 0) -> HandLot:
@@ -77,10 +80,11 @@ def tokens_of(heard: list[Said]) -> list[int]:
     return [token for said in heard for token in said.tokens]
 
 
-def test_what_a_car_says_is_heard_before_the_answer_is_complete() -> None:
-    async def work(live: Cluster) -> None:
+def test_what_a_car_says_is_heard_before_the_answer_is_complete(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
+            before = await scrape(live)
             stream = client.generate(MODEL, chat())
             first = asyncio.create_task(anext(stream))
             grant = await car.granted()
@@ -94,22 +98,21 @@ def test_what_a_car_says_is_heard_before_the_answer_is_complete() -> None:
             heard = [said async for said in stream]
         assert said.text + text_of(heard) == ANSWER
         assert heard[-1] == Said("", [], "", "stop", 7, len(WORDS))
-        assert (
-            await metric(live, "gen_ai_server_time_to_first_token_seconds_count", gen_ai_request_model=MODEL) == 1
-        )
+        name = "gen_ai_server_time_to_first_token_seconds_count"
+        assert await risen(live, before, name, gen_ai_request_model=MODEL) == 1
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_another_car_goes_on_where_one_stopped_and_what_that_one_says_later_is_refused() -> None:
-    async def work(live: Cluster) -> None:
+def test_another_car_goes_on_where_one_stopped_and_what_that_one_says_later_is_refused(live: Cluster) -> None:
+    async def work() -> None:
         async with (
             Client(live.coordinator.grpc) as client,
             lot(live, "car-a") as first,
             lot(live, "car-b") as second,
         ):
             await offered(client, 2)
+            before = await scrape(live)
             cars = {"car-a": first, "car-b": second}
             stream = client.generate(MODEL, chat())
             beginning = asyncio.create_task(hear(stream, 4))
@@ -130,18 +133,18 @@ def test_another_car_goes_on_where_one_stopped_and_what_that_one_says_later_is_r
         assert text_of(heard) == ANSWER
         assert tokens_of(heard) == list(range(len(WORDS)))
         assert [said.vehicle for said in heard if said.vehicle] == [granted[speaking], granted[free]]
-        assert await metric(live, "carpool_partials_rejected_total", reason="stale_token") == 1
-        assert await metric(live, "carpool_stream_handover_gap_seconds_count") == 1
-        assert await metric(live, "carpool_tokens_recomputed_total") == 7 + 4
+        assert await risen(live, before, "carpool_partials_rejected_total", reason="stale_token") == 1
+        assert await risen(live, before, "carpool_stream_handover_gap_seconds_count") == 1
+        assert await risen(live, before, "carpool_tokens_recomputed_total") == 7 + 4
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_what_is_said_twice_counts_once_and_what_leaves_a_gap_counts_not_at_all() -> None:
-    async def work(live: Cluster) -> None:
+def test_what_is_said_twice_counts_once_and_what_leaves_a_gap_counts_not_at_all(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
+            before = await scrape(live)
             stream = client.generate(MODEL, chat())
             listening = asyncio.create_task(hear(stream, len(WORDS)))
             grant = await car.granted()
@@ -155,14 +158,13 @@ def test_what_is_said_twice_counts_once_and_what_leaves_a_gap_counts_not_at_all(
         assert text_of(heard) == ANSWER
         assert tokens_of(heard) == list(range(len(WORDS)))
         for reason in ("gap", "duplicate"):
-            assert await metric(live, "carpool_partials_rejected_total", reason=reason) == 1
+            assert await risen(live, before, "carpool_partials_rejected_total", reason=reason) == 1
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_a_lot_whose_link_breaks_goes_on_with_its_answer() -> None:
-    async def work(live: Cluster) -> None:
+def test_a_lot_whose_link_breaks_goes_on_with_its_answer(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client:
             async with lot(live, "car-a") as car:
                 await offered(client)
@@ -184,12 +186,11 @@ def test_a_lot_whose_link_breaks_goes_on_with_its_answer() -> None:
         assert text_of(heard) == ANSWER
         assert tokens_of(heard) == list(range(len(WORDS)))
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_a_lot_that_tells_no_tokens_gives_the_answer_all_at_once() -> None:
-    async def work(live: Cluster) -> None:
+def test_a_lot_that_tells_no_tokens_gives_the_answer_all_at_once(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
             stream = client.generate(MODEL, chat())
@@ -200,11 +201,10 @@ def test_a_lot_that_tells_no_tokens_gives_the_answer_all_at_once() -> None:
             assert (said.text, said.vehicle) == (ANSWER, "car-a")
             assert [part.finish_reason async for part in stream] == ["stop"]
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_a_lease_whose_answer_takes_long_runs_on_while_tokens_come(tmp_path: Path) -> None:
+def test_an_answer_may_take_long_while_tokens_come_and_not_when_none_do(tmp_path: Path) -> None:
     async def work(live: Cluster) -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
@@ -219,6 +219,12 @@ def test_a_lease_whose_answer_takes_long_runs_on_while_tokens_come(tmp_path: Pat
                 listening = asyncio.create_task(anext(stream))
             await car.report(grant.token, {0: result("x" * said, said)}, ended=True)
             assert (await listening).finish_reason == "stop"
+            silent = asyncio.create_task(anext(client.generate(MODEL, chat())))
+            waits_s = monotonic()
+            await car.granted()
+            with pytest.raises(CarpoolError, match="nothing had come of it within"):
+                await silent
+            assert monotonic() - waits_s < 10.0, "also who gives no deadline does not wait for ever"
 
     config = tmp_path / "carpool.toml"
     config.write_text("[scheduling]\nheartbeat_s = 0.1\nlease_least_s = 0.5\ninteractive_timeout_s = 0.6\n")
@@ -226,8 +232,8 @@ def test_a_lease_whose_answer_takes_long_runs_on_while_tokens_come(tmp_path: Pat
         within(work(live))
 
 
-def test_a_caller_who_leaves_frees_the_car_at_once() -> None:
-    async def work(live: Cluster) -> None:
+def test_a_caller_who_leaves_frees_the_car_at_once(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
             others = [asyncio.create_task(client.run(MODEL, [chat()])) for _ in range(3)]
@@ -251,14 +257,13 @@ def test_a_caller_who_leaves_frees_the_car_at_once() -> None:
             await asyncio.gather(*others, return_exceptions=True)
             assert await client.nodes(), "the coordinator is still there"
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
+def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it(live: Cluster) -> None:
     pieces, piece = 400, "x" * 100_000  # more than the connection holds by itself
 
-    async def work(live: Cluster) -> None:
+    async def work() -> None:
         slow, client = Client(live.coordinator.grpc), Client(live.coordinator.grpc)
         async with slow, client, lot(live, "car-a") as car:
             await offered(client)
@@ -279,8 +284,7 @@ def test_a_slow_reader_holds_up_nobody_and_hears_all_of_it() -> None:
         assert tokens_of(heard) == list(range(pieces))
         assert len(heard) < pieces / 2, "what waits is told together"
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
 Waiting = dict[str, asyncio.Task[link_pb2.Grant]]
@@ -368,16 +372,17 @@ def test_what_no_car_could_take_in_time_says_what_was_lacking() -> None:
         (MODEL, b"x" * (2 << 20), "item 0 has 2097152 bytes; words takes at most 1048576: split it"),
     ],
 )
-def test_what_no_car_would_answer_is_refused_in_a_sentence(model: str, payload: bytes, error: str) -> None:
-    async def work(live: Cluster) -> None:
+def test_what_no_car_would_answer_is_refused_in_a_sentence(
+    model: str, payload: bytes, error: str, live: Cluster
+) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a"):
             await offered(client)
             with pytest.raises(CarpoolError) as refused:
                 await anext(client.generate(model, payload))
             assert str(refused.value) == error
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
 def test_a_model_that_tells_no_answers_is_refused_by_its_kind() -> None:
@@ -393,8 +398,8 @@ def test_a_model_that_tells_no_answers_is_refused_by_its_kind() -> None:
         within(work(live))
 
 
-def test_an_answer_that_fails_on_the_car_fails_with_its_reason() -> None:
-    async def work(live: Cluster) -> None:
+def test_an_answer_that_fails_on_the_car_fails_with_its_reason(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
             listening = asyncio.create_task(anext(client.generate(MODEL, chat())))
@@ -404,12 +409,11 @@ def test_an_answer_that_fails_on_the_car_fails_with_its_reason() -> None:
                 await listening
             assert failed.value.exit_code == 1
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
-def test_a_deadline_ends_an_answer_with_a_reason() -> None:
-    async def work(live: Cluster) -> None:
+def test_a_deadline_ends_an_answer_with_a_reason(live: Cluster) -> None:
+    async def work() -> None:
         async with Client(live.coordinator.grpc) as client, lot(live, "car-a") as car:
             await offered(client)
             stream = client.generate(MODEL, chat(), timeout_s=1.0)
@@ -421,8 +425,7 @@ def test_a_deadline_ends_an_answer_with_a_reason() -> None:
                 await anext(stream)
             assert await car.revoked(grant.token) == link_pb2.REVOCATION_CAUSE_EXPIRED
 
-    with patient_cluster() as live:
-        within(work(live))
+    within(work())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

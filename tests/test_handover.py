@@ -4,173 +4,156 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
-from itertools import count, zip_longest
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count, cycle, zip_longest
 
 import pytest
 
-from coordinator.client import Client, Said
+from coordinator.client import Client
 from coordinator.errors import CarpoolError
-from node import client as hand
-from node import conversion
-from node.address import addresses
 from node.models import ModelCache
-from node.workloads.device import use_threads
-from node.workloads.generate import Generate, load
 from node.workloads.transcript import Transcript
 from tests.faults.durable import metric
 from tests.hand_lot import HandLot
-from tests.live import Cluster, cluster, until
-from tests.node.small_models import chat, make_llama
+from tests.live import within
+from tests.node.small_models import chat
+from tests.town import BROKEN, MODEL, Heard, Town, cache_of, question, town_of
 
-TOKENS = 400
-LOST_AT = 50
-
-
-@dataclass
-class Town:
-    """A fleet of lots with one small model, and that model by itself."""
-
-    live: Cluster
-    folder: Path
-    model: Generate
-    cars: int = 0
-
-    def add(self, name: str, vehicles: int = 1) -> None:
-        flags = ("--models", "llama", "--dtype", "fp32", "--run-dir", str(self.folder))
-        self.live.add(name, *flags, vehicles=vehicles, first_index=self.cars)
-        self.cars += vehicles
-
-    async def unplug(self, car: str) -> None:
-        await asyncio.to_thread(hand.unplug, self.folder, [car])
-
-    async def plug(self, car: str) -> None:
-        await asyncio.to_thread(hand.plug, self.folder, [car])
-
-    def lot_of(self, car: str) -> str:
-        return next(lot.lot_id for lot in addresses(self.folder) if car in lot.vehicles)
-
-
-@dataclass
-class Heard:
-    """One answer, as its caller heard it."""
-
-    said: list[Said] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(said.text for said in self.said)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [token for said in self.said for token in said.tokens]
-
-    @property
-    def cars(self) -> list[str]:
-        """Who spoke, in order."""
-        named = [said.vehicle for said in self.said if said.vehicle]
-        return [car for before, car in zip(["", *named], named, strict=False) if car != before]
+MINUTE_S = 1.0
+"""Real seconds that stand for a minute of the town."""
+TOKENS = 150
+MIDST = 8
+"""Answers of a lot that are begun, and not half said, when it is lost; at least."""
+AT_ONCE = 64
+"""Answers that are told at the same time, while cars come and go."""
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
-    """A cache that holds one small model with room for long answers."""
-    use_threads(1)
-    directory = tmp_path_factory.mktemp("directories") / "llama"
-    directory.mkdir()
-    make_llama(directory, context=2_048)
-    cache = ModelCache(tmp_path_factory.mktemp("cache"))
-    conversion.add(cache, str(directory))
-    return cache
+    return cache_of(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture
-def town(cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
-    monkeypatch.setenv("CARPOOL_CACHE", str(cache.root))
-    config = tmp_path / "carpool.toml"
-    config.write_text("[scheduling]\nheartbeat_s = 0.2\nsilent_after_s = 0.8\n")
-    with cluster("--config", str(config)) as live:
-        yield Town(live, tmp_path / "cluster", load(cache.get("llama"), "cpu", "fp32"))
+@pytest.fixture(scope="module")
+def town(cache: ModelCache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Three lots of ten cars together, for all tests here: to start them takes longer than most of these."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CARPOOL_CACHE", str(cache.root))
+        with town_of(cache, tmp_path_factory.mktemp("town"), [4, 3, 3]) as town:
+            yield town
 
 
-def within(work: Coroutine[Any, Any, None], seconds: float = 90.0) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(seconds):
-            await work
-
-    asyncio.run(run())
-
-
-async def listen(client: Client, payload: bytes, lose: Callable[[str], Awaitable[None]] | None = None) -> Heard:
-    """Hear an answer to its end; `lose` takes away the car that speaks, once it has said LOST_AT tokens."""
-    heard = Heard()
-    async for said in client.generate("llama", payload):
-        heard.said.append(said)
-        if lose is not None and len(heard.tokens) >= LOST_AT:
-            await lose(heard.cars[-1])
-            lose = None
-    return heard
+@asynccontextmanager
+async def client_of(town: Town) -> AsyncIterator[Client]:
+    """A client, when all cars are on their chargers."""
+    async with Client(town.live.coordinator.grpc) as client:
+        await town.whole(client)
+        yield client
 
 
-def is_whole(town: Town, payload: bytes, heard: Heard) -> bool:
-    """Whether an answer is just the one that the model alone gives; says where it is not."""
-    result, steps = town.model.trace(payload)
-    expected = json.loads(result)
-    assert len(heard.tokens) == heard.said[-1].completion_tokens, "each token is told once"
-    if heard.text == expected["text"]:
-        end = heard.said[-1]
-        assert end.finish_reason == expected["finish_reason"]
-        assert (end.prompt_tokens, end.completion_tokens) == (expected["prompt_tokens"], len(heard.tokens))
-        return True
-    pairs = enumerate(zip_longest(heard.text, expected["text"]))
-    alike = next(place for place, (one, other) in pairs if one != other)
-    gap = next((step.gap for step in steps if len(step.text) > alike), 0.0)
-    print(f"differs after {alike} characters, where the two likeliest tokens are {gap:g} apart")
-    return False
+class Losses:
+    """Who was speaking whenever cars were lost, and by what."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Heard]] = []
+        self._caught: list[tuple[str, Heard, int, list[str]]] = []
+
+    def speaking(self, cars: Sequence[str]) -> list[Heard]:
+        """Answers that these have begun, and have not said half of."""
+        begun = [one for _, one in self.answers if 0 < len(one.tokens) < TOKENS / 2]
+        return [one for one in begun if one.cars[-1] in cars and not one.said[-1].finish_reason]
+
+    def note(self, loss: str, cars: Sequence[str]) -> None:
+        """These are lost now."""
+        self._caught += [(loss, one, len(one.said), [*cars]) for one in self.speaking(cars)]
+
+    def handed_over(self) -> Counter[str]:
+        """By loss: answers that another car went on with."""
+        return Counter(
+            loss
+            for loss, one, at, cars in self._caught
+            if any(said.vehicle and said.vehicle not in cars for said in one.said[at:])
+        )
 
 
-def question(number: int, **fields: object) -> bytes:
-    """Most of these are answered at length, some of them by chance."""
-    drawn = {"temperature": 0.8, "seed": number} if number % 2 else {}
-    return chat(f"where is car {number} parked?", **{"max_tokens": TOKENS, **drawn, **fields})
+def test_many_answers_outlive_cars_that_are_unplugged_killed_stopped_and_drained(town: Town) -> None:
+    payloads = [question(number, max_tokens=TOKENS) for number in range(32)]
+    losses, hands, lost, over = Losses(), asyncio.Lock(), set[str](), asyncio.Event()
 
+    async def ask(client: Client, numbers: Iterator[int]) -> None:
+        while not over.is_set():
+            number, heard = next(numbers), Heard()
+            losses.answers.append((number, heard))
+            await heard.listen(client, payloads[number])
 
-@pytest.mark.parametrize("loss", ["unplugged", "killed", "stopped", "drained"])
-def test_an_answer_outlives_its_car(town: Town, loss: str) -> None:
+    async def drive() -> None:
+        """Two of ten cars are unplugged in a minute; each is away for half of it."""
+        for car in cycle(car for trio in zip_longest(*town.lots.values()) for car in trio if car):
+            if over.is_set():
+                return
+            async with hands:
+                if town.lot_of(car) in lost:
+                    continue
+                losses.note("unplugged", [car])
+                await town.unplug(car)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(MINUTE_S / 2):
+                        await over.wait()
+                await town.plug(car)
+            await asyncio.sleep(0)
+
+    async def lose(lot: str, loss: str) -> None:
+        async with hands:
+            lost.add(lot)
+            while len(losses.speaking(town.lots[lot])) < MIDST:  # the client may lag behind: some have ended
+                await asyncio.sleep(0.01)
+            losses.note(loss, town.lots[lot])
+            match loss:
+                case "killed":
+                    town.live.kill(lot)
+                case "stopped":
+                    town.live.signal(lot, signal.SIGSTOP)
+                case "drained":
+                    town.live.signal(lot, signal.SIGTERM)
+
+    async def back(client: Client, lot: str) -> None:
+        await town.back(client, lot)
+        lost.discard(lot)
+
     async def work() -> None:
-        async with Client(town.live.coordinator.grpc) as client:
-            for name in ("lot-a", "lot-b"):
-                town.add(name)
-            await town.live.parked(client, 2)
+        async with client_of(town) as client, asyncio.TaskGroup() as tasks:
+            numbers = cycle(range(len(payloads)))
+            for _ in range(AT_ONCE):
+                tasks.create_task(ask(client, numbers))
+            tasks.create_task(drive())
+            killed, stopped, drained = town.lots
+            await lose(killed, "killed")
+            town.start(killed)
+            await lose(stopped, "stopped")
+            while not losses.handed_over()["stopped"]:  # it may go on with them when it is back
+                await asyncio.sleep(0.01)
+            town.live.signal(stopped, signal.SIGCONT)
+            await back(client, stopped)
+            await lose(drained, "drained")
+            await back(client, killed)
+            over.set()
 
-            async def lose(car: str) -> None:
-                lot = town.lot_of(car)
-                match loss:
-                    case "unplugged":
-                        await town.unplug(car)
-                    case "killed":
-                        town.live.kill(lot)
-                    case "stopped":
-                        town.live.signal(lot, signal.SIGSTOP)
-                    case "drained":
-                        town.live.signal(lot, signal.SIGTERM)
-
-            payload = question(0)
-            heard = await listen(client, payload, lose)
-            assert is_whole(town, payload, heard)
-            assert len(heard.cars) == 2, "another car went on"
-            assert await metric(town.live, "carpool_stream_handover_gap_seconds_count") == 1
-
-    within(work())
+    within(work(), 100)
+    expected = town.expected(payloads)
+    alike = [town.check(payloads[number], one, expected[number]) for number, one in losses.answers]
+    assert sum(alike) >= 0.99 * len(alike)
+    handed_over = losses.handed_over()
+    print(f"{len(alike)} answers; handed over: {handed_over}")
+    assert handed_over.keys() == {"unplugged", "killed", "stopped", "drained"}
+    assert asyncio.run(metric(town.live, "carpool_partials_rejected_total", reason="gap")) == 0
 
 
 async def with_plain_text(client: Client) -> tuple[int, Heard, str]:
     """A question, its answer, and six plain characters from the midst of that: the model says what it likes."""
     for number in count():
-        heard = await listen(client, question(number))
+        heard = Heard()
+        await heard.listen(client, question(number))
         found = re.search("[ -~]{6}", heard.text[30:])
         if found is not None:
             return number, heard, found[0]
@@ -179,87 +162,113 @@ async def with_plain_text(client: Client) -> tuple[int, Heard, str]:
 
 def test_a_stop_string_that_lies_across_a_hand_over_ends_the_answer(town: Town) -> None:
     async def work() -> None:
-        async with Client(town.live.coordinator.grpc) as client:
-            town.add("lot-a")
-            await town.live.parked(client, 1)
+        async with client_of(town) as client:
             number, heard, stop = await with_plain_text(client)
-            await town.unplug("car-0000")
-            payload = question(number, stop=[stop])
+            await town.only(client)
+            payload, cut = question(number, stop=[stop]), Heard()
             first = Transcript(town.model.text, [stop])
             while not first.text.endswith(stop[:3]):
                 assert not first.add(heard.tokens[len(first.tokens)])
             said = first.take()
             assert not said.text.endswith(stop[:3]), "it may begin the stop string"
-            async with HandLot(town.live.coordinator.grpc, "by-hand", model="llama", kind="generate") as car:
-                listening = asyncio.create_task(listen(client, payload))
+            async with HandLot(town.live.coordinator.grpc, "by-hand", model=MODEL, kind="generate") as car:
+                listening = asyncio.create_task(cut.listen(client, payload))
                 grant = await car.granted()
                 await car.say(grant.token, said.first, said.tokens, said.start, said.text)
                 await town.plug("car-0000")
-                await town.live.parked(client, 2)
+                await town.here(client, "by-hand", "car-0000")
                 await car.report(grant.token, {}, ended=True, departs=True)
-                cut = await listening
+                await listening
             assert cut.cars == ["by-hand", "car-0000"]
-            assert is_whole(town, payload, cut)
+            assert town.check(payload, cut, *town.expected([payload]))
             assert cut.text == heard.text[: heard.text.index(stop)]
             assert cut.said[-1].finish_reason == "stop"
 
     within(work())
 
 
-def test_many_answers_outlive_cars_that_come_and_go(town: Town) -> None:
-    answers = 64
-
+def test_an_answer_outlives_the_window_of_its_car(town: Town) -> None:
     async def work() -> None:
-        async with Client(town.live.coordinator.grpc) as client:
-            for name in ("lot-a", "lot-b"):
-                town.add(name, vehicles=3)
-            await town.live.parked(client, 6)
-            payloads = [question(number, max_tokens=150) for number in range(answers)]
-            listening = [asyncio.create_task(listen(client, payload)) for payload in payloads]
-            turn = 0
-            while not all(task.done() for task in listening):
-                car = f"car-{turn % 6:04d}"
-                await town.unplug(car)
-                await town.plug(car)
-                turn += 1
-                await asyncio.wait(listening, timeout=0.1)
-            heard = [task.result() for task in listening]
-            alike = [is_whole(town, *pair) for pair in zip(payloads, heard, strict=True)]
-            assert sum(alike) >= 0.99 * answers
-            handovers = await metric(town.live, "carpool_stream_handover_gap_seconds_count")
-            assert handovers >= answers / 4, (handovers, turn)
-            assert await metric(town.live, "carpool_partials_rejected_total", reason="gap") == 0
-            print(f"{handovers:g} hand-overs of {answers} answers, {turn} cars taken")
-
-    within(work(), 300)
-
-
-def test_a_prompt_longer_than_the_context_is_refused_in_a_sentence(town: Town) -> None:
-    async def work() -> None:
-        async with Client(town.live.coordinator.grpc) as client:
-            town.add("lot-a")
-            await town.live.parked(client, 1)
-            with pytest.raises(
-                CarpoolError, match=r"the prompt has .* tokens and max_tokens is 64, together more than"
-            ):
-                await listen(client, chat("much too long " * 200, max_tokens=64))
+        async with client_of(town) as client:
+            first, second, *_ = town.cars
+            payload, heard = question(0, max_tokens=1_900), Heard()
+            await town.only(client)
+            await town.plug(first, window_s=1.0)
+            listening = asyncio.create_task(heard.listen(client, payload))
+            await town.here(client, first)
+            await town.plug(second)
+            await listening
+            assert heard.cars == [first, second]
+            assert town.check(payload, heard, *town.expected([payload]))
 
     within(work())
 
 
-def test_a_caller_who_leaves_frees_the_car_for_the_next(town: Town) -> None:
+def test_the_next_turn_goes_to_the_car_that_holds_the_turns_before_while_it_is_there(town: Town) -> None:
     async def work() -> None:
-        async with Client(town.live.coordinator.grpc) as client:
-            town.add("lot-a")
-            await town.live.parked(client, 1)
-            stream = client.generate("llama", question(0))
-            await anext(stream)
-            await stream.aclose()
+        async with client_of(town) as client:
 
-            async def free() -> bool | None:
-                (car,) = await client.nodes()
-                return car.state == "idle" or None
+            async def turn(turns: list[dict[str, str]]) -> tuple[str, float]:
+                """The next turn of a conversation: the car that speaks, and tokens that it held already."""
+                payload, heard = json.dumps({"messages": turns, "max_tokens": 60}).encode(), Heard()
+                before = await metric(town.live, "carpool_prefix_tokens_reused_total", model=MODEL)
+                await heard.listen(client, payload)
+                assert town.check(payload, heard, *town.expected([payload]))
+                turns += [{"role": "assistant", "content": heard.text}, {"role": "user", "content": "and then?"}]
+                (car,) = heard.cars
+                return car, await metric(town.live, "carpool_prefix_tokens_reused_total", model=MODEL) - before
 
-            await until(free, 0.5)
+            talks = [
+                [{"role": "user", "content": f"tell me of car {number}. {'Go on. ' * 5}"}] for number in range(3)
+            ]
+            cars = await asyncio.gather(*map(turn, talks))
+            assert len({car for car, _ in cars}) > 1
+            for talk, (car, _) in zip(talks, cars, strict=True):
+                asked = len(talk[0]["content"])
+                again, reused = await turn(talk)
+                assert (again, reused >= asked) == (car, True), (again, car, reused)
+            (left, _), talk = cars[0], talks[0]
+            await town.unplug(left)
+            another, _ = await turn(talk)
+            assert another != left
+            await town.plug(left)
+            again, reused = await turn(talk)
+            assert (again, reused > len(talk[0]["content"])) == (another, True), "it holds the latest turn"
+
+    within(work())
+
+
+def test_an_answer_that_no_car_gives_is_refused_with_what_is_missing_and_when_it_is_expected(town: Town) -> None:
+    async def work() -> None:
+        async with client_of(town) as client:
+            await town.only(client)
+            with pytest.raises(CarpoolError) as refused:
+                await anext(client.generate(MODEL, question(0), timeout_s=1.0))
+            cars = len(await client.nodes())
+            assert re.fullmatch(
+                f"the deadline passed, and nothing had come of it within 1 s: of {cars} vehicles {cars} are away;"
+                f" by the forecast one that offers {MODEL} is here within .+, as likely as not",
+                str(refused.value),
+            )
+
+    within(work())
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "error"),
+    [
+        (
+            MODEL,
+            chat("much too long " * 200, max_tokens=64),
+            "the prompt has .* tokens and max_tokens is 64, together",
+        ),
+        (BROKEN, chat("not ~ fine"), r"the answer failed \(model\): the model gave logits that are no numbers"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_sentence(town: Town, model: str, payload: bytes, error: str) -> None:
+    async def work() -> None:
+        async with client_of(town) as client:
+            with pytest.raises(CarpoolError, match=error):
+                await Heard().listen(client, payload, model)
 
     within(work())

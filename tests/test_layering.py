@@ -29,6 +29,12 @@ def test_the_repository_keeps_its_walls() -> None:
         ("node/lot.py", "from protos.link_pb2 import Grant", "stays at the wire"),
         ("coordinator/services/jobs.py", "import torch", "executor and its workloads only"),
         ("node/agent.py", "from transformers import AutoModel", "executor and its workloads only"),
+        ("node/workloads/device.py", "import transformers", "takes seconds to import"),
+        (
+            "node/workloads/classify.py",
+            "from node.workloads.networks import load_network",
+            "takes seconds to import",
+        ),
         ("node/__main__.py", "import ray", "knows Ray"),
         ("benchmarks/audit.py", "from node.terms import Terms", "none of the code it judges"),
         ("coordinator/core/scheduler.py", "from time import monotonic", "no clock"),

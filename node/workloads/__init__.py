@@ -101,6 +101,10 @@ class Row(Protocol):
     def transcript(self) -> Transcript:
         """Its text so far."""
 
+    @property
+    def reused(self) -> int:
+        """Tokens that it did not pass through: their keys and values were there already."""
+
 
 R = TypeVar("R", bound=Row)
 
@@ -129,9 +133,24 @@ class Continuous(Workload, Protocol[R]):
     def leave(self, row: R) -> None:
         """A row has ended, or nobody waits for it any more."""
 
+    @property
+    def values(self) -> float:
+        """Numbers that it holds at most: weights, keys and values."""
+
+    @property
+    def positions(self) -> int:
+        """Positions, over all rows, whose keys and values it holds at once."""
+
+    @property
+    def ordinary_positions(self) -> int:
+        """Those of an ordinary item."""
+
+    def hold(self, positions: int) -> None:
+        """Hold keys and values of so many positions. Before anything joins."""
+
     def limit(self, values: float) -> None:
-        """Hold no more than so many numbers, weights and what is kept of items together. Raises ModelError when
-        that is too little. Before anything joins."""
+        """Hold no more than so many numbers, weights, keys and values together. Raises ModelError when that is too
+        little. Before anything joins."""
 
 
 def load(cache: ModelCache, name: str, device: str = "cpu", dtype: str = "fp32") -> Workload:

@@ -16,7 +16,7 @@ from node.roofline import Cost, Phase
 from node.workloads import BadInput, Control, Outcome
 from node.workloads.device import Guard, device_named, dtype_named, on_device
 from node.workloads.efficientnet import IMAGE_SIZE, EfficientNetLite0, operations
-from node.workloads.weights import load_network
+from node.workloads.weights import load_own
 
 BATCH_ITEMS = {"cpu": 8, "cuda": 64}
 """Pictures of one micro-batch. Measured on one busy core: by 8 it does 54 a second, by 1 42, by 16 62; the GPU's
@@ -121,7 +121,7 @@ def load(model: CachedModel, device: str, dtype: str) -> Classify:
     """Load an image classifier. Raises ModelError."""
     place = device_named(device)
     numbers = dtype_named(dtype, place, model)
-    network = load_network(EfficientNetLite0, model, numbers, place)
+    network = load_own(EfficientNetLite0, model, numbers, place)
     network.turn()
     network.together = TOGETHER[place.type]
     labels = json.loads((model.directory / "labels.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import nn
@@ -39,15 +40,25 @@ def device_named(asked: str) -> torch.device:
 def dtype_named(asked: str, device: torch.device, model: CachedModel) -> torch.dtype:
     """The type of numbers for "auto", "fp32" or "bf16".
 
-    auto is, on a CPU, the type of the model's file, so that processes share its pages; on a GPU, bf16.
+    auto is bf16 on a GPU that computes in it. On a CPU it is fp32, in which answers are the same on every car, and
+    bf16 only for a model whose file is in that, where the CPU computes in it.
     """
     if asked == "auto":
         if device.type == "cuda":
-            return torch.bfloat16
-        return torch.bfloat16 if tensors_of(model)[1] == "BF16" else torch.float32
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return torch.bfloat16 if tensors_of(model)[1] == "BF16" and _computes_bf16() else torch.float32
     if asked not in ("fp32", "bf16"):
         raise ModelError(f"no dtype {asked!r}: use auto, fp32 or bf16")
     return torch.float32 if asked == "fp32" else torch.bfloat16
+
+
+@cache
+def _computes_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16, rather than taking its numbers for fp32 ones."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+        flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+    return False
 
 
 def free_bytes(device: torch.device) -> int:
@@ -59,6 +70,12 @@ def free_bytes(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # assumed: half of all
+
+
+def give_back() -> None:
+    """Let other processes have what the GPU's allocator holds of a model that is gone."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class Guard:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
 from node.models import CachedModel, ModelError
 from node.roofline import Cost, Phase
 from node.workloads import BadInput, Control, Outcome
-from node.workloads.bert import Bert, BertShape, operations
 from node.workloads.device import Guard, device_named, dtype_named, on_device
-from node.workloads.weights import config_of, load_network
+from node.workloads.encoder import Encoder, load_encoder
+from node.workloads.sizes import encoding
+from node.workloads.vocabulary import Vocabulary, vocabulary_of
+from node.workloads.weights import config_of
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 32_768}
 """Tokens of one micro-batch, at most, or one text. Measured on one core for `minilm`: 512 is as fast as any, and
@@ -32,21 +33,20 @@ _ORDINARY = (
 
 
 class Embed:
-    """A BERT encoder with its pooling."""
+    """An encoder with its pooling."""
 
     kind = "embed"
     computes = True
 
     def __init__(
-        self, encoder: Bert, shape: BertShape, tokenizer: Tokenizer, pooling: str, device: torch.device
+        self, encoder: Encoder, vocabulary: Vocabulary, longest: int, pooling: str, device: torch.device
     ) -> None:
         self._encoder = encoder
-        self._shape = shape
-        self._parameters = sum(parameter.numel() for parameter in encoder.parameters())
-        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._longest = longest  # tokens of a text that count
         self._pooling = pooling
         self._device = device
-        self._guard = Guard(encoder, device)
+        self._guard = Guard(encoder.module, device)
         self._batch_tokens = BATCH_TOKENS[device.type]
         self.batch_items = self._batch_tokens // 32  # an ordinary sentence is 20 to 40 tokens
 
@@ -67,8 +67,8 @@ class Embed:
             pending += len(payload)
             if pending >= _CHUNK_BYTES or place == len(inputs) - 1:
                 control.check()
-                for text_place, encoding in zip(places, self._tokenizer.encode_batch_fast(texts), strict=True):
-                    prepared[text_place] = encoding.ids
+                for text_place, ids in zip(places, self._vocabulary.encode(texts, self._longest), strict=True):
+                    prepared[text_place] = ids
                 texts, places, pending = [], [], 0
         return prepared
 
@@ -102,8 +102,8 @@ class Embed:
     def cost(self, prepared: Sequence[list[int]], outcomes: Sequence[Outcome]) -> Cost:
         """One pass over all tokens."""
         lengths = [len(ids) for ids in prepared]
-        passed = {Phase.ENCODE: operations(self._shape, lengths)}
-        return Cost(self._parameters, 0.0, len(lengths), {Phase.ENCODE: sum(lengths)}, passed)
+        passed = {Phase.ENCODE: encoding(self._encoder.sizes, lengths)}
+        return Cost(self._encoder.parameters, 0.0, len(lengths), {Phase.ENCODE: sum(lengths)}, passed)
 
     def ordinary_cost(self) -> Cost:
         """Of sentences of some 25 tokens."""
@@ -138,14 +138,9 @@ def first(hidden: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
 def load(model: CachedModel, device: str, dtype: str) -> Embed:
     """Load an embedding model. Raises ModelError."""
     place = device_named(device)
-    config = config_of(model)
-    encoder = load_network(lambda: Bert(BertShape.of(config)), model, dtype_named(dtype, place, model), place)
-    tokenizer = Tokenizer.from_file(str(model.directory / "tokenizer.json"))
-    tokenizer.no_padding()
-    longest = config["max_position_embeddings"]
-    wanted = config_of(model, "sentence_bert_config.json").get("max_seq_length") or longest
-    tokenizer.enable_truncation(min(longest, wanted))
-    return Embed(encoder, BertShape.of(config), tokenizer, _pooling(model), place)
+    encoder = load_encoder(model, dtype_named(dtype, place, model), place)
+    wanted = config_of(model, "sentence_bert_config.json").get("max_seq_length") or encoder.longest
+    return Embed(encoder, vocabulary_of(model), min(encoder.longest, wanted), _pooling(model), place)
 
 
 def _pooling(model: CachedModel) -> str:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from node.workloads import BadModel, Control
 from node.workloads.chat import ChatRequest
+from node.workloads.decoder import Decoder
 from node.workloads.device import Guard
-from node.workloads.llama import Llama
 from node.workloads.memory import Part, Pass
-from node.workloads.sampling import Likelihood, choose, likelihood
+from node.workloads.sampling import Likelihood, choose, gap, likelihood
 from node.workloads.stretches import Stretch, Stretches
 from node.workloads.transcript import Transcript
 
@@ -60,7 +60,7 @@ class Row:
     broken: BadModel | None = None  # or that it cannot go on
     reused: int = 0  # tokens whose keys and values were there already
     likelihoods: list[Likelihood] = field(default_factory=list)  # of tokens that were chosen here, if asked for
-    gaps: list[float] | None = None  # between the two largest logits, if watched
+    gaps: list[float] | None = None  # of each choice, see `sampling.gap`, if watched
 
     @property
     def ended(self) -> bool:
@@ -90,7 +90,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Llama,
+        network: Decoder,
         decode: Callable[[Sequence[int]], str],
         ends: frozenset[int],
         positions: int,
@@ -100,8 +100,8 @@ class Engine:
         self._decode = decode
         self._ends = ends  # tokens that end an answer
         self._device = device
-        self._group = network.shape.num_attention_heads // network.shape.num_key_value_heads
-        self._guard = Guard(network, device)
+        self._group = network.sizes.heads // network.sizes.key_heads
+        self._guard = Guard(network.module, device)
         self._memory = network.memory(positions)
         self._stretches = Stretches(positions)
 
@@ -202,8 +202,7 @@ class Engine:
 
     def _note(self, row: Row, logits: Tensor, token: int) -> None:
         if row.gaps is not None:
-            first, second = logits.topk(2).values.tolist()
-            row.gaps.append(first - second)
+            row.gaps.append(gap(logits, row.prompt.request, len(row.transcript.tokens)))
         if row.prompt.request.logprobs and token not in self._ends:
             row.likelihoods.append(likelihood(logits, token, row.prompt.request.top_logprobs))
 

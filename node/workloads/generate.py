@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from node.models import CachedModel, ModelError
 from node.roofline import Cost, Operation, Phase
 from node.workloads import BadInput, BadModel, Control, Outcome
 from node.workloads.chat import DEFAULT_TOKENS, ChatRequest, answer, read_request
+from node.workloads.decoder import Decoder, load_decoder
 from node.workloads.device import device_named, dtype_named, free_bytes
 from node.workloads.engine import Engine, Prompt, Row, shares
-from node.workloads.llama import Llama, LlamaShape, operations
 from node.workloads.sampling import Likelihood
-from node.workloads.template import ChatTemplate, template_of
-from node.workloads.vocabulary import Vocabulary
-from node.workloads.weights import config_of, load_network
+from node.workloads.sizes import decoding
+from node.workloads.vocabulary import Vocabulary, vocabulary_of
+from node.workloads.weights import config_of
 
 MOST_ROWS = {"cpu": 32, "cuda": 128}
 """Rows that step together, at most. Measured for `smollm2` on two cores: tokens a second still rise up to 32; the
@@ -43,9 +42,6 @@ MEMORY_PART = 0.25
 SPARE = 0.25
 """The part of the positions that patient rows leave to others, but for the first of them. Assumed."""
 
-LONGEST_CONTEXT = 8_192
-"""Tokens of a prompt and its answer together, if the model itself does not hold fewer."""
-
 _ORDINARY = b'{"messages": [{"role": "user", "content": "Why is the sky blue?"}]}'
 
 
@@ -54,49 +50,61 @@ class Step:
     """One token of a reference answer."""
 
     text: str  # the answer before this token
-    gap: float  # between the two largest logits
+    token: int | None  # None: it ended the answer, and is not told
+    gap: float  # see `sampling.gap`
 
 
 class Generate:
-    """A Llama decoder with its tokenizer."""
+    """A decoder with its tokenizer."""
 
     kind = "generate"
     computes = True
 
     def __init__(
         self,
-        network: Llama,
-        tokenizer: Tokenizer,
-        template: ChatTemplate,
+        network: Decoder,
+        vocabulary: Vocabulary,
         ends: frozenset[int],
-        context: int,
         device: torch.device,
     ) -> None:
         self._network = network
-        self._vocabulary = Vocabulary(tokenizer)
-        self._template = template
+        self._vocabulary = vocabulary
         self._ends = ends  # tokens that end an answer
-        self._longest = context
         self._device = device
-        self._parameters = sum(parameter.numel() for parameter in network.parameters())
-        shape = network.shape
-        self._width = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+        self._width = 2 * network.sizes.layers * network.sizes.key_heads * network.sizes.head_dim
         self.batch_items = ORDINARY_ROWS[device.type]
         self.most_rows = MOST_ROWS[device.type]
-        bytes_each = self._width * next(network.parameters()).element_size()
-        self._hold(min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each)))
+        bytes_each = self._width * next(network.module.parameters()).element_size()
+        self.hold(max(1, min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each))))
 
-    def _hold(self, positions: int) -> None:
+    @property
+    def positions(self) -> int:
+        """Positions, over all rows, whose keys and values are held at once."""
+        return self.engine.positions
+
+    @property
+    def ordinary_positions(self) -> int:
+        """Those of an ordinary question with its answer."""
+        return len(self._ids(read_request(_ORDINARY))) + DEFAULT_TOKENS
+
+    @property
+    def values(self) -> float:
+        """Numbers that it holds at most: weights, keys and values."""
+        return float(self._network.parameters + self.positions * self._width)
+
+    def hold(self, positions: int) -> None:
+        """Hold keys and values of so many positions, before anything joins: a longer request is refused."""
         self.engine = Engine(self._network, self._vocabulary.text, self._ends, positions, self._device)
-        self._context = min(self._longest, positions)
+        self._context = min(self._network.context, positions)
 
     def limit(self, values: float) -> None:
         """Hold no more than so many numbers, weights and keys and values together."""
-        positions = min(self.engine.positions, int((values - self._parameters) / self._width))
+        positions = min(self.engine.positions, int((values - self._network.parameters) / self._width))
         if positions < 1:
-            needed = self._parameters + self._width
+            needed = self._network.parameters + self._width
             raise ModelError(f"a memory of {values:,.0f} numbers is too small for this model; it takes {needed:,}")
-        self._hold(positions)
+        if positions < self.positions:
+            self.hold(positions)
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Prompt | BadInput]:
         """Read requests, and put their messages through the model's chat template."""
@@ -157,8 +165,10 @@ class Generate:
         outcome, gaps = self.outcome(row), row.gaps or []
         if isinstance(outcome, BadModel):
             raise outcome
-        texts = [self.text(row.transcript.tokens[:count]) for count in range(len(gaps))]
-        return outcome, tuple(Step(*step) for step in zip(texts, gaps, strict=True))
+        tokens = row.transcript.tokens
+        texts = [self.text(tokens[:count]) for count in range(len(gaps))]
+        told = [*tokens, None][: len(gaps)]
+        return outcome, tuple(Step(*step) for step in zip(texts, told, gaps, strict=True))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without marks."""
@@ -205,7 +215,7 @@ class Generate:
         """What the next step of these rows asks of any computer."""
         sizes = [(row.filled, row.known, row.patient) for row in rows]
         phase, made = self._step_cost(sizes, shares(sizes, self._device))
-        return Cost(self._parameters, self.engine.used * self._width, len(rows), {}, {phase: made})
+        return Cost(self._network.parameters, self.engine.used * self._width, len(rows), {}, {phase: made})
 
     def _step_cost(
         self, rows: Sequence[tuple[int, int, bool]], counts: Sequence[int]
@@ -213,7 +223,7 @@ class Generate:
         parts = [(count, filled) for (filled, _, _), count in zip(rows, counts, strict=True) if count]
         ends = sum(filled + count == known for (filled, known, _), count in zip(rows, counts, strict=True))
         answers = any(known - filled == 1 for filled, known, _ in rows)
-        return Phase.DECODE if answers else Phase.PREFILL, operations(self._network.shape, parts, ends)
+        return Phase.DECODE if answers else Phase.PREFILL, decoding(self._network.sizes, parts, ends)
 
     def _cost(self, prompts: Sequence[int], steps: Sequence[int]) -> Cost:
         """Of prompts of so many tokens that begin together, and so many steps of each row."""
@@ -228,7 +238,7 @@ class Generate:
             for row, count in zip(going_on, counts, strict=True):
                 filled[row] += count
         return Cost(
-            self._parameters,
+            self._network.parameters,
             float(sum(totals) * self._width),
             len(prompts),
             {Phase.PREFILL: sum(prompts), Phase.DECODE: sum(steps)},
@@ -249,8 +259,11 @@ class Generate:
         step_s = max(timings[2] - timings[1], 1e-6) / steps
         return rows / (timings[1] + (DEFAULT_TOKENS - 1) * step_s)
 
+    def _ids(self, request: ChatRequest) -> list[int]:
+        return self._vocabulary.prompt(request.messages)
+
     def _prompt(self, request: ChatRequest) -> Prompt:
-        ids = self._vocabulary.tokens(self._template.render(request.messages))
+        ids = self._ids(request)
         prompt = Prompt(ids, request)
         if prompt.positions > self._context:
             raise BadInput(
@@ -277,12 +290,9 @@ def _steps(result: bytes) -> int:
 def load(model: CachedModel, device: str, dtype: str) -> Generate:
     """Load a chat model. Raises ModelError."""
     place = device_named(device)
-    config = config_of(model)
-    network = load_network(lambda: Llama(LlamaShape.of(config)), model, dtype_named(dtype, place, model), place)
-    tokenizer = Tokenizer.from_file(str(model.directory / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    network = load_decoder(model, dtype_named(dtype, place, model), place)
+    vocabulary = vocabulary_of(model)
+    vocabulary.require_template(model.name)
     named = [config_of(model, name).get("eos_token_id") for name in ("config.json", "generation_config.json")]
     ends = {end for ends in named for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
-    context = min(int(config["max_position_embeddings"]), LONGEST_CONTEXT)
-    return Generate(network, tokenizer, template_of(model), frozenset(ends), context, place)
+    return Generate(network, vocabulary, frozenset(ends), place)

@@ -61,25 +61,28 @@ class Memory:
         self._heads = heads
         self.device = like.device
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, step: Pass) -> Tensor:
-        """Keep new keys and values, and attend: query [T, heads, D], key and value [T, key heads, D] -> [T, W]"""
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, step: Pass) -> Tensor:
+        """Keep new keys and values, and attend: query [heads, T, D], key and value [key heads, T, D] -> [T, W]"""
         keys, values = self._layers[layer]
-        keys.index_copy_(1, step.places, key.transpose(0, 1))
-        values.index_copy_(1, step.places, value.transpose(0, 1))
+        keys.index_copy_(1, step.places, key)
+        values.index_copy_(1, step.places, value)
         # The heads of a group ask the same keys: as more queries, not as copies of the keys.
-        tokens, _, head_dim = query.shape
-        query = query.view(tokens, self._heads, -1, head_dim)
+        _, tokens, head_dim = query.shape
+        query = query.view(1, self._heads, -1, tokens, head_dim)
         mixed, at = [], 0
         for part, mask in zip(step.parts, step.masks, strict=True):
             count = len(part.ids)
             end = part.start + part.filled + count
             seen_keys, seen_values = keys[None, :, part.start : end], values[None, :, part.start : end]
             if mask is None:
-                asked = query[at : at + 1]
-                mixed.append(functional.scaled_dot_product_attention(asked, seen_keys, seen_values).view(1, -1))
+                asked = query[:, :, :, at]
+                told = functional.scaled_dot_product_attention(asked, seen_keys, seen_values, scale=scaling)
+                mixed.append(told.view(1, -1))
             else:
-                asked = query[at : at + count].permute(1, 2, 0, 3).reshape(1, self._heads, -1, head_dim)
-                told = functional.scaled_dot_product_attention(asked, seen_keys, seen_values, attn_mask=mask)
+                asked = query[:, :, :, at : at + count].reshape(1, self._heads, -1, head_dim)
+                told = functional.scaled_dot_product_attention(
+                    asked, seen_keys, seen_values, attn_mask=mask, scale=scaling
+                )
                 mixed.append(told.view(self._heads, -1, count, head_dim).permute(2, 0, 1, 3).reshape(count, -1))
             at += count
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)

@@ -31,12 +31,28 @@ def choose(logits: Tensor, requests: Sequence[ChatRequest], positions: Sequence[
 
 def sample(logits: Tensor, request: ChatRequest, position: int) -> int:
     """Draw a token by Gumbel noise keyed on seed and position, so that every attempt draws the same: logits [V]."""
+    return int(_drawn(logits, request, position).argmax())
+
+
+def gap(logits: Tensor, request: ChatRequest, position: int) -> float:
+    """How near the choice of a token is, in logits: what the chosen one has before the next, the noise of the draw
+    included: logits [V]."""
+    scale = request.temperature or 1.0
+    scores = _drawn(logits.cpu(), request, position) if request.temperature > 0 else logits
+    first: float
+    second: float
+    first, second = scores.topk(2).values.tolist()
+    return scale * (first - second)
+
+
+def _drawn(logits: Tensor, request: ChatRequest, position: int) -> Tensor:
+    """What the largest of is drawn: logits [V] -> [V]."""
     logits = logits / request.temperature
     if request.top_p < 1:
         logits = _nucleus(logits, max(request.top_p, 1e-6))
     generator = torch.Generator().manual_seed((request.seed * 1_000_003 + position) % (1 << 63))
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    return int((logits + noise).argmax())
+    return logits + noise
 
 
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:

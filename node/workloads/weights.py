@@ -1,4 +1,4 @@
-"""Putting a model's weights into a network of ours: mapped from the file, so that processes share the pages."""
+"""A model's config and weights from its files: mapped, so that processes share the pages."""
 
 import json
 import os
@@ -26,25 +26,28 @@ def config_of(model: CachedModel, name: str = "config.json") -> dict[str, Any]:
     return config
 
 
-def load_network(make: Callable[[], N], model: CachedModel, dtype: torch.dtype, device: torch.device) -> N:
-    """Make a network and give it the model's weights. On a CPU they are mapped in the type they are to have.
+def load_own(make: Callable[[], N], model: CachedModel, dtype: torch.dtype, device: torch.device) -> N:
+    """Make a network of ours and give it the model's weights, on a CPU mapped in the type they are to have.
 
-    Weights that the network does not have are left out. Raises ModelError when one is missing or has another shape.
+    Those that the network does not have are left out. Raises ModelError when one is missing or has another shape.
     """
-    files = _in_type(model, dtype) if device.type == "cpu" else model.weights()
     try:
-        tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
+        tensors = tensors_in(model, dtype, device)
         with torch.device("meta"):
             network = make()
         wanted = network.state_dict().keys()
-        # Some files keep the encoder under a prefix, with a head beside it.
-        prefix = next((p for p in ("", "bert.", "model.") if all(p + name in tensors for name in wanted)), "")
-        network.load_state_dict({name: tensors[prefix + name] for name in wanted}, assign=True)
+        network.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
     except KeyError as error:
         raise ModelError(f"the weights of {model.name} lack {error.args[0]!r}") from None
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"{model.name} cannot be loaded: {str(error).splitlines()[-1].strip()}") from None
     return network.eval().requires_grad_(False).to(device, dtype)
+
+
+def tensors_in(model: CachedModel, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    """The model's weights by name, in host memory; those for a CPU in this type already. Raises SafetensorError."""
+    files = _in_type(model, dtype) if device.type == "cpu" else model.weights()
+    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 def _in_type(model: CachedModel, dtype: torch.dtype) -> tuple[Path, ...]:

@@ -66,6 +66,7 @@ def busy_metrics() -> Metrics:
     metrics.observe_handover(0.2)
     metrics.count_tokens("smollm2", 64)
     metrics.count_recomputed(100)
+    metrics.count_reused("smollm2", 40)
     metrics.count_breach("stale_token")
     metrics.count_hedge("second")
     metrics.count_violation("items_are_in_one_place")

@@ -61,6 +61,7 @@ FAMILIES = {
     "carpool_store_wal_bytes": ("gauge", set()),
     "carpool_hedges": ("counter", {"result"}),
     "carpool_partials_rejected": ("counter", {"reason"}),
+    "carpool_prefix_tokens_reused": ("counter", {"model"}),
     "carpool_stream_handover_gap_seconds": ("histogram", set()),
     "carpool_tokens_generated": ("counter", {"model"}),
     "carpool_tokens_recomputed": ("counter", set()),

@@ -3,16 +3,18 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordPiece
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertModel, LlamaForCausalLM, PreTrainedModel
 
+from node import conversion
 from node.workloads.efficientnet import EfficientNetLite0
 
 WORDS = (
@@ -39,8 +41,8 @@ TEMPLATE = (
 )
 
 
-def make_bert(directory: Path) -> BertModel:
-    """An encoder of two layers that knows WORDS."""
+def make_bert(directory: Path, definition: Any = BertModel) -> PreTrainedModel:
+    """An encoder of two layers, in this architecture, that knows WORDS."""
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: index for index, word in enumerate(marks + list(dict.fromkeys(WORDS)))}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
@@ -49,7 +51,7 @@ def make_bert(directory: Path) -> BertModel:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     )
     torch.manual_seed(0)
-    config = BertConfig(
+    config = definition.config_class(
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
@@ -57,37 +59,50 @@ def make_bert(directory: Path) -> BertModel:
         intermediate_size=64,
         max_position_embeddings=64,
     )
-    model: BertModel = BertModel(config, add_pooling_layer=False).eval()
+    model: PreTrainedModel = definition(config, add_pooling_layer=False).eval()
     model.save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     return model
 
 
-def make_llama(directory: Path, context: int = 512) -> LlamaForCausalLM:
-    """A decoder of two layers over bytes, with a chat template, for so many positions."""
+def make_llama(
+    directory: Path, context: int = 512, definition: Any = LlamaForCausalLM, **fields: Any
+) -> PreTrainedModel:
+    """A decoder of two layers over bytes, in this architecture, with a chat template, for so many positions, and
+    with these fields of its config."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|begin|>", "<|end|>"])
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(alphabet) + 2,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=context,
-        initializer_range=0.3,
-        eos_token_id=len(alphabet) + 1,
-        tie_word_embeddings=False,
-    )
-    model: LlamaForCausalLM = LlamaForCausalLM(config).eval()
+    sizes = {
+        "vocab_size": len(alphabet) + 2,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": context,
+        "initializer_range": 0.3,
+        "eos_token_id": len(alphabet) + 1,
+        "tie_word_embeddings": False,
+    }
+    config = definition.config_class(**sizes | fields)
+    model: PreTrainedModel = definition(config).eval()
     model.save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return model
+
+
+def make_broken_llama(directory: Path, sound: Path) -> None:
+    """A copy of a decoder whose embedding of `~` is no number."""
+    conversion.copy_directory(sound, directory)
+    weights = load_file(directory / "model.safetensors")
+    ids = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    weights["model.embed_tokens.weight"][ids["~"]] = torch.nan
+    save_file(weights, directory / "model.safetensors")
 
 
 def make_efficientnet(directory: Path) -> EfficientNetLite0:

@@ -229,6 +229,26 @@ def test_batch_work_is_announced_done_and_reported(
     go(scene())
 
 
+def test_a_lot_tells_which_models_are_in_its_memory_and_loads_what_it_is_lent_work_for(
+    tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        memory = {"memory_gb": 0.0002, "kv_positions": 200}  # for one of them
+        async with running(tmp_path, models=("llama", "bert"), noop=False, **memory) as lot:
+            coordinator = lot.coordinator
+            first = await coordinator.heard.get()
+            assert {m.model for m in first.models if m.load_s == 0} == {"llama"}
+            await coordinator.to_say.put(grant(1, 0, [b"a car is parked"] * 2, model="bert"))
+            left = await coordinator.until(lambda m: bool(m.models))
+            assert all(m.load_s > 0 for m in left.models)
+            there = await coordinator.until(lambda m: any(model.load_s == 0 for model in m.models))
+            assert [(m.model, m.load_s == 0) for m in there.models] == [("llama", False), ("bert", True)]
+            assert len(await coordinator.results(2)) == 2
+
+    monkeypatch.setenv("CARPOOL_CACHE", str(small_cache.root))
+    go(scene())
+
+
 def test_a_paced_lot_offers_its_profiles_speed_and_keeps_it(
     tmp_path: Path, small_cache: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

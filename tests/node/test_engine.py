@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from node import attempt, conversion
@@ -17,7 +16,7 @@ from node.workloads import BadInput, Control, load, run_alone
 from node.workloads.engine import CHUNK_BESIDE_TOKENS, TRICKLE_TOKENS, Engine, Prompt, Row, shares
 from node.workloads.generate import Generate
 from node.workloads.stretches import Stretches
-from tests.node.small_models import chat
+from tests.node.small_models import chat, make_broken_llama
 from tests.node.test_executor import Ear, running, work
 
 
@@ -155,7 +154,7 @@ def test_what_does_not_fit_the_memory_waits_and_all_are_answered(
 ) -> None:
     payloads = [chat("word " * (number % 7), max_tokens=30) for number in range(12)]
     expected = run_alone(generate, payloads)
-    parameters = sum(parameter.numel() for parameter in generate.engine._network.parameters())
+    parameters = sum(parameter.numel() for parameter in generate.engine._network.module.parameters())
     width = 2 * 2 * 2 * 8  # layers, keys and values, heads, numbers of a head
     generate.limit(parameters + 160 * width)
     assert generate.engine.positions == 160
@@ -253,14 +252,9 @@ def test_a_solo_answer_is_made_with_nothing_else_in_flight(small_cache: ModelCac
 @pytest.fixture
 def broken_cache(small_models: Path, tmp_path: Path) -> ModelCache:
     """A model whose embedding of `~` is no number."""
-    directory = tmp_path / "broken"
-    conversion.copy_directory(small_models / "llama", directory)
-    weights = load_file(directory / "model.safetensors")
-    ids = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
-    weights["model.embed_tokens.weight"][ids["~"]] = torch.nan
-    save_file(weights, directory / "model.safetensors")
+    make_broken_llama(tmp_path / "broken", small_models / "llama")
     cache = ModelCache(tmp_path / "cache")
-    conversion.add(cache, str(directory))
+    conversion.add(cache, str(tmp_path / "broken"))
     return cache
 
 

@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ class Ear:
     said: list[Spoken] = field(default_factory=list)
     held: bool = False
     events: list[threading.Event] = field(default_factory=list)
+    residency: list[dict[str, float]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def announce(self, key: Key, items: Sequence[int]) -> threading.Event:
@@ -52,6 +53,11 @@ class Ear:
         with self.changed:
             self.heard.append(("finished", finished.key, finished.items))
             self.finishes.append(finished)
+            self.changed.notify_all()
+
+    def resident(self, load_s: Mapping[str, float]) -> None:
+        with self.changed:
+            self.residency.append(dict(load_s))
             self.changed.notify_all()
 
     def wait_for(self, *keys: Key) -> None:

@@ -15,6 +15,7 @@ from node.events import (
     InputsFetched,
     PluggedIn,
     RefusalsSaid,
+    ResidencyChanged,
     ResultPut,
     Said,
     ShutDown,
@@ -272,6 +273,32 @@ def test_a_grant_for_an_unknown_model_or_car_is_refused() -> None:
     strange = Granted(B, 0, "other", "job-1", [Range(0, 1)], [b""], (), 30.0, False, False)
     assert lot.handle([strange, grant(A, node=5)], 1.0) == Effects()
     assert {report.ended for report in reports(lot)} == {EndCause.REFUSED}
+
+
+def test_the_coordinator_is_told_at_once_when_other_models_are_resident() -> None:
+    chat = ModelOffer("chat", "d2", "generate", 10.0, 3.0, 8, 1 << 16)
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0)], [ECHO, chat])
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), Welcomed(())], 0.0)
+    (told,) = taken(lot, 0.0)
+    assert [(model.model, model.load_s) for model in told.models] == [("noop", 0.0), ("chat", 3.0)]
+    lot.handle([ResidencyChanged({"noop": 0.5, "chat": 0.0})], 0.1)
+    (told,) = taken(lot, 0.1)
+    assert [(model.model, model.load_s) for model in told.models] == [("noop", 0.5), ("chat", 0.0)]
+
+
+def test_a_model_that_cannot_be_loaded_any_more_is_offered_no_more_and_its_car_rests_when_it_is_lent() -> None:
+    chat = ModelOffer("chat", "d2", "generate", 10.0, 3.0, 8, 1 << 16)
+    lot = Lot("lot", 7, [Vehicle("car-0000", "hw4", 160.0)], [ECHO, chat])
+    lot.handle([PluggedIn(np.arange(1), np.full(1, 3600.0)), Welcomed(())], 0.0)
+    lot.handle([ResidencyChanged({"noop": 0.0})], 0.1)
+    (told,) = taken(lot, 0.1)
+    assert [model.model for model in told.models] == ["noop"]
+    crossing = Granted(A, 0, "chat", "job-1", [Range(0, 1)], [b"x"], (), 30.0, True, False)
+    assert lot.handle([crossing], 0.2) == Effects()
+    refused, rests = taken(lot, 0.2)
+    assert [report.ended for report in refused.reports] == [EndCause.REFUSED]
+    assert rests.offers is not None
+    assert rests.offers.share.tolist() == [0.0]
 
 
 def test_a_drained_car_finishes_what_it_holds_and_departs() -> None:
@@ -660,9 +687,9 @@ def test_a_paced_car_is_awake_by_its_own_clock() -> None:
     assert report.awake_modelled_j == pytest.approx(2.0 * 60.0 * 200.0)
 
 
-def said(token: Token, first: int, text: str, start: int) -> Said:
+def said(token: Token, first: int, text: str, start: int, reused: int = 0) -> Said:
     """Tokens that are their places, and what they made final."""
-    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text)
+    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text, reused)
 
 
 def partials(messages: list[Message]) -> list[Partial]:
@@ -697,10 +724,10 @@ def test_what_the_executor_says_again_is_told_once() -> None:
 
 def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing() -> None:
     lot = plugged(2)
-    lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4), said(B, 0, "we", 0)], 1.0)
+    lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4, reused=9), said(B, 0, "we", 0)], 1.0)
     taken(lot)
-    lot.handle([said(A, 5, "od", 6)], 2.0)
-    assert partials(list(lot.say_again((B,)))) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good")]
+    lot.handle([said(A, 5, "od", 6, reused=9)], 2.0)
+    assert partials(list(lot.say_again((B,)))) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good", 9)]
     lot.handle([Welcomed((B,)), worked(A, [0], last=True)], 3.0)
     assert not partials(taken(lot))
     assert partials(list(lot.say_again(()))), "its end is not acknowledged"

@@ -43,10 +43,11 @@ class Paced:
         self.executor.close()
 
     def hold(self, key: Key, model: str, *inputs: bytes, vehicle: int = 0) -> None:
-        """Submit a work and wait until it is computed: the next one is announced after that."""
+        """Submit a work and wait until it is computed: cars take turns, it has one to be read and one to run."""
         self.executor.submit(work(key, inputs, model, vehicle=vehicle))
-        self.executor.submit(work(f"after {key}", [TEXT], "bert", vehicle=100 + vehicle))
-        self.ear.wait_to_hear("announce", f"after {key}")
+        for other, car in ((f"after {key}", 100 + vehicle), (f"once more after {key}", 200 + vehicle)):
+            self.executor.submit(work(other, [TEXT], "bert", vehicle=car))
+            self.ear.wait_to_hear("announce", other)
 
 
 def test_batch_work_of_a_car_is_done_one_micro_batch_after_the_other() -> None:

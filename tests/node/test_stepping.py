@@ -39,6 +39,9 @@ class Counting:
     computes = True
     batch_items = 8
     most_rows = 32
+    positions = POSITIONS
+    ordinary_positions = 1
+    values = float(POSITIONS)
 
     def __init__(self, at: Callable[[str, str], None]) -> None:
         self._at = at  # told what it does and to whom, as it begins that
@@ -81,6 +84,9 @@ class Counting:
     def _note(self, what: str, name: str) -> None:
         self.done.append((what, name))
         self._at(what, name)
+
+    def hold(self, positions: int) -> None:
+        raise NotImplementedError
 
     def limit(self, values: float) -> None:
         raise NotImplementedError
@@ -128,7 +134,7 @@ class Counted(Executor):
     def _load(self) -> tuple[ModelSpeed, ...]:
         workload: Workload = self._model
         assert isinstance(workload, Continuous)
-        self._workloads["count"] = self._continuous["count"] = workload
+        self._models.enter("count", workload, 0.0, 0.0)
         self._limits["count"] = 100
         return ()
 
