@@ -71,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--tokens", type=count, default=16, metavar="N", help="of a chat answer, at most (16)")
     options.add_argument("--rounds", type=count, default=5, metavar="N", help="through all states of the fleet (5)")
-    options.add_argument("--lots", type=count, default=2, metavar="N", help="processes, of one thread each (2)")
-    options.add_argument("--cars", type=count, default=1, metavar="N", help="in each of them (1)")
+    options.add_argument("--lots", type=count, default=1, metavar="N", help="processes, of one thread each (1)")
+    options.add_argument("--cars", type=count, default=2, metavar="N", help="in each of them (2)")
     options.add_argument(
         "--pause", type=seconds, default=0.5, metavar="S", help="before a request, at most; drawn evenly (0.5)"
     )
