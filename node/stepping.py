@@ -21,8 +21,8 @@ from node.work import Listener, Spoken
 from node.workloads import Row, Stopped
 
 RIDERS = 3
-"""Batch rows that step along with interactive ones, at most: their steps take less than twice as long. With `smollm2`
-on one thread in fp32 1.8 times for one rider, 2.1 for two, 1.6 for three: products of two and three rows are slow."""
+"""Batch rows that step along with interactive ones, at most: their steps take less than twice as long. With
+`smollm2` on one thread in fp32 it is 1.8 times for one, 2.1 for two and 1.6 for three: thin products are slow."""
 
 Seated = tuple[Task, int, Row]
 """A row that has begun, with its task and its place among the task's inputs."""
