@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-import node.executor
+import node.loading
 from node.__main__ import main
 from node.workloads import Control
 from node.workloads.echo import Echo
@@ -37,5 +37,5 @@ class SlowEcho(Echo):
 
 
 if __name__ == "__main__":
-    node.executor.Echo = SlowEcho  # type: ignore[attr-defined]
+    node.loading.Echo = SlowEcho  # type: ignore[attr-defined]
     sys.exit(main())

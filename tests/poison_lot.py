@@ -25,7 +25,7 @@ class DeadlyEcho(Echo):
 
 
 if __name__ == "__main__":
-    import node.executor
+    import node.loading
 
-    node.executor.Echo = DeadlyEcho  # type: ignore[attr-defined]
+    node.loading.Echo = DeadlyEcho  # type: ignore[attr-defined]
     sys.exit(main())

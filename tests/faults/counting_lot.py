@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-import node.executor
+import node.loading
 from node.__main__ import main
 from node.workloads import Control
 from tests.slow_lot import SlowEcho
@@ -22,5 +22,5 @@ class CountingEcho(SlowEcho):
 
 
 if __name__ == "__main__":
-    node.executor.Echo = CountingEcho  # type: ignore[attr-defined]
+    node.loading.Echo = CountingEcho  # type: ignore[attr-defined]
     sys.exit(main())
