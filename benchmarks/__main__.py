@@ -27,6 +27,9 @@ BENCHMARKS = (
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
     Benchmark("handover", "benchmarks.handover", "a car is lost while it says an answer: how long nobody speaks"),
+    Benchmark(
+        "interactive", "benchmarks.interactive", "what people wait for while batch jobs fill the fleet, beside idle"
+    ),
     Benchmark("living", "benchmarks.living", "a fleet's day in minutes at real work: every owner's terms audited"),
     Benchmark(
         "owner-stop", "benchmarks.owner_stop", "an unplugged car is its owner's: until no torch work is left"
@@ -42,6 +45,9 @@ BENCHMARKS = (
     Benchmark("seams", "benchmarks.seams", "how often an answer that another car goes on with is another one"),
     Benchmark("serve", "benchmarks.serve", "tokens and items a second of one executor, beside plain transformers"),
     Benchmark("store", "benchmarks.store", "what durability costs, beside memory and raw SQLite; restarts; memory"),
+    Benchmark(
+        "traffic", "benchmarks.traffic", "first token and per token at 0.5 and 0.9 of capacity, in real bursts"
+    ),
     Benchmark(
         "weights-fetch",
         "benchmarks.weights_fetch",

@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -70,6 +70,11 @@ class Figure:
 def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], goal: Goal | None = None) -> Figure:
     """Ours by theirs, pair by pair."""
     return Figure(name, "x", [one / other for one, other in zip(ours, theirs, strict=True)], goal)
+
+
+def percentile(samples: Sequence[float], per_cent: float) -> float:
+    """The smallest sample that so many per cent of all do not exceed."""
+    return sorted(samples)[ceil(per_cent / 100.0 * len(samples)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

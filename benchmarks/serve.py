@@ -36,7 +36,7 @@ class Listener:
     """Waits for works to end."""
 
     results: dict[Key, list[bytes]] = field(default_factory=dict)
-    first_s: dict[Key, float] = field(default_factory=dict)
+    tokens_s: dict[Key, list[float]] = field(default_factory=dict)  # when each was told
     ended_s: dict[Key, float] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -47,8 +47,8 @@ class Listener:
         return event
 
     def spoke(self, spoken: Spoken) -> None:
-        """The first token counts."""
-        self.first_s.setdefault(spoken.key, time.perf_counter())
+        """Keep when."""
+        self.tokens_s.setdefault(spoken.key, []).extend([time.perf_counter()] * len(spoken.tokens))
 
     def resident(self, load_s: Mapping[str, float]) -> None:
         """Models that were measured are not looked at again."""
@@ -115,7 +115,9 @@ def ours(executor: Executor, listener: Listener, payloads: Sequence[bytes], turn
     processor_s = time.process_time() - processor_s
     tokens = sum(json.loads(listener.results[key][0])["completion_tokens"] for key in keys)
     rows = (executor.stepped[1] - stepped) / (executor.stepped[0] - steps)
-    return Served(tokens, took_s, processor_s, rows, mean(listener.first_s[key] - arrived_s[key] for key in keys))
+    return Served(
+        tokens, took_s, processor_s, rows, mean(listener.tokens_s[key][0] - arrived_s[key] for key in keys)
+    )
 
 
 class Transformers:
@@ -151,6 +153,26 @@ class Transformers:
             tokens += self._generate(prompts[first : first + batch])
         return Served(tokens, time.perf_counter() - began_s, time.process_time() - processor_s)
 
+    def tell(self, payload: bytes) -> list[float]:
+        """Answer one: seconds from its beginning to each token."""
+        from node.workloads import Control
+        from node.workloads.engine import Prompt
+
+        (prompt,) = self._reader.prepare([payload], Control())
+        assert isinstance(prompt, Prompt), "a request of a benchmark is sound"
+        told_s: list[float] = []
+        began_s = time.perf_counter()
+        with self._torch.inference_mode():
+            self._model.generate(
+                self._torch.tensor([prompt.ids]),
+                attention_mask=self._torch.ones(1, len(prompt.ids), dtype=self._torch.long),
+                max_new_tokens=prompt.request.max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                streamer=_Streamer(told_s),
+            )
+        return [told - began_s for told in told_s[1:]]
+
     def _generate(self, prompts: Sequence[Any]) -> int:
         torch, longest = self._torch, max(len(prompt.ids) for prompt in prompts)
         ids = torch.tensor([[0] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts])
@@ -165,6 +187,19 @@ class Transformers:
             kept = row[: prompt.request.max_tokens]
             told += kept.index(end) if end in kept else len(kept)
         return told
+
+
+class _Streamer:
+    """What `generate` tells its tokens to, one by one: first the prompt, then each token of the answer."""
+
+    def __init__(self, told_s: list[float]) -> None:
+        self._told_s = told_s
+
+    def put(self, tokens: object) -> None:
+        self._told_s.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.figures import Figure, Goal, Report, ratio
+from benchmarks.figures import Figure, Goal, Report, percentile, ratio
 from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
 NAMES = (
-    "batch, core, dispatch, fit, fleet-size, forecast, handover, living, owner-stop, policy, roofline, seams, "
-    "serve, store, weights-fetch, world"
+    "batch, core, dispatch, fit, fleet-size, forecast, handover, interactive, living, owner-stop, policy, "
+    "roofline, seams, serve, store, traffic, weights-fetch, world"
 )
 
 
@@ -36,6 +36,11 @@ def test_a_figure_is_the_median_of_its_samples_with_their_quartiles() -> None:
 
 def test_few_samples_are_shown_with_their_range() -> None:
     assert Figure("rate", "/s", [3.0, 1.0]).quartiles == (1.0, 3.0)
+
+
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed() -> None:
+    assert percentile([float(number) for number in range(200, 0, -1)], 99) == 198.0
+    assert percentile([2.0, 1.0], 99) == 2.0
 
 
 def test_a_ratio_is_taken_within_each_pair() -> None:

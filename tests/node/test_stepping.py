@@ -10,6 +10,7 @@ from pathlib import Path
 from node.executor import Executor
 from node.models import ModelCache
 from node.roofline import Cost
+from node.stepping import RIDERS
 from node.work import ModelSpeed, Work
 from node.workloads import Continuous, Control, Outcome, Workload
 from node.workloads.transcript import Transcript
@@ -192,6 +193,20 @@ def test_a_batch_is_read_between_the_steps_of_those_that_talk_and_rides_along() 
     for before, after in pairwise(reads):
         assert order[before + 1 : after] == [("step", "c")], "one step for each that is read"
     assert names(model, "step").index("b0") < len(names(model, "step")) - names(model, "step")[::-1].index("c")
+
+
+def test_of_a_batch_that_has_begun_a_few_rows_ride_along_with_one_that_talks() -> None:
+    ear = Ear()
+    with held(ear, "step", "b0", work("batch", items("b", 10, 1, 40), "count")) as (executor, model, moment):
+        executor.submit(work("chat", [b"c 1 10"], "count", interactive=True))
+        moment.go.set()
+        ear.wait_for("batch", "chat")
+    steps = names(model, "step")
+    talks = [place for place, name in enumerate(steps) if name == "c"]
+    assert len(talks) == 10
+    riders = {after - before - 1 for before, after in pairwise(talks)}
+    assert riders == {RIDERS}
+    assert RIDERS < 10
 
 
 def filling(car: int) -> Work:
