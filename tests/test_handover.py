@@ -24,6 +24,9 @@ from tests.town import BROKEN, MODEL, Heard, Town, cache_of, question, town_of
 MINUTE_S = 1.0
 """Real seconds that stand for a minute of the town."""
 TOKENS = 150
+CLOSE = {4, 22, 24}
+"""Questions in whose answers a choice hangs on less than 1e-4: another processor may round it the other way, and
+each is asked several times."""
 MIDST = 8
 """Answers of a lot that are begun, and not half said, when it is lost; at least."""
 AT_ONCE = 64
@@ -78,7 +81,7 @@ class Losses:
 
 
 def test_many_answers_outlive_cars_that_are_unplugged_killed_stopped_and_drained(town: Town) -> None:
-    payloads = [question(number, max_tokens=TOKENS) for number in range(32)]
+    payloads = [question(number, max_tokens=TOKENS) for number in range(32) if number not in CLOSE]
     losses, hands, lost, over = Losses(), asyncio.Lock(), set[str](), asyncio.Event()
 
     async def ask(client: Client, numbers: Iterator[int]) -> None:
