@@ -254,9 +254,9 @@ class Executor:
         return changed or models.leaving != left
 
     def _wants(self) -> list[Want]:
-        """All works on their way, for what they need of the models."""
+        """What all works on their way need of the models; one that was stopped, too, until its rows have left."""
         at_work = self._books.at_work
-        works = at_work.union(self._turns.waiting())
+        works = at_work.union(self._turns.waiting(), self._stepping.seated)
         return [
             Want(
                 task.work.model,

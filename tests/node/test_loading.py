@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,21 @@ def test_a_request_does_not_wait_for_the_end_of_batch_work_of_the_model_that_mak
         ear.wait_for("batch")
     assert len(ear.results("batch")) == len(inputs)
     assert [there(load_s) for load_s in ear.residency] == [set(), {"llama"}, set(), {"bert"}]
+
+
+def test_a_work_that_is_stopped_while_its_model_makes_room_leaves_its_places_first(
+    cache: ModelCache, expected: dict[str, list[bytes]]
+) -> None:
+    ear = Ear()
+    with resident(ear, cache, 1.2e6, ("other", "llama")) as (executor, _):  # for one of them
+        for number in range(3):
+            long, asked = (number, "long"), (number, "asked")
+            executor.submit(replace(work(long, [chat("hello", max_tokens=400)], "other"), streamed=True))
+            ear.wait_to_hear("spoke", long)
+            executor.submit(work(asked, INPUTS["llama"], "llama", interactive=True))
+            executor.stop([long]).result(60)
+            ear.wait_for(asked)
+            assert_answered(ear, asked, expected["llama"])
 
 
 def test_a_model_that_comes_back_finds_its_tokenizer(cache: ModelCache) -> None:
