@@ -68,7 +68,7 @@ class Executor:
         self._gathering = Gathering(batch_delay_s) if batch_delay_s > 0.0 else None
         self._gathered_s = inf  # when the first of what gathers begins
         self._numbers = count()
-        self._turns: Turns[Task] = Turns(self._ready, self._gathered)
+        self._turns: Turns[Task] = Turns(self._ready, self._gathered if self._gathering else None)
         self._turn: Task | None = None  # it has the thread's turn
         self._ahead: Task | None = None  # its next micro-batch is announced already
         self._books = Books(freed=lambda: self._inbox.put(None))
@@ -228,7 +228,8 @@ class Executor:
 
     def _gathered(self, tasks: Sequence[Task]) -> bool:
         """Whether requests of one group, which may share a micro-batch, wait for no others."""
-        if self._gathering is None or self._stepping.runs(tasks[0]):
+        assert self._gathering is not None, "else nobody asks"
+        if self._stepping.runs(tasks[0]):
             return True
         items = sum(len(task.work.inputs) for task in tasks)
         most = self._workloads[tasks[0].work.model].batch_items
