@@ -229,7 +229,7 @@ class Executor:
     def _gathered(self, tasks: Sequence[Task]) -> bool:
         """Whether requests of one group, which may share a micro-batch, wait for no others."""
         assert self._gathering is not None, "else nobody asks"
-        if self._stepping.runs(tasks[0]):
+        if not tasks or self._stepping.runs(tasks[0]):  # none: they were stopped just now
             return True
         items = sum(len(task.work.inputs) for task in tasks)
         most = self._workloads[tasks[0].work.model].batch_items
@@ -288,6 +288,8 @@ class Executor:
     def _run_urgent(self, first: Task) -> None:
         """Run an interactive work to its end, with those that may share its micro-batches."""
         tasks = self._turns.sharing(first)
+        if not tasks:  # they were stopped just now
+            return
         self._turns.take(tasks)
         if self._gathering is not None:
             self._gathering.begun(first.group, len(tasks))
