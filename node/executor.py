@@ -245,14 +245,23 @@ class Executor:
         models = self._models
         if models.whole:
             return False
-        left = set(models.leaving)
+        left, there = set(models.leaving), set(models.workloads)
         changed = models.settle(self._wants)
+        for model in models.workloads.keys() - there:
+            self._book_loading(model)
         if changed:
             self._listener.resident(models.load_s())
         for task in self._turns.waiting() if models.broken else ():
             if (failure := models.broken.get(task.work.model)) is not None:
                 self._telling.fail(task, failure)
         return changed or models.leaving != left
+
+    def _book_loading(self, model: str) -> None:
+        """The work that comes first of those that waited for a model is what it was loaded for."""
+        tasks = [task for task in self._turns.waiting() if task.work.model == model]
+        if tasks:
+            first = min(tasks, key=lambda task: (not task.work.interactive, task.number))
+            first.unreported_loading_s += self._models.took_s(model)
 
     def _wants(self) -> list[Want]:
         """What all works on their way need of the models; one that was stopped, too, until its rows have left."""

@@ -110,6 +110,10 @@ class Models:
         left = [name for name in self._names if name not in self.broken]
         return {name: 0.0 if name in self.workloads else self._load_s[name] for name in left}
 
+    def took_s(self, name: str) -> float:
+        """What loading a model took last, seconds."""
+        return self._load_s[name]
+
     def ready(self, model: str, begun: bool) -> bool:
         """Whether a work may have a turn: its model is resident, and makes no room, or it has begun."""
         return model in self.workloads and (begun or model not in self.leaving)

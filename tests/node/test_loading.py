@@ -127,6 +127,10 @@ def test_a_model_is_loaded_when_it_is_wanted_and_the_coordinator_is_told(
         ear.wait_for("bert", "llama")
         assert [there(load_s) for load_s in ear.residency] == [{"bert"}, {"bert", "llama"}]
         assert first() is None, "its memory is free"
+        loading_s = [finished.loading_s for finished in ear.finishes if finished.key == "llama"]
+        assert loading_s[0] > 0.0, "it was loaded for this work"
+        assert not any(loading_s[1:])
+        assert not any(finished.loading_s for finished in ear.finishes if finished.key == "bert")
         executor.submit(work("other", INPUTS["other"], "other", interactive=True))
         ear.wait_for("other")
         assert there(ear.residency[-1]) == {"bert", "other"}
