@@ -15,8 +15,10 @@ import pytest
 
 from node import conversion
 from node.executor import Executor
+from node.loading import Models
 from node.models import ModelCache, ModelError
 from node.pacing import Pace
+from node.resident import Want
 from node.roofline import Curve, Machine
 from node.work import Key, ModelSpeed
 from node.workloads import load, run_alone
@@ -237,6 +239,28 @@ def test_a_model_whose_files_are_gone_fails_its_works_and_no_others(
     assert ear.errors("asked").keys() == {0, 1}
     assert_answered(ear, "bert", expected["bert"])
     assert_answered(ear, "other", expected["other"])
+
+
+def test_a_model_whose_files_go_when_it_was_loaded_is_taken_in(cache: ModelCache, tmp_path: Path) -> None:
+    shutil.copytree(cache.root, tmp_path / "cache")
+    loaded = threading.Event()
+    models = Models(
+        ModelCache(tmp_path / "cache"),
+        ["other", "llama"],
+        device="cpu",
+        dtype="fp32",
+        threads=1,
+        pace=None,
+        memory_bytes=1.2e6,
+        positions=POSITIONS,
+        loaded=loaded.set,
+    )
+    models.measure()
+    models.settle(lambda: [Want("llama", False, 0, False)])
+    assert loaded.wait(60)
+    shutil.rmtree(tmp_path / "cache")
+    assert models.settle(list)
+    assert models.workloads.keys() == {"llama"}
 
 
 @pytest.mark.parametrize(
