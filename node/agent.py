@@ -486,7 +486,8 @@ class Agent:
         assert isinstance(finished.key, Token), "the lot's works are keyed by token"
         errors = [ItemError(*error) for error in finished.errors]
         items, results = finished.items, finished.results
-        self._post(Worked(finished.key, items, results, errors, finished.busy_s, finished.last, finished.paced_s))
+        took = finished.busy_s, finished.last, finished.paced_s, finished.loading_s
+        self._post(Worked(finished.key, items, results, errors, *took))
 
     def spoke(self, spoken: Spoken) -> None:
         """The executor said more of an answer."""

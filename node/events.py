@@ -90,6 +90,7 @@ class Worked:
     busy_s: float
     last: bool
     paced_s: float = 0.0  # what the car's profile takes for it, modelled, in real seconds; 0: not paced
+    loading_s: float = 0.0  # what loading its model for it took before
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Executor:
         self._gathering = Gathering(batch_delay_s) if batch_delay_s > 0.0 else None
         self._gathered_s = inf  # when the first of what gathers begins
         self._numbers = count()
-        self._turns: Turns[Task] = Turns(self._ready, self._gathered)
+        self._turns: Turns[Task] = Turns(self._ready, self._gathered if self._gathering else None)
         self._turn: Task | None = None  # it has the thread's turn
         self._ahead: Task | None = None  # its next micro-batch is announced already
         self._books = Books(freed=lambda: self._inbox.put(None))
@@ -228,7 +228,8 @@ class Executor:
 
     def _gathered(self, tasks: Sequence[Task]) -> bool:
         """Whether requests of one group, which may share a micro-batch, wait for no others."""
-        if self._gathering is None or self._stepping.runs(tasks[0]):
+        assert self._gathering is not None, "else nobody asks"
+        if not tasks or self._stepping.runs(tasks[0]):  # none: they were stopped just now
             return True
         items = sum(len(task.work.inputs) for task in tasks)
         most = self._workloads[tasks[0].work.model].batch_items
@@ -244,8 +245,10 @@ class Executor:
         models = self._models
         if models.whole:
             return False
-        left = set(models.leaving)
+        left, there = set(models.leaving), set(models.workloads)
         changed = models.settle(self._wants)
+        for model in models.workloads.keys() - there:
+            self._book_loading(model)
         if changed:
             self._listener.resident(models.load_s())
         for task in self._turns.waiting() if models.broken else ():
@@ -253,10 +256,17 @@ class Executor:
                 self._telling.fail(task, failure)
         return changed or models.leaving != left
 
+    def _book_loading(self, model: str) -> None:
+        """The work that comes first of those that waited for a model is what it was loaded for."""
+        tasks = [task for task in self._turns.waiting() if task.work.model == model]
+        if tasks:
+            first = min(tasks, key=lambda task: (not task.work.interactive, task.number))
+            first.unreported_loading_s += self._models.took_s(model)
+
     def _wants(self) -> list[Want]:
-        """All works on their way, for what they need of the models."""
+        """What all works on their way need of the models; one that was stopped, too, until its rows have left."""
         at_work = self._books.at_work
-        works = at_work.union(self._turns.waiting())
+        works = at_work.union(self._turns.waiting(), self._stepping.seated)
         return [
             Want(
                 task.work.model,
@@ -287,6 +297,8 @@ class Executor:
     def _run_urgent(self, first: Task) -> None:
         """Run an interactive work to its end, with those that may share its micro-batches."""
         tasks = self._turns.sharing(first)
+        if not tasks:  # they were stopped just now
+            return
         self._turns.take(tasks)
         if self._gathering is not None:
             self._gathering.begun(first.group, len(tasks))

@@ -58,8 +58,9 @@ class Lease:
     fresh_results: list[bytes] = field(default_factory=list)
     fresh_bytes: int = 0
     fresh_errors: list[ItemError] = field(default_factory=list)
-    useful_s: float = 0.0  # not yet taken, as the next two
+    useful_s: float = 0.0  # not yet taken, as the next three
     lost_s: float = 0.0
+    loading_s: float = 0.0
     energy_modelled_j: float = 0.0
     awake_modelled_j: float = 0.0  # likewise
     taken_j: float = 0.0  # of the computer, in reports that were taken
@@ -165,12 +166,14 @@ class Lease:
             ended=self.ended if whole else None,
             useful_s=self.useful_s,
             lost_s=self.lost_s,
+            loading_s=self.loading_s,
             energy_modelled_j=self.energy_modelled_j,
             awake_modelled_j=self.awake_modelled_j,
         )
         self.fresh_errors = []
         self.taken_j, self.taken_awake_j = self.spent_j
-        self.useful_s = self.lost_s = self.energy_modelled_j = self.awake_modelled_j = 0.0
+        self.useful_s = self.lost_s = self.loading_s = 0.0
+        self.energy_modelled_j = self.awake_modelled_j = 0.0
         return report, whole
 
     def held(self) -> HeldLease:

@@ -31,11 +31,12 @@ _CLOSES_WITHIN_S = 1.0
 
 @dataclass(slots=True)
 class _Loading:
-    """A model that is being loaded. `outcome` and `took_s` are written by its thread."""
+    """A model that is being loaded. All but its name is written by its thread, `outcome` last."""
 
     model: str
-    outcome: Workload | Exception | None = None
+    size_bytes: float = 0.0
     took_s: float = 0.0
+    outcome: Workload | Exception | None = None
 
 
 class Models:
@@ -109,6 +110,10 @@ class Models:
         """What loading each model would take, seconds; 0: it is resident. Those that are broken are left out."""
         left = [name for name in self._names if name not in self.broken]
         return {name: 0.0 if name in self.workloads else self._load_s[name] for name in left}
+
+    def took_s(self, name: str) -> float:
+        """What loading a model took last, seconds."""
+        return self._load_s[name]
 
     def ready(self, model: str, begun: bool) -> bool:
         """Whether a work may have a turn: its model is resident, and makes no room, or it has begun."""
@@ -254,10 +259,12 @@ class Models:
         use_threads(self._threads)
         began_s = time.perf_counter()
         try:
-            loading.outcome = self._made(loading.model)
+            workload = self._made(loading.model)
+            loading.took_s = time.perf_counter() - began_s
+            loading.size_bytes = self._size_bytes(loading.model, workload)  # here, since it reads files
+            loading.outcome = workload
         except Exception as error:
             loading.outcome = error
-        loading.took_s = time.perf_counter() - began_s
         self._loaded()
 
     def _take_in(self) -> bool:
@@ -271,8 +278,7 @@ class Models:
         if isinstance(loading.outcome, Exception):
             self.broken[loading.model] = _failure(loading.model, loading.outcome)
         else:
-            size_bytes = self._size_bytes(loading.model, loading.outcome)
-            self.enter(loading.model, loading.outcome, size_bytes, loading.took_s)
+            self.enter(loading.model, loading.outcome, loading.size_bytes, loading.took_s)
         return True
 
 

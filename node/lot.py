@@ -268,8 +268,10 @@ class Lot:
         self._book_awake(lease)
         self.vehicles.moved_bytes[lease.node] += sum(map(len, worked.results))
         lease.useful_s += worked.busy_s
+        lease.loading_s += worked.loading_s
         computed_s = worked.paced_s * self._pace if worked.paced_s else worked.busy_s
-        lease.energy_modelled_j += computed_s * float(self.vehicles.power_w[lease.node])
+        at_work_s = computed_s + worked.loading_s
+        lease.energy_modelled_j += at_work_s * float(self.vehicles.power_w[lease.node])
         if not lease.interactive and worked.items:
             self._speeds.record(lease.model, len(worked.items), worked.busy_s, worked.paced_s)
         if worked.errors:

@@ -132,6 +132,7 @@ class Report:
     ended: EndCause | None = None
     useful_s: float = 0.0
     lost_s: float = 0.0
+    loading_s: float = 0.0
     energy_modelled_j: float = 0.0  # of the computer
     awake_modelled_j: float = 0.0  # of the car around it
 

@@ -3,8 +3,8 @@
 Pure: seconds come in as parameters, and so does what waits. Models are loaded for interactive works before batch
 ones, and of a kind for the one that came first. A model leaves for a work only when nothing of it is under way, and
 if no work for it comes first; of those that may leave the least recently used go, as many as it takes. So models
-take turns by works, and none waits for ever. For batch work a model that is wanted stays a while first, lest all
-time goes by in loading.
+take turns by works; only batch work waits for as long as there is always a request for a model in its place. For
+batch work a model that is wanted stays a while first, lest all time goes by in loading.
 """
 
 from collections import OrderedDict

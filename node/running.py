@@ -34,6 +34,7 @@ class Task:
     announced_after: threading.Event | None = None  # of the second
     unreported_s: float = 0.0  # of work on it that no report has told
     unreported_paced_s: float = 0.0  # modelled, likewise
+    unreported_loading_s: float = 0.0  # of loading its model for it, likewise
 
     @property
     def vehicle(self) -> int:
@@ -89,7 +90,8 @@ class Task:
         self.left -= len(items) + len(errors)
         busy_s, self.unreported_s = self.unreported_s, 0.0
         paced_s, self.unreported_paced_s = self.unreported_paced_s, 0.0
-        return Finished(self.work.key, items, results, errors, busy_s, self.left == 0, paced_s)
+        loading_s, self.unreported_loading_s = self.unreported_loading_s, 0.0
+        return Finished(self.work.key, items, results, errors, busy_s, self.left == 0, paced_s, loading_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ class Stepping:
         return self.runs(task) and task.waiting is None and not task.solo and self.may_run(task)
 
     @property
+    def seated(self) -> Sequence[Task]:
+        """Tasks with rows that have begun, also those that were stopped, until the next `sweep`."""
+        return self._seated
+
+    @property
     def others(self) -> list[Task]:
         """Tasks with rows that have begun, but for those that run alone."""
         return [task for task in self._seated if not task.solo]

@@ -43,10 +43,10 @@ class Turns(Generic[W]):
     def __init__(
         self,
         ready: Callable[[W], bool] = lambda work: True,
-        gathered: Callable[[Sequence[W]], bool] = lambda works: True,
+        gathered: Callable[[Sequence[W]], bool] | None = None,
     ) -> None:
         """`ready` says whether a work may have a turn at all, `gathered` whether interactive works that are to
-        share a micro-batch wait for no others."""
+        share a micro-batch wait for no others; without it none does."""
         self._ready = ready
         self._gathered = gathered
         self._urgent: deque[W] = deque()
@@ -70,6 +70,8 @@ class Turns(Generic[W]):
         firsts: dict[Hashable, W] = {}
         for work in filter(self._ready, self._urgent):
             firsts.setdefault((work.group, id(work) if work.solo else None), work)
+        if self._gathered is None:
+            return list(firsts.values())
         return [first for first in firsts.values() if first.solo or self._gathered(self.sharing(first))]
 
     def waiting(self) -> list[W]:

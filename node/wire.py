@@ -160,6 +160,7 @@ def _add_report(request: link_pb2.ConnectRequest, report: Report) -> None:
         running=bitmap_bytes(report.running, report.items),
         useful_s=report.useful_s,
         lost_s=report.lost_s,
+        loading_s=report.loading_s,
         energy_modelled_j=report.energy_modelled_j,
         awake_modelled_j=report.awake_modelled_j,
     )

@@ -55,6 +55,7 @@ class Finished:
     busy_s: float  # its part of the time that the executor was at work
     last: bool  # nothing of this work is left
     paced_s: float = 0.0  # what its car's profile takes for it, modelled, on the compressed clock; 0: not paced
+    loading_s: float = 0.0  # what loading its model for it took before
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,12 @@ class Engine:
         self._memory = network.memory(positions)
         self._stretches = Stretches(positions)
 
+    def hold(self, positions: int) -> None:
+        """Have a memory of so many positions instead, before anything joins."""
+        del self._memory  # first: there may be no room for two
+        self._memory = self._network.memory(positions)
+        self._stretches = Stretches(positions)
+
     @property
     def positions(self) -> int:
         """All that its memory has."""

@@ -69,13 +69,14 @@ class Generate:
     ) -> None:
         self._network = network
         self._vocabulary = vocabulary
-        self._ends = ends  # tokens that end an answer
         self._device = device
         self._width = 2 * network.sizes.layers * network.sizes.key_heads * network.sizes.head_dim
         self.batch_items = ORDINARY_ROWS[device.type]
         self.most_rows = MOST_ROWS[device.type]
         bytes_each = self._width * next(network.module.parameters()).element_size()
-        self.hold(max(1, min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each))))
+        positions = max(1, min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each)))
+        self.engine = Engine(network, vocabulary.text, ends, positions, device)
+        self._context = min(network.context, positions)
 
     @property
     def positions(self) -> int:
@@ -93,7 +94,7 @@ class Generate:
 
     def hold(self, positions: int) -> None:
         """Hold keys and values of so many positions, before anything joins: a longer request is refused."""
-        self.engine = Engine(self._network, self._vocabulary.text, self._ends, positions, self._device)
+        self.engine.hold(positions)
         self._context = min(self._network.context, positions)
 
     def limit(self, values: float) -> None:

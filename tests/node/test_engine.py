@@ -1,6 +1,7 @@
 """Rows that join and leave a running batch: their answers, their memory, what they share and what fails alone."""
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def joined(generate: Generate, payload: bytes, owner: object = 0, begun: Sequenc
     row = generate.join(owner, prompt_of(generate, payload), begun)
     assert row is not None, "there is room"
     return row
+
+
+def test_another_memory_takes_the_place_of_the_one_before_and_no_layer_asks_twice(generate: Generate) -> None:
+    before = weakref.ref(generate.engine._memory)
+    generate.hold(200)
+    assert before() is None
+    assert generate.positions == 200
+    asks = {len(module._forward_pre_hooks) for module in generate.engine._network.module.modules()}
+    assert asks == {0, 1}
 
 
 def finish(generate: Generate, *rows: Row) -> list[bytes]:

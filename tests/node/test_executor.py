@@ -15,6 +15,7 @@ from node import attempt
 from node.attempt import Failure
 from node.executor import Executor
 from node.models import ModelCache, ModelError
+from node.running import Task
 from node.work import Finished, Key, Spoken, Work
 from node.workloads import Control, load, run_alone
 from node.workloads.echo import Echo
@@ -208,6 +209,36 @@ def test_interactive_work_goes_next_at_the_boundary_of_a_micro_batch(small_cache
         ear.wait_for("batch", "other car", "chat")
     order = [finished.key for finished in ear.finishes]
     assert order.index("chat") <= 1, "at most the micro-batch that was announced before went first"
+
+
+@pytest.mark.parametrize("batch_delay_s", [0.0, 60.0])
+def test_a_request_that_is_stopped_as_its_turn_comes_has_none(
+    small_cache: ModelCache, batch_delay_s: float
+) -> None:
+    """A stop comes from another thread at any moment: here between the choice of a request and its turn."""
+    executor = Executor(
+        Ear(),
+        cache=small_cache,
+        models=("bert",),
+        device="cpu",
+        dtype="fp32",
+        threads=1,
+        batch_delay_s=batch_delay_s,
+    )
+
+    class Overtaken(Task):
+        """Stopped as soon as it was looked at."""
+
+        @property
+        def over(self) -> bool:
+            over, self.stopped = self.stopped, True
+            return over
+
+    for number in range(2):
+        executor._turns.add(Overtaken(work(number, [b"a car"], "bert", interactive=True), 1), interactive=True)
+    executor._models.enter("bert", load(small_cache, "bert"), size_bytes=1.0, load_s=0.1)
+    executor._serve_once()
+    assert not executor._turns.waiting()
 
 
 def test_a_work_that_yields_finishes_what_runs_and_begins_nothing_more(small_cache: ModelCache) -> None:

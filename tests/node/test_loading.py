@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 
 from node import conversion
 from node.executor import Executor
+from node.loading import Models
 from node.models import ModelCache, ModelError
 from node.pacing import Pace
+from node.resident import Want
 from node.roofline import Curve, Machine
 from node.work import Key, ModelSpeed
 from node.workloads import load, run_alone
@@ -127,6 +130,10 @@ def test_a_model_is_loaded_when_it_is_wanted_and_the_coordinator_is_told(
         ear.wait_for("bert", "llama")
         assert [there(load_s) for load_s in ear.residency] == [{"bert"}, {"bert", "llama"}]
         assert first() is None, "its memory is free"
+        loading_s = [finished.loading_s for finished in ear.finishes if finished.key == "llama"]
+        assert loading_s[0] > 0.0, "it was loaded for this work"
+        assert not any(loading_s[1:])
+        assert not any(finished.loading_s for finished in ear.finishes if finished.key == "bert")
         executor.submit(work("other", INPUTS["other"], "other", interactive=True))
         ear.wait_for("other")
         assert there(ear.residency[-1]) == {"bert", "other"}
@@ -191,6 +198,21 @@ def test_a_request_does_not_wait_for_the_end_of_batch_work_of_the_model_that_mak
     assert [there(load_s) for load_s in ear.residency] == [set(), {"llama"}, set(), {"bert"}]
 
 
+def test_a_work_that_is_stopped_while_its_model_makes_room_leaves_its_places_first(
+    cache: ModelCache, expected: dict[str, list[bytes]]
+) -> None:
+    ear = Ear()
+    with resident(ear, cache, 1.2e6, ("other", "llama")) as (executor, _):  # for one of them
+        for number in range(3):
+            long, asked = (number, "long"), (number, "asked")
+            executor.submit(replace(work(long, [chat("hello", max_tokens=400)], "other"), streamed=True))
+            ear.wait_to_hear("spoke", long)
+            executor.submit(work(asked, INPUTS["llama"], "llama", interactive=True))
+            executor.stop([long]).result(60)
+            ear.wait_for(asked)
+            assert_answered(ear, asked, expected["llama"])
+
+
 def test_a_model_that_comes_back_finds_its_tokenizer(cache: ModelCache) -> None:
     assert vocabulary_of(cache.get("bert")) is vocabulary_of(cache.get("bert"))
 
@@ -218,6 +240,28 @@ def test_a_model_whose_files_are_gone_fails_its_works_and_no_others(
     assert ear.errors("asked").keys() == {0, 1}
     assert_answered(ear, "bert", expected["bert"])
     assert_answered(ear, "other", expected["other"])
+
+
+def test_a_model_whose_files_go_when_it_was_loaded_is_taken_in(cache: ModelCache, tmp_path: Path) -> None:
+    shutil.copytree(cache.root, tmp_path / "cache")
+    loaded = threading.Event()
+    models = Models(
+        ModelCache(tmp_path / "cache"),
+        ["other", "llama"],
+        device="cpu",
+        dtype="fp32",
+        threads=1,
+        pace=None,
+        memory_bytes=1.2e6,
+        positions=POSITIONS,
+        loaded=loaded.set,
+    )
+    models.measure()
+    models.settle(lambda: [Want("llama", False, 0, False)])
+    assert loaded.wait(60)
+    shutil.rmtree(tmp_path / "cache")
+    assert models.settle(list)
+    assert models.workloads.keys() == {"llama"}
 
 
 @pytest.mark.parametrize(

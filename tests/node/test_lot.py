@@ -414,6 +414,18 @@ def test_an_item_that_fails_alone_is_an_error_and_its_neighbours_are_results() -
     assert (report.done, report.errors, report.ended) == (0b1011, (error,), EndCause.FINISHED)
 
 
+def test_what_loading_a_model_took_is_told_once_and_counts_as_energy() -> None:
+    lot = plugged(1)
+    lot.handle([grant(), Worked(A, [0], [b"a"], (), 0.5, False, loading_s=2.0)], 1.0)
+    (report,) = reports(lot)
+    assert (report.useful_s, report.loading_s) == (0.5, 2.0)
+    assert report.energy_modelled_j == pytest.approx(2.5 * 160.0)
+    (told,) = wire.encode(Message(reports=[report])).reports
+    assert told.loading_s == 2.0
+    lot.handle([worked(A, [1])], 1.0)
+    assert reports(lot)[0].loading_s == 0.0
+
+
 def test_an_executor_that_gives_items_up_ends_the_lease() -> None:
     lot = plugged(1)
     lot.handle([grant()], 1.0)

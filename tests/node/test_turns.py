@@ -53,3 +53,17 @@ def test_requests_for_a_model_that_is_not_loaded_let_others_go_first() -> None:
     assert made.urgent is one
     assert made.sharing(one) == [one, other]
     assert turns({"c"}, absent, one, interactive=True).urgent is None
+
+
+def test_where_nothing_gathers_each_request_is_looked_at_once() -> None:
+    looked: list[int] = []
+
+    class Watched(Waits):
+        @property
+        def group(self) -> tuple[int, str]:
+            looked.append(self.vehicle)
+            return super().group
+
+    asked = [Watched(vehicle, "a") for vehicle in range(50)]
+    assert turns({"a"}, *asked, interactive=True).urgent_ones() == asked
+    assert looked == list(range(50))
