@@ -90,7 +90,8 @@ class Metrics:
         )
         self._tokens = Scalar("carpool_tokens_generated_total", "Tokens said of answers, by model.", ("model",))
         self._recomputed = Scalar(
-            "carpool_tokens_recomputed_total", "Tokens of prompts and answers that another car had to read again."
+            "carpool_tokens_recomputed_total",
+            "Tokens of prompts and answers that another car read again, not having held them.",
         )
         self._reused = Scalar(
             "carpool_prefix_tokens_reused_total",

@@ -70,7 +70,7 @@ class Stream:
         self.vehicle = -1  # row of the car that spoke last; before any did, of the one that was lent it
         self.lent_s: float | None = None  # when the first car was lent it
         self.handovers = 0
-        self.recomputed = 0  # tokens that were said before, each time another lease went on
+        self.recomputed = 0  # tokens that were said before, each time another lease went on, but for those it held
         self.news = asyncio.Event()
         self._text: list[str] = []
         self._parts: list[Part] = []
@@ -101,7 +101,7 @@ class Stream:
         if self.lease is not None and self.lease != said.token:
             gap_s = now_s - self.last_s
             self.handovers += 1
-            self.recomputed += known
+            self.recomputed += known - said.reused  # of its prompt, too
         self.lease, self.vehicle, self.last_s = said.token, vehicle, now_s
         if self.first_s is None:
             self.first_s = now_s

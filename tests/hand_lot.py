@@ -114,10 +114,10 @@ class HandLot:
                 return revocations
 
     async def say(
-        self, token: link_pb2.Token, first: int, tokens: Sequence[int], start: int, text: str, item: int = 0
+        self, token: link_pb2.Token, first: int, tokens: Sequence[int], start: int, text: str, reused: int = 0
     ) -> None:
-        """Say a part of an answer."""
-        partial = link_pb2.Partial(token=token, item=item, first=first, tokens=tokens, start=start, text=text)
+        """Say a part of the answer to the first item."""
+        partial = link_pb2.Partial(token=token, first=first, tokens=tokens, start=start, text=text, reused=reused)
         await self._stream.write(link_pb2.ConnectRequest(partials=[partial]))
 
     async def _hear(self) -> link_pb2.ConnectResponse:
