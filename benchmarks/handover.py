@@ -2,7 +2,8 @@
 
 Two lots of one car each, in fp32. Again and again an answer is begun and, once some of it was said, its car is
 unplugged by the driver's hand, or its process is killed. What is measured is what the caller hears: from the last
-token before to the first one of the other car. Every answer must be the one that nobody interrupted.
+token before to the first one of the other car. No question comes twice, so neither car has read it before. Every
+answer must be the one that nobody interrupted, which is asked for afterwards.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.accounts import scraped
 from benchmarks.cluster import Cluster
 from benchmarks.figures import BenchmarkFailed, Figure, Goal, Report, count, parser, percentile, terminal
 from benchmarks.machine import Machine
@@ -42,6 +44,7 @@ class _Found:
     unplugged: list[float] = field(default_factory=list)
     killed: list[float] = field(default_factory=list)
     stalled: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)  # tokens that the other car read again
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,18 +71,27 @@ class _Trial:
 
     def __init__(self, client: Client, cluster: Cluster, folder: Path, model: str, tokens: int) -> None:
         self._client, self._cluster, self._folder, self._model = client, cluster, folder, model
-        content = "Why do people park their cars at night? Tell me at length."
-        self._question = [{"role": "user", "content": content}]
         self._tokens = tokens
-        self._expected = ""
+        self._asked = 0
+        self._turns: list[dict[str, str]] = []  # the question that was asked last, and its answer
 
     async def ask(self, lose: Lose | None = None) -> tuple[float, float, str]:
-        """Hear the answer to the question, which is the same each time; as `hear`."""
-        text, first_ms, gap_ms, first = await self.hear(self._question, lose)
-        self._expected = self._expected or text
-        if text != self._expected:
-            raise BenchmarkFailed(f"an answer was {text!r}; the one that nobody interrupted was {self._expected!r}")
+        """Hear the answer to a new question, and, if its car was lost, hear it again; as `hear`."""
+        self._asked += 1
+        content = f"Letter {self._asked}: why do people park their cars at night? Tell me at length."
+        question = [{"role": "user", "content": content}]
+        text, first_ms, gap_ms, first = await self.hear(question, lose)
+        if lose is not None:
+            expected, _, _, _ = await self.hear(question)
+            if text != expected:
+                raise BenchmarkFailed(f"an answer was {text!r}; the one that nobody interrupted was {expected!r}")
+        self._turns = [*question, {"role": "assistant", "content": text}]
         return first_ms, gap_ms, first
+
+    async def read_again(self) -> float:
+        """Tokens that cars have read again so far."""
+        samples = await asyncio.to_thread(scraped, self._cluster.metrics)
+        return sum(sample.value for sample in samples if sample.name == "carpool_tokens_recomputed_total")
 
     async def hear(self, turns: list[dict[str, str]], lose: Lose | None = None) -> tuple[str, float, float, str]:
         """Hear an answer to its end: the text, milliseconds to its first token and of its gap, who spoke first."""
@@ -124,11 +136,7 @@ class _Trial:
     async def stall(self) -> float:
         """Milliseconds to the first token of a next turn, whose car, of the turn before, has stopped."""
         _, _, car = await self.ask()
-        turns = [
-            *self._question,
-            {"role": "assistant", "content": self._expected},
-            {"role": "user", "content": "So?"},
-        ]
+        turns = [*self._turns, {"role": "user", "content": "So?"}]
         process = self._cluster.lots[self._lot_of(car)]
         process.pause()
         try:
@@ -155,7 +163,9 @@ async def _measure(model: str, given: object, folder: Path) -> _Found:
                 first_ms, _, _ = await trial.ask()
                 found.first.append(first_ms)
             for _ in range(unplugs):
+                before = await trial.read_again()
                 first_ms, gap_ms, car = await trial.ask(trial.unplug)
+                found.again.append(await trial.read_again() - before)
                 found.unplugged.append(gap_ms)
                 found.beyond.append(gap_ms - first_ms)
                 await asyncio.to_thread(plug, folder, [car])
@@ -179,6 +189,7 @@ def _figures(found: _Found) -> list[Figure]:
         Figure("unplugged: no token for", "ms", found.unplugged),
         Figure("  less the time to its own first token", "ms", found.beyond, Goal(at_most=300)),
         Figure("  p99 of these", "ms", [percentile(found.beyond, 99)], Goal(at_most=1000)),
+        Figure("  tokens that the other car read again", "tokens", found.again),
         Figure("killed: no token for", "ms", found.killed),
         Figure("stopped before it spoke: first token", "ms", found.stalled),
     ]

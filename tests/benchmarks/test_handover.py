@@ -17,6 +17,9 @@ def test_what_a_caller_waits_for_when_a_car_is_lost_is_measured(tmp_path: Path) 
     document = measured(tmp_path, "handover", *few, CARPOOL_CACHE=str(cache.root))
     assert document["settings"]["lost_at"] == 24
     assert len(samples(document, "unplugged: no token for")) == 2
+    assert min(samples(document, "tokens that the other car read again")) > 24, (
+        "the question, and what was said of it"
+    )
     (killed_ms,) = samples(document, "killed: no token for")
     assert killed_ms > 500, "a link that broke has so long to come back"
     (stopped_ms,) = samples(document, "stopped before it spoke: first token")
