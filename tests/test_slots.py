@@ -45,7 +45,15 @@ class Watched:
 
         def equip(listener: Listener) -> Executor:
             executors.append(
-                Executor(listener, cache=self._cache, models=[MODEL], device="cpu", dtype="fp32", threads=1)
+                Executor(
+                    listener,
+                    cache=self._cache,
+                    models=[MODEL],
+                    device="cpu",
+                    dtype="fp32",
+                    threads=1,
+                    positions=positions,
+                )
             )
             return executors[0]
 
@@ -72,14 +80,13 @@ class Watched:
                 await ready.wait()
                 generate = executors[0]._workloads[MODEL]
                 assert isinstance(generate, Generate)
-                self._watch(patches, generate, positions)
+                self._watch(patches, generate)
                 await self._live.parked(client, 1)
                 yield client
                 stop.set()
 
-    def _watch(self, patches: pytest.MonkeyPatch, generate: Generate, positions: int) -> None:
+    def _watch(self, patches: pytest.MonkeyPatch, generate: Generate) -> None:
         join, leave = generate.join, generate.leave
-        generate.hold(positions)
 
         def watched_join(*given: Any, **named: Any) -> Row | None:
             row = join(*given, **named)
