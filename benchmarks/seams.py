@@ -20,7 +20,7 @@ from node.workloads.engine import Prompt, Row
 from node.workloads.generate import Generate
 
 TIE = 1e-3
-"""Logits that lie no farther apart are alike within the rounding of fp32."""
+"""A choice that hangs on no more, in logits, is one within the rounding of fp32."""
 
 GOAL = Goal(at_most=1.0)
 
@@ -47,7 +47,7 @@ class Answer:
     """What was said."""
 
     tokens: list[int]
-    gaps: list[float]  # at each token that was chosen here, between the two largest logits
+    gaps: list[float]  # how near the choice of each token was, see `node.workloads.sampling.gap`
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,10 @@ class Place:
 
     number: int  # of the answer
     token: int
-    gap: float  # there, between the two largest logits of the answer that nobody interrupted
-    drawn: bool  # not simply the likeliest
+    gap: float  # how near the choice was there, in the answer that nobody interrupted
 
     def __str__(self) -> str:
-        kind = "drawn" if self.drawn else "the likeliest"
-        return f"answer {self.number}, token {self.token} ({kind}): the two likeliest lie {self.gap:.2g} apart"
+        return f"answer {self.number}, token {self.token}: the choice hung on {self.gap:.2g}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -132,10 +130,10 @@ def _compare(
         ("not the same in company", together, None),
         ("not the same when gone on with", resumed, GOAL if dtype == "fp32" else None),
     ):
-        places = differing(prompts, alone, others)
+        places = differing(alone, others)
         figures.append(Figure(f"{dtype}: {name}", "%", [100.0 * len(places) / len(prompts)], goal))
         notes += [f"{dtype}, {name}: {place}" for place in places] if dtype == "fp32" else ()
-        wrong = [place for place in places if dtype == "fp32" and not place.drawn and place.gap > TIE]
+        wrong = [place for place in places if dtype == "fp32" and place.gap > TIE]
         if wrong:
             raise BenchmarkFailed(f"{name}, and no tie within rounding: {wrong[0]}")
 
@@ -159,13 +157,13 @@ def answers(workload: Generate, prompts: Sequence[Prompt], begun: Sequence[Seque
     return [Answer(list(row.transcript.tokens), row.gaps or []) for _, row in sorted(ended.items())]
 
 
-def differing(prompts: Sequence[Prompt], alone: Sequence[Answer], others: Sequence[Answer]) -> list[Place]:
+def differing(alone: Sequence[Answer], others: Sequence[Answer]) -> list[Place]:
     """Where answers first are others than those that were given alone."""
     places = []
-    for number, (prompt, one, other) in enumerate(zip(prompts, alone, others, strict=True)):
+    for number, (one, other) in enumerate(zip(alone, others, strict=True)):
         if one.tokens != other.tokens:
             pairs = enumerate(zip(one.tokens, other.tokens, strict=False))
             shorter = min(len(one.tokens), len(other.tokens))
             token = next((place for place, (ours, theirs) in pairs if ours != theirs), shorter)
-            places.append(Place(number, token, one.gaps[token], prompt.request.temperature > 0))
+            places.append(Place(number, token, one.gaps[token]))
     return places
