@@ -68,9 +68,16 @@ class Embed:
             if pending >= _CHUNK_BYTES or place == len(inputs) - 1:
                 control.check()
                 for text_place, ids in zip(places, self._vocabulary.encode(texts, self._longest), strict=True):
-                    prepared[text_place] = ids
+                    prepared[text_place] = self._known(ids)
                 texts, places, pending = [], [], 0
         return prepared
+
+    def _known(self, ids: list[int]) -> list[int] | BadInput:
+        try:
+            self._vocabulary.require_known(ids, self._encoder.sizes.vocabulary)
+        except BadInput as bad:
+            return bad
+        return ids
 
     def plan(self, prepared: Sequence[list[int]]) -> list[list[int]]:
         """By length, so that texts of one length meet, and in parts of nearly one size."""

@@ -263,6 +263,7 @@ class Generate:
         ids = self._vocabulary.prompt(request.messages)
         if not ids:  # it would step for ever, and never say anything
             raise BadInput("the model's chat template makes nothing of these messages")
+        self._vocabulary.require_known(ids, self._network.sizes.vocabulary)
         return ids
 
     def _prompt(self, request: ChatRequest) -> Prompt:

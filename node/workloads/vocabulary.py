@@ -59,6 +59,13 @@ class Vocabulary:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return ids
 
+    def require_known(self, ids: Sequence[int], size: int) -> None:
+        """Raises BadInput when a network for so many tokens does not know all of these: some tokenizers have marks
+        that it was not made for."""
+        if max(ids, default=0) >= size:
+            mark = self._tokenizer.convert_ids_to_tokens(max(ids))
+            raise BadInput(f"the text holds {mark!r}, for which the model has no token; leave it out")
+
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without marks."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -249,6 +249,23 @@ def test_messages_of_which_a_template_makes_nothing_are_refused(tmp_path: Path) 
     assert isinstance(answer, bytes)
 
 
+@pytest.mark.parametrize("kind", ["embed", "generate"])
+def test_a_mark_that_the_network_was_not_made_for_is_refused(kind: str, tmp_path: Path) -> None:
+    directory = tmp_path / "marked"
+    texts = ["a car <|blank|>", "a car"]
+    if kind == "embed":
+        make_bert(directory)
+        payloads = [text.encode() for text in texts]
+    else:
+        make_llama(directory)
+        payloads = [chat(text, max_tokens=4) for text in texts]
+    altered(directory, "tokenizer_config.json", pad_token="<|blank|>")
+    refused, answer = run_alone(load(cached(directory), "model"), payloads)
+    assert isinstance(refused, BadInput)
+    assert str(refused) == "the text holds '<|blank|>', for which the model has no token; leave it out"
+    assert isinstance(answer, bytes)
+
+
 def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "odd"
     make_llama(directory)
