@@ -107,10 +107,13 @@ def test_many_answers_outlive_cars_that_are_unplugged_killed_stopped_and_drained
             await asyncio.sleep(0)
 
     async def lose(lot: str, loss: str) -> None:
+        async def in_the_midst() -> bool | None:
+            """The client may lag behind: some of these have ended."""
+            return len(losses.speaking(town.lots[lot])) >= MIDST or None
+
         async with hands:
             lost.add(lot)
-            while len(losses.speaking(town.lots[lot])) < MIDST:  # the client may lag behind: some have ended
-                await asyncio.sleep(0.01)
+            await until(in_the_midst, 60.0)
             losses.note(loss, town.lots[lot])
             match loss:
                 case "killed":
@@ -119,6 +122,9 @@ def test_many_answers_outlive_cars_that_are_unplugged_killed_stopped_and_drained
                     town.live.signal(lot, signal.SIGSTOP)
                 case "drained":
                     town.live.signal(lot, signal.SIGTERM)
+
+    async def others_go_on() -> bool | None:
+        return losses.handed_over()["stopped"] > 0 or None
 
     async def back(client: Client, lot: str) -> None:
         await town.back(client, lot)
@@ -134,8 +140,7 @@ def test_many_answers_outlive_cars_that_are_unplugged_killed_stopped_and_drained
             await lose(killed, "killed")
             town.start(killed)
             await lose(stopped, "stopped")
-            while not losses.handed_over()["stopped"]:  # it may go on with them when it is back
-                await asyncio.sleep(0.01)
+            await until(others_go_on, 60.0)  # it may go on itself when it is back
             town.live.signal(stopped, signal.SIGCONT)
             await back(client, stopped)
             await lose(drained, "drained")
