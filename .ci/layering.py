@@ -36,6 +36,7 @@ ROWS = (
         ("coordinator.__main__", "coordinator.cli", "coordinator.run", "coordinator.up"),
         ("coordinator.server",),
         ("coordinator.services",),
+        ("coordinator.batches", "coordinator.files"),
         ("coordinator.metrics", "coordinator.perform", "coordinator.requests", "coordinator.runtime"),
         ("coordinator.link", "coordinator.store", "coordinator.streams", "coordinator.wire", "coordinator.words"),
         ("coordinator.core",),
@@ -74,7 +75,7 @@ WALLS = (
         ("protos",),
         "protobuf stays at the wire",
         doors=(
-            *("coordinator.client", "coordinator.server", "coordinator.services", "coordinator.wire"),
+            *("coordinator.client", "coordinator.services", "coordinator.wire"),
             *("node.agent", "node.client", "node.driver", "node.neighbour", "node.transfer", "node.uplink"),
             *("node.weights", "node.wire"),
         ),

@@ -26,6 +26,9 @@ BENCHMARKS = (
     Benchmark(
         "forecast", "benchmarks.forecast", "how well the forecast of stays is calibrated, on recorded sessions"
     ),
+    Benchmark(
+        "fronts", "benchmarks.fronts", "what each front adds to a request, beside a raw gRPC echo and Ray Serve"
+    ),
     Benchmark("handover", "benchmarks.handover", "a car is lost while it says an answer: how long nobody speaks"),
     Benchmark(
         "interactive", "benchmarks.interactive", "what people wait for while batch jobs fill the fleet, beside idle"

@@ -50,7 +50,7 @@ class Cluster:
             self._exits.callback(lambda: self.coordinator.stop())  # whichever it is by then
             self._start_coordinator(0)
             ready = self.coordinator.expect(READY, START_S)
-            self.target, self.metrics = ready[1], ready[3]
+            self.target, self.http, self.metrics = ready[1], ready[2], ready[3]
             first = 0
             for number, size in enumerate(self._sizes):
                 self.lots.append(self._exits.enter_context(self._node(number, size, first)))

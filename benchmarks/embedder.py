@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from coordinator.answers import AnswerLines
 from coordinator.formats import Batch
+from node.workloads.vectors import write  # without counts of tokens: nobody asks them of plain torch
 
 MAX_TOKENS = 256
 
@@ -67,4 +68,4 @@ def output_lines(numbers: Sequence[int], vectors: Sequence[NDArray[np.float32]],
     """Lines of an output file as `carpool run` writes it, for these lines (from 1) of the input."""
     batch = Batch.of([(f"line-{number}", (b"",)) for number in numbers])
     lines = AnswerLines(batch, "plain", model, "embed", 0)
-    return "".join(lines.take([vector.tobytes() for vector in vectors], {}, 0))
+    return "".join(line.text for line in lines.take([write(vector, 0) for vector in vectors], {}, 0))

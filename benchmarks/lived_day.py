@@ -30,6 +30,7 @@ from coordinator.errors import CarpoolError, Failure
 from node.client import DriverError, parked, terms, unplug
 from node.models import ModelCache
 from node.workloads import load, run_alone
+from node.workloads.vectors import read
 
 DAY_S = 24 * 3600.0
 TENANTS = ("acme", "umbra")
@@ -183,7 +184,7 @@ class LivedDay:
         """Vectors of these items with those that the model gives when it is run directly."""
         if not payloads or not all(payloads):
             return
-        actual = np.array([np.frombuffer(payload, "<f4") for payload in payloads])  # [K, D], unit vectors
+        actual = np.array([read(payload)[0] for payload in payloads])  # [K, D], unit vectors
         distance = 1.0 - (actual * self._vectors[first : first + len(payloads)]).sum(1)
         far = int(np.count_nonzero(~(distance <= DISTANCE)))
         if far:
@@ -247,7 +248,7 @@ class LivedDay:
 def vectors(cache: ModelCache, model: str) -> NDArray[np.float32]:
     """What the model says of every sentence when it is run here, without a fleet [S, D]."""
     rows = run_alone(load(cache, model), [text.encode() for text in sentences(SENTENCES)])
-    return np.array([np.frombuffer(row, "<f4") for row in rows if isinstance(row, bytes)])
+    return np.array([read(row)[0] for row in rows if isinstance(row, bytes)])
 
 
 def mix(vehicles: int, shares: Sequence[tuple[str, float]]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.story import Comparison
 from node.models import ModelCache
-from node.workloads import BadInput, load, run_alone
+from node.workloads import BadInput, load, run_alone, vectors
 from node.workloads.device import use_threads
 from node.workloads.generate import Generate
 
@@ -35,8 +35,8 @@ class Reference:
 
     def vectors(self, model: str, inputs: Sequence[bytes], results: Sequence[bytes]) -> Comparison:
         """Compare embeddings."""
-        expected = np.array([np.frombuffer(row, "<f4") for row in self._run(model, inputs)], np.float64)  # [N, D]
-        actual = np.array([np.frombuffer(row, "<f4") for row in results], np.float64)  # [N, D]
+        expected = np.array([vectors.read(row)[0] for row in self._run(model, inputs)], np.float64)  # [N, D]
+        actual = np.array([vectors.read(row)[0] for row in results], np.float64)  # [N, D]
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
         distances = 1 - (expected * actual).sum(1) / norms
         far = np.flatnonzero(~(distances <= DISTANCE))

@@ -4,70 +4,99 @@ Owns the form of OUT. Knows the requests of INPUT, but no network, file or termi
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coordinator import vectors
 from coordinator.errors import Failure
 from coordinator.formats import Batch
 
 
-class AnswerLines:
-    """Lines of the output file, made from results in the order of the items."""
+class Line(NamedTuple):
+    """One line, with its end."""
 
-    def __init__(self, batch: Batch, job_id: str, model: str, kind: str, created_s: int) -> None:
-        """`created_s` is when the job was submitted, Unix seconds (chat completions carry it)."""
-        self._batch, self._job_id, self._model, self._kind = batch, job_id, model, kind
-        self._created_s = created_s
-        self._requests = iter(batch)
-        self._request = 0  # whose items come next
-        self._custom_id, items = next(self._requests)
-        self._awaited = len(items)
+    text: str
+    answered: bool  # it has an answer, not an error
+
+
+class Asked(NamedTuple):
+    """One request that results answer."""
+
+    custom_id: str
+    items: int  # at least one
+    answer: Callable[[list[bytes], str], str]
+    """The body of its answer, JSON, from the results of its items and the id of the request. Raises ValueError,
+    KeyError or TypeError when they cannot be read."""
+
+
+class Lines:
+    """Lines of an output file, made from results in the order of the items."""
+
+    def __init__(self, name: str, requests: Iterable[Asked]) -> None:
+        """Ids of requests are `name` and a number."""
+        self._name = name
+        self._requests = iter(requests)
+        self._number = 0  # of the request whose items come next
+        self._next = next(self._requests, None)
         self._pending: list[bytes | Failure] = []
 
     @property
     def complete(self) -> bool:
-        """Whether every request of the batch has its line."""
-        return self._request == self._batch.requests
+        """Whether every request has its line."""
+        return self._next is None
 
-    def take(self, payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> Iterator[str]:
+    def take(self, payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> Iterator[Line]:
         """The lines that these results complete; `first` is the index of payloads[0], `failures` by index."""
         for index, payload in enumerate(payloads, first):
             self._pending.append(failures.get(index, payload))
-            if len(self._pending) == self._awaited:
-                yield self._line(self._pending)
+            if self._next is not None and len(self._pending) == self._next.items:
+                yield self._line(self._next, self._pending)
                 self._pending.clear()
-                self._request += 1
-                self._custom_id, items = next(self._requests, ("", ()))
-                self._awaited = len(items)
+                self._number += 1
+                self._next = next(self._requests, None)
 
-    def _line(self, results: list[bytes | Failure]) -> str:
-        custom_id = json.dumps(self._custom_id, ensure_ascii=False)
-        request_id = f"{self._job_id}-{self._request}"
+    def _line(self, asked: Asked, results: list[bytes | Failure]) -> Line:
+        custom_id = json.dumps(asked.custom_id, ensure_ascii=False)
+        request_id = f"{self._name}-{self._number}"
         failure = next((result for result in results if isinstance(result, Failure)), None)
         try:
-            end = self._failed(failure) if failure else self._answered(results, request_id)
+            end = self._failed(failure) if failure else self._answered(asked, results, request_id)
+            answered = failure is None
         except (ValueError, KeyError, TypeError) as error:
-            end = self._failed(Failure("model", f"the model's result cannot be read: {error}"))
-        return f'{{"id": "{request_id}", "custom_id": {custom_id}, {end}}}\n'
+            end, answered = self._failed(Failure("model", f"the model's result cannot be read: {error}")), False
+        return Line(f'{{"id": "{request_id}", "custom_id": {custom_id}, {end}}}\n', answered)
 
     def _failed(self, failure: Failure) -> str:
         error = json.dumps({"code": failure.code, "message": failure.message}, ensure_ascii=False)
         return f'"response": null, "error": {error}'
 
-    def _answered(self, results: list[bytes | Failure], request_id: str) -> str:
-        body = self._body([result for result in results if isinstance(result, bytes)], request_id)
+    def _answered(self, asked: Asked, results: list[bytes | Failure], request_id: str) -> str:
+        body = asked.answer([result for result in results if isinstance(result, bytes)], request_id)
         response = f'{{"status_code": 200, "request_id": "{request_id}", "body": {body}}}'
         return f'"response": {response}, "error": null'
 
+
+class AnswerLines(Lines):
+    """Lines of OUT, as `carpool run` writes it."""
+
+    def __init__(self, batch: Batch, job_id: str, model: str, kind: str, created_s: int) -> None:
+        """`created_s` is when the job was submitted, Unix seconds (chat completions carry it)."""
+        self._model, self._kind, self._created_s = model, kind, created_s
+        super().__init__(job_id, (Asked(custom_id, len(items), self._body) for custom_id, items in batch))
+
     def _body(self, payloads: list[bytes], request_id: str) -> str:
         if self._kind == "embed":
+            read = [vectors.read(payload) for payload in payloads]
             rows = ", ".join(
-                f'{{"object": "embedding", "index": {index}, "embedding": [{_numbers(payload)}]}}'
-                for index, payload in enumerate(payloads)
+                f'{{"object": "embedding", "index": {index}, "embedding": [{_numbers(vector)}]}}'
+                for index, (vector, _) in enumerate(read)
             )
-            return f'{{"object": "list", "data": [{rows}], "model": {json.dumps(self._model)}}}'
+            tokens = sum(tokens for _, tokens in read)
+            usage = f'{{"prompt_tokens": {tokens}, "total_tokens": {tokens}}}'
+            return f'{{"object": "list", "data": [{rows}], "model": {json.dumps(self._model)}, "usage": {usage}}}'
         if self._kind == "generate":
             return json.dumps(self._completion(json.loads(payloads[0]), request_id), ensure_ascii=False)
         if self._kind == "classify":
@@ -105,9 +134,6 @@ class AnswerLines:
         }
 
 
-def _numbers(payload: bytes) -> str:
-    """A little-endian float32 vector [D] as decimals; nine digits bring back the same float32."""
-    vector = np.frombuffer(payload, dtype="<f4")
-    if not np.isfinite(vector).all():
-        raise ValueError("it holds a number that is not finite")
+def _numbers(vector: NDArray[np.float32]) -> str:
+    """A vector [D] as decimals; nine digits bring back the same float32."""
     return ", ".join(["%.9g"] * len(vector)) % tuple(vector.tolist())

@@ -1,5 +1,6 @@
 """The catalogue: models that some lot could run, and what is refused because none would."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,16 +14,58 @@ class Catalogue:
 
     def __init__(self, metrics: Metrics) -> None:
         self.models: dict[str, OfferedModel] = {}
+        self.unloaded: set[str] = set()
+        """Models of which no new request or job is taken, for an operator said so since the coordinator started."""
         self._metrics = metrics
+        self._awaited: dict[str, asyncio.Future[None]] = {}
+
+    def add(self, model: OfferedModel) -> None:
+        """A lot offers this model."""
+        self.models[model.name] = model
+        if model.name in self._awaited:
+            self._awaited.pop(model.name).set_result(None)
+
+    async def appears(self, model: str, patience_s: float) -> None:
+        """Returns when some lot offers a model, or has not for so long: after a start lots come by and by."""
+        if model not in self.models:
+            awaited = self._awaited.setdefault(model, asyncio.get_running_loop().create_future())
+            await asyncio.wait((awaited,), timeout=patience_s)
 
     def offered(self, model: str) -> OfferedModel:
-        """A model that some lot could run; refused when there is none."""
+        """A model that some lot could run, and may; refused when there is none."""
+        if model in self.unloaded:
+            self._metrics.count_rejection("unloaded")
+            raise Refused(
+                Refusal.UNAVAILABLE, f"model {model!r} is unloaded; ask the operator to load it, or use another"
+            )
+        return self.known(model)
+
+    def known(self, model: str) -> OfferedModel:
+        """A model that some lot could run, if it may or not; refused when there is none."""
         offered = self.models.get(model)
         if offered is None:
             self._metrics.count_rejection("unknown_model")
             names = ", ".join(sorted(self.models)) or "none yet: no vehicle has joined"
             raise Refused(Refusal.NOT_FOUND, f"no vehicle here offers model {model!r}; offered: {names}")
         return offered
+
+    def unload(self, model: str) -> None:
+        """Take no new request or job for a model, through any front."""
+        self._in_repository(model)
+        self.unloaded.add(model)
+
+    def load(self, model: str) -> None:
+        """Take requests and jobs for a model again."""
+        self._in_repository(model)
+        self.unloaded.discard(model)
+
+    def _in_repository(self, model: str) -> None:
+        if model not in self.models:
+            raise Refused(
+                Refusal.NOT_FOUND,
+                f"no vehicle here has offered model {model!r}; add it with `carpool models add` where lots run, and"
+                " start them again",
+            )
 
     def check_sizes(self, offered: OfferedModel, sizes: Sequence[int], first: int) -> None:
         """Refuse items of these sizes, the job's from `first` on, that no lot would run."""

@@ -376,6 +376,8 @@ def _target(grpc: str) -> str:
 def _announce(cluster: rundir.Cluster) -> None:
     with suppress(BrokenPipeError):
         print(f"carpool ready grpc={cluster.grpc} http={cluster.http} metrics={cluster.metrics}", flush=True)
+        if sys.stdout.isatty():
+            print(f"Clients of OpenAI: http://{cluster.http}/v1   Clients of Triton: {cluster.grpc}", flush=True)
 
 
 def _finish(work: Coroutine[Any, Any, Result]) -> Result:

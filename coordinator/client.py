@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapp
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from grpc.aio import AioRpcError
 
 from coordinator.errors import CarpoolError, Failure
+from coordinator.items import MESSAGE_BYTES
+from coordinator.refusal import REFUSAL_KEY
 from protos import fleet_pb2, fleet_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 
 ANSWER_S = 30.0  # a short call that takes longer has failed
@@ -26,8 +28,8 @@ CHUNK_BYTES = 1024 * 1024  # payload bytes of one message of a submission
 CHUNK_ITEMS = 16_384  # items of one message of a submission
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.use_local_subchannel_pool", 1),  # every client its own connection
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5000),  # what one attempt may take; a busy machine needs seconds
@@ -104,7 +106,10 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What came of an answer since the last; the last has a finish_reason and counts, and maybe no text."""
+    """What came of an answer since the last; the last has a finish_reason, and maybe no text.
+
+    The counts are of the prompt and of the answer so far, as far as they are known.
+    """
 
     text: str
     tokens: Sequence[int]
@@ -112,6 +117,7 @@ class Said:
     finish_reason: str = ""  # "stop" or "length"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    likelihoods: Sequence[bytes] = ()  # of each token, as in OpenAI's `logprobs.content`, JSON, if asked for
 
 
 class Client:
@@ -165,6 +171,7 @@ class Client:
                     part.finish_reason,
                     usage.prompt_tokens,
                     usage.completion_tokens,
+                    tuple(part.likelihoods),
                 )
         except AioRpcError as error:
             if not begun or error.code() not in _GONE:
@@ -354,7 +361,7 @@ class Client:
         """What a failed call means to the user."""
         details = " ".join((error.details() or "no reason given").split())
         match error.code():
-            case code if code in _GONE:
+            case code if code in _GONE and not _refused(error):
                 return self._gone()
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 if details == "Deadline Exceeded":  # gRPC's own words, not those of a coordinator
@@ -371,6 +378,12 @@ class Client:
                 return CarpoolError(f"the coordinator at {self.target} failed: {details}", exit_code=1)
             case _:
                 return CarpoolError(details)
+
+
+def _refused(error: AioRpcError) -> bool:
+    """Whether a coordinator refused a call, and not gRPC, which found none."""
+    metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    return any(key == REFUSAL_KEY for key, _ in metadata)
 
 
 def check_target(target: str) -> str:

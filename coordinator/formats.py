@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from coordinator.errors import CarpoolError
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what a car reads
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".json"})
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_REPEATED = 100  # two texts may have one hash, a hundred times two do not
 _FIRST_LINE_BYTES = 1 << 20  # a longer one makes nobody wiser
 CAPABILITY = {
     "embed": "embeds text: give a text file of one item a line, or JSONL with body.input",
@@ -235,8 +236,7 @@ def _read_json_lines(source: _Source, model: str, kind: str, check: _Check) -> B
 
 def _check_unique(source: _Source, hashes: "array[int]") -> None:
     """Raises CarpoolError for the first custom_id that an earlier line has."""
-    in_order = np.sort(np.frombuffer(hashes, np.int64))
-    twice = {*in_order[1:][in_order[1:] == in_order[:-1]].tolist()}
+    twice = repeated(hashes, _FIRST_REPEATED)
     first_seen: dict[str, int] = {}
     for number, line in source.lines() if twice else ():
         where = f"{source.path} line {number}"
@@ -250,16 +250,35 @@ def _check_unique(source: _Source, hashes: "array[int]") -> None:
         first_seen[custom_id] = number
 
 
-def _request(where: str, line: str) -> tuple[str, dict[str, Any]]:
-    """The custom_id and the body of one line."""
+def repeated(hashes: "array[int]", most: int) -> set[int]:
+    """Of these hashes, of type "q", those that are there more than once: of so many places at most, the first where
+    one comes again."""
+    values = np.frombuffer(hashes, np.int64)
+    order = np.argsort(values, kind="stable")
+    again = order[1:][np.diff(values[order]) == 0]
+    return {*values[np.sort(again)[:most]].tolist()}
+
+
+def read_object(where: str, line: str) -> dict[str, Any]:
+    """The JSON object that a line is; CarpoolError begins with `where`."""
     try:
-        request = json.loads(line)
+        request = json.loads(line, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise CarpoolError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
         raise CarpoolError(f"{where} is not JSON that can be read: {error}") from None
     if not isinstance(request, dict):
         raise CarpoolError(f"{where} is not a JSON object with custom_id and body")
+    return request
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _request(where: str, line: str) -> tuple[str, dict[str, Any]]:
+    """The custom_id and the body of one line."""
+    request = read_object(where, line)
     custom_id, body = request.get("custom_id"), request.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise CarpoolError(f"{where} needs a custom_id, a string that is not empty")

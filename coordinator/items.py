@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Self
 
+MESSAGE_BYTES = (64 << 20) + (1 << 20)
+"""Largest message of a call: a payload of 64 MiB, the largest that a lot takes, in its envelope."""
+
 LENGTH = "I"
 """Type code of a length: unsigned, 4 bytes."""
 

@@ -4,6 +4,9 @@ from enum import Enum
 
 import grpc
 
+REFUSAL_KEY = "refusal"
+"""The name of the trailing metadata by which a refusal is known from what gRPC says when nobody answers."""
+
 
 class Refusal(Enum):
     """A kind of refusal: (gRPC status, HTTP status)."""
@@ -12,8 +15,12 @@ class Refusal(Enum):
     NO_KEY = (grpc.StatusCode.UNAUTHENTICATED, 401)
     NOT_ALLOWED = (grpc.StatusCode.PERMISSION_DENIED, 403)
     NOT_FOUND = (grpc.StatusCode.NOT_FOUND, 404)
+    WRONG_METHOD = (grpc.StatusCode.UNIMPLEMENTED, 405)
+    TOO_SLOW = (grpc.StatusCode.DEADLINE_EXCEEDED, 408)  # to send what it asks
     ALREADY_EXISTS = (grpc.StatusCode.ALREADY_EXISTS, 409)
     TOO_UNSURE = (grpc.StatusCode.FAILED_PRECONDITION, 409)
+    TOO_LARGE = (grpc.StatusCode.INVALID_ARGUMENT, 413)
+    WRONG_FORM = (grpc.StatusCode.INVALID_ARGUMENT, 415)
     OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
     UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
     FAILED = (grpc.StatusCode.ABORTED, 500)  # on the vehicles, which were asked as they should be
@@ -42,7 +49,8 @@ class Refused(Exception):
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
-        """What a gRPC caller is told beside the status."""
+        """What a gRPC caller is told beside the status: that a coordinator refused it, and not gRPC itself."""
+        told = (REFUSAL_KEY, self.refusal.name.lower())
         if self.retry_after_s is None:
-            return ()
-        return (("retry-after-ms", str(round(1000 * self.retry_after_s))),)
+            return (told,)
+        return told, ("retry-after-ms", str(round(1000 * self.retry_after_s)))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
-from time import monotonic
+from time import monotonic, time
 
 from coordinator import words
 from coordinator.catalogue import Catalogue
@@ -24,6 +24,7 @@ from coordinator.errors import Failure
 from coordinator.hedging import Hedging
 from coordinator.metrics import Metrics
 from coordinator.refusal import Refusal, Refused
+from coordinator.statistics import Statistics
 from coordinator.store import accepted_payloads
 from coordinator.streams import Breach, Ending, Part, Partial, Stream, ending
 from coordinator.units import duration
@@ -53,6 +54,9 @@ class _Request:
     answered: asyncio.Future[Outcome]
     stream: Stream | None = None
     hedged: bool = False  # a second car was asked, or will not be
+    lent_s: float | None = None  # when the first car was lent it
+    ended_s: float | None = None  # when all its answers were here
+    infer_s: float = 0.0  # computed for its results, as the cars tell it
 
     def end(self, outcome: Outcome) -> None:
         """Nothing more will come."""
@@ -85,30 +89,44 @@ class Requests:
         self._open: dict[JobId, _Request] = {}
         self._conversations = Conversations()
         self._hedging = Hedging()
+        self.statistics = Statistics()
         self._lacks: dict[str, tuple[float, str]] = {}  # by model: what requests lacked, and when that was asked
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def run(
-        self, tenant: str, api: str, model: str, inputs: Sequence[bytes], timeout_s: float | None
+        self,
+        tenant: str,
+        api: str,
+        model: str,
+        inputs: Sequence[bytes],
+        timeout_s: float | None,
+        value: float | None = None,
     ) -> list[bytes | Failure]:
         """Run a small interactive job; the answers are in the order of the inputs.
 
+        Of a tenant's requests without a deadline those of the highest `value` an item go first; None: 1 an item.
         Cancelling the call cancels the job.
         """
         if not inputs:
             self._catalogue.refuse_empty()
         self._catalogue.check_sizes(self._catalogue.offered(model), [*map(len, inputs)], 0)
-        with self._submitted(tenant, api, model, inputs, timeout_s) as request:
+        with self._submitted(tenant, api, model, inputs, timeout_s, value) as request:
             outcome = await request.answered
         self._check(outcome, request)
         return request.answers
 
     async def generate(
-        self, tenant: str, api: str, model: str, payload: bytes, timeout_s: float | None
+        self,
+        tenant: str,
+        api: str,
+        model: str,
+        payload: bytes,
+        timeout_s: float | None,
+        value: float | None = None,
     ) -> AsyncGenerator[Part | Ending]:
-        """What is said of one answer, as it comes, and at last how it ended.
+        """What is said of one answer, as it comes, and at last how it ended; `value` as for `run`.
 
         Whoever reads slowly gets more at a time. Closing the generator cancels the job.
         """
@@ -125,7 +143,7 @@ class Requests:
         if timeout_s is not None:
             timeout_s -= min(_MARGIN * timeout_s, _LONGEST_MARGIN_S)
         prefer = self._conversations.car(tenant, model, payload)
-        with self._submitted(tenant, api, model, [payload], timeout_s, stream, prefer) as request:
+        with self._submitted(tenant, api, model, [payload], timeout_s, value, stream, prefer) as request:
             while not request.answered.done():
                 await self._news(request, stream)
                 for part in stream.take():
@@ -167,6 +185,11 @@ class Requests:
                 stream.told_s = now_s
                 self._post(Progressed(lot, 0, (Report(said.token, 0, spoke=True),)))
 
+    @staticmethod
+    def owns(job: JobId) -> bool:
+        """Whether this is the number of a request, open or not, of this boot or another."""
+        return job >= _FIRST
+
     def inputs(self, job: JobId) -> Sequence[bytes] | None:
         """Its inputs; None: it is not open."""
         request = self._open.get(job)
@@ -175,16 +198,21 @@ class Requests:
     def lent(self, grant: Grant) -> Sequence[int] | None:
         """A car is lent a request: what was said of its answer so far; None: it is not told as it is made."""
         request = self._open.get(grant.job)
-        if request is None or request.stream is None:
+        if request is None:
             return None
-        request.stream.lend(grant.node, monotonic())
+        now_s = monotonic()
+        if request.lent_s is None:
+            request.lent_s = now_s
+        if request.stream is None:
+            return None
+        request.stream.lend(grant.node, now_s)
         return tuple(request.stream.tokens)
 
     def take(
         self, record: ResultsRecord | FailureRecord | EndRecord, payloads: Mapping[int, Sequence[bytes]]
     ) -> bool:
         """Hand on what the core says of a request, with the payloads of reports by serial; False: it is a job's."""
-        if record.job < _FIRST:
+        if not self.owns(record.job):
             return False
         request = self._open.get(record.job)
         if request is None:  # its caller has gone
@@ -192,6 +220,7 @@ class Requests:
         match record:
             case ResultsRecord():
                 self._choose(request, record.job)
+                request.infer_s += record.useful_s
                 accepted = iter(accepted_payloads(record, payloads[record.serial]))
                 for first, items in ranges_of(record.ranges, record.accepted):
                     for item in range(first, first + items):
@@ -206,6 +235,8 @@ class Requests:
                     del self._open[job]
                     if failed:  # the other one may yet answer
                         return True
+                if outcome is Outcome.DONE and not failed:
+                    request.ended_s = monotonic()
                 label = "failed" if outcome is Outcome.DONE and failed else outcome.value
                 self._metrics.observe_job(request.spec.model, label, monotonic() - request.submitted_s)
                 request.end(outcome)
@@ -224,6 +255,7 @@ class Requests:
         model: str,
         inputs: Sequence[bytes],
         timeout_s: float | None,
+        value: float | None,
         stream: Stream | None = None,
         prefer: int | None = None,
     ) -> Iterator[_Request]:
@@ -246,7 +278,7 @@ class Requests:
             item_bytes=sum(map(len, inputs)) // len(inputs),
             interactive=True,
             deadline_s=inf if timeout_s is None else now_s + timeout_s,
-            value=float(len(inputs)),
+            value=float(len(inputs)) if value is None else value,
             prefer=prefer,
         )
         answered = asyncio.get_running_loop().create_future()
@@ -262,6 +294,21 @@ class Requests:
                 self._open.pop(job, None)
             if len(request.jobs) > 1:
                 self._hedging.asked -= 1
+            self._note(request)
+
+    def _note(self, request: _Request) -> None:
+        """Count a request that has ended."""
+        statistics, ended_s = self.statistics.of(request.spec.model), request.ended_s
+        statistics.last_s = time()
+        whole = not any(isinstance(answer, Failure) for answer in request.answers)
+        if ended_s is None or request.lent_s is None or not whole:
+            statistics.fail.add(monotonic() - request.submitted_s)
+            return
+        statistics.items += len(request.answers)
+        statistics.success.add(ended_s - request.submitted_s)
+        statistics.queue.add(request.lent_s - request.submitted_s)
+        statistics.infer.add(request.infer_s)
+        statistics.input.add(max(0.0, ended_s - request.lent_s - request.infer_s))
 
     async def _news(self, request: _Request, stream: Stream) -> None:
         """Wait until there is more; if that takes much longer than usual, another car is asked the same."""

@@ -162,7 +162,7 @@ async def _fetch(
         async with aclosing(client.results(job.job_id)) as stream:
             async for results in stream:
                 answers = lines.take(results.payloads, results.failures, results.first_item)
-                out.write("".join(answers).encode())
+                out.write("".join(line.text for line in answers).encode())
                 failed += len(results.failures)
                 if first is None and results.failures:
                     first = results.failures[min(results.failures)]

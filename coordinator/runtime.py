@@ -8,12 +8,14 @@ together when it is busy.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from math import inf
 from time import monotonic, perf_counter, time
 from typing import TypeVar, assert_never
+from weakref import WeakValueDictionary
 
 from coordinator import words
 from coordinator.catalogue import Catalogue
@@ -72,6 +74,7 @@ from coordinator.store import (
     StoredJob,
     Submission,
 )
+from coordinator.store.documents import Document
 from coordinator.wire import OfferedModel, job_name
 
 _LOG = logging.getLogger(__name__)
@@ -119,10 +122,15 @@ class Runtime:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._submissions: dict[JobId, _Waiting] = {}
         self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}  # keys of submissions on their way
-        self._news: dict[JobId, asyncio.Future[None]] = {}  # done at the next news of a watched job
-        self._watched: Counter[JobId] = Counter()  # whose results are being fetched
+        self._news: WeakValueDictionary[JobId, asyncio.Future[None]] = WeakValueDictionary()
+        """Done at the next news of a job; kept by those who watch it."""
+        self._kept: Counter[JobId] = Counter()  # whose results somebody wants
         self._quotes: dict[JobId, Quote] = {}  # of jobs that were submitted to this process and have not ended
         self._ended: set[JobId] = set()  # recorded as ended; the core is told next
+        self.documents = store.documents
+        """What fronts keep beside jobs."""
+        self.held: dict[str, set[str]] = {}
+        """Names of documents that are not forgotten now, each with the names of who reads it."""
         self._links: dict[LotId, Link] = {}
         self._payloads: dict[int, Sequence[bytes]] = {}  # by serial, until the turn is over
         self.staging = Staging(scheduler.leases)
@@ -136,7 +144,7 @@ class Runtime:
         try:
             return self._store.intake(JobId(next(self._job_numbers)), model)
         except Full as full:
-            raise self._no_room(full) from None
+            raise self.no_room(full) from None
 
     async def take_in(self, intake: Intake, items: Items) -> None:
         """Take the next items of a batch job; refused when one of them cannot be run."""
@@ -144,7 +152,7 @@ class Runtime:
         try:
             await intake.add(items)
         except Full as full:
-            raise self._no_room(full) from None
+            raise self.no_room(full) from None
 
     async def submit(
         self,
@@ -204,11 +212,16 @@ class Runtime:
         await asyncio.shield(waiting.saved)
         return spec.job, False
 
+    async def known(self, tenant: str, key: str) -> JobId | None:
+        """The recorded job of a tenant under this key."""
+        stored = await self.reading(self._store.find(tenant, key))
+        return None if stored is None else stored.spec.job
+
     async def job(self, tenant: str, job: JobId) -> views.JobView:
         """A batch job of this tenant; refused when there is none."""
         view = None if job in self._ended else views.job_view(self._scheduler.state, job, monotonic())
         if view is None:
-            stored = await self._reading(self._store.job(job))
+            stored = await self.reading(self._store.job(job))
             view = _view(stored) if stored is not None else None
         if view is None or view.spec.tenant != tenant or view.spec.interactive:
             raise _no_job(job)
@@ -220,7 +233,7 @@ class Runtime:
 
     async def jobs(self, tenant: str, limit: int) -> list[views.JobView]:
         """The newest batch jobs of this tenant, the newest first."""
-        stored = await self._reading(self._store.jobs(tenant, limit))
+        stored = await self.reading(self._store.jobs(tenant, limit))
         now_s, state = monotonic(), self._scheduler.state
         live = (views.job_view(state, row.spec.job, now_s) if row.outcome is None else None for row in stored)
         return [view or _view(row) for view, row in zip(live, stored, strict=True)]
@@ -238,14 +251,23 @@ class Runtime:
         """End a batch job, unless it has ended; answers when that is recorded."""
         if (await self.job(tenant, job)).ended is None:
             self.post(JobsCancelled((job,)))
-            async for view in self._watch(tenant, job):
+            async for view in self.watch(tenant, job):
                 if view.ended is not None:
                     break
         return await self.job(tenant, job)
 
+    async def watch(self, tenant: str, job: JobId) -> AsyncGenerator[views.JobView]:
+        """A batch job now, at its next news, and at least once a second."""
+        while True:
+            news = self._news.get(job)
+            if news is None:
+                news = self._news[job] = self._loop.create_future()
+            yield await self.job(tenant, job)
+            await asyncio.wait((news,), timeout=_NEWS_S)
+
     async def results(
         self, tenant: str, job: JobId, first: int, limit_bytes: int
-    ) -> AsyncIterator[tuple[int, Results, views.JobView]]:
+    ) -> AsyncGenerator[tuple[int, Results, views.JobView]]:
         """Recorded results in the order of the items from `first` on, until the job has ended.
 
         Yields (index of the first item, results, progress); at least once a second, perhaps without results.
@@ -253,12 +275,11 @@ class Runtime:
         items = (await self.job(tenant, job)).spec.items
         if first > items:
             raise Refused(Refusal.BAD_INPUT, f"the job has {items} items; item {first} was asked for")
-        self._watched[job] += 1
-        try:
-            async for view in self._watch(tenant, job):
+        with self.keeping(job):
+            async for view in self.watch(tenant, job):
                 while True:
                     try:
-                        part = await self._reading(self._store.results(job, first, limit_bytes))
+                        part = await self.reading(self._store.results(job, first, limit_bytes))
                     except NoSuchJob:  # not any more
                         raise _no_job(job) from None
                     yield first, part, view
@@ -267,10 +288,21 @@ class Runtime:
                         break
                 if view.ended is not None:
                     return
+
+    @contextmanager
+    def keeping(self, job: JobId) -> Iterator[None]:
+        """Inside, a job is not forgotten, however long ago it ended."""
+        self._kept[job] += 1
+        try:
+            yield
         finally:
-            self._watched[job] -= 1
-            if not self._watched[job]:
-                del self._watched[job]
+            self._kept[job] -= 1
+            if not self._kept[job]:
+                del self._kept[job]
+
+    async def next_settled(self, job: JobId, first: int) -> int | None:
+        """The first recorded item behind a gap in the results of an ended job; None: there are no more."""
+        return await self.reading(self._store.next_settled(job, first))
 
     def capable(self, model: str) -> int:
         """Vehicles here that run a model."""
@@ -323,7 +355,7 @@ class Runtime:
 
     def offer(self, model: OfferedModel) -> None:
         """A lot offers this model."""
-        self.catalogue.models[model.name] = model
+        self.catalogue.add(model)
 
     def keep(self, results: Sequence[Sequence[bytes]]) -> int:
         """Keep the payloads of some reports until their facts are handled; gives the serial of the first."""
@@ -345,7 +377,7 @@ class Runtime:
         return list(await self._read_inputs(lease.job, ranges))
 
     async def inputs_of(self, orders: Sequence[Queued]) -> list[Sequence[bytes] | None]:
-        """Inputs that each of these takes along; None: they are damaged, the grant is void."""
+        """Inputs that each of these takes along; None: they are damaged or gone, the grant is void."""
         reads = [self._granted(order) for order, given, *_ in orders if isinstance(order, Grant) and given is None]
         read = iter(await asyncio.gather(*reads))
         return [next(read) if given is None else given for _, given, *_ in orders]
@@ -353,8 +385,10 @@ class Runtime:
     async def _granted(self, grant: Grant) -> Sequence[bytes] | None:
         try:
             return await self._read_inputs(grant.job, grant.ranges)
+        except Refused:  # its caller has gone, as the core hears
+            return None
         except Corrupt as corrupt:
-            self._damaged(str(corrupt))
+            self.damaged(str(corrupt))
             await self._void(grant)
             return None
 
@@ -370,8 +404,13 @@ class Runtime:
         self.post(Progressed(grant.lot, 0, (Report(grant.token, 0, errors=tuple(errors), ended=LeaseEnd.REFUSED),)))
 
     async def _read_inputs(self, job: JobId, ranges: Sequence[Range]) -> Sequence[bytes]:
+        """Inputs of a job or of a request; refused when the caller of a request has gone."""
         inputs = self.requests.inputs(job)
-        return await self._store.inputs(job, ranges) if inputs is None else _slices(inputs, ranges)
+        if inputs is not None:
+            return _slices(inputs, ranges)
+        if self.requests.owns(job):
+            raise Refused(Refusal.NOT_FOUND, "the caller of this request has gone; drop it")
+        return await self._store.inputs(job, ranges)
 
     # The loop
 
@@ -400,7 +439,7 @@ class Runtime:
 
     async def scrub(self) -> None:
         """Look for damage in what is stored, for ever."""
-        await self._store.scrub(self._damaged)
+        await self._store.scrub(self.damaged)
 
     async def forget(self, keep: StoreSettings) -> None:
         """Forget finished jobs that are kept no longer, for ever; for a while not after a start, nor when the wall
@@ -415,12 +454,29 @@ class Runtime:
                 await asyncio.sleep(spare_s)
                 continue
             try:
-                forgotten = await self._store.forget(older_s, keep.keep_bytes, spare_s, frozenset(self._watched))
+                forgotten = await self._store.forget(older_s, keep.keep_bytes, spare_s, frozenset(self._kept))
+                forgotten += await self._forget_documents()
             except Exception as error:
                 self._stop(error)
                 return
             if not forgotten:
                 await asyncio.sleep(_FORGET_S)
+
+    async def record(self, documents: Sequence[Document], dropped: Collection[str] = ()) -> None:
+        """Record documents, and forget those that are named. When the store fails at that the coordinator stops."""
+        try:
+            await self.documents.put(documents, dropped=dropped)
+        except Exception as error:
+            self._stop(error)
+            raise
+
+    async def _forget_documents(self) -> int:
+        with suppress(Refused):  # one that is damaged was told
+            over = await self.reading(self.documents.over(time(), self.held))
+            if over:
+                await self.documents.put([], dropped=[document.name for document in over])
+            return len(over)
+        return 0
 
     async def measure_lag(self) -> None:
         """Measure for ever how late the loop runs its timers."""
@@ -525,15 +581,6 @@ class Runtime:
         _LOG.critical("the store failed on %d records: %s", len(records), error)
         self._stop(error)
 
-    async def _watch(self, tenant: str, job: JobId) -> AsyncIterator[views.JobView]:
-        """A batch job now, at its next news, and at least once a second."""
-        while True:
-            news = self._news.get(job)
-            if news is None:
-                news = self._news[job] = self._loop.create_future()
-            yield await self.job(tenant, job)
-            await asyncio.wait((news,), timeout=_NEWS_S)
-
     async def _claim(self, tenant: str, key: str, intake: Intake) -> JobId | None:
         """The job that this key names already, refused when its content was another; None: the key is free, and
         kept for this job until it is recorded."""
@@ -541,7 +588,7 @@ class Runtime:
             await asyncio.wait((claim,))
         self._claims[tenant, key] = self._loop.create_future()
         try:
-            known = await self._reading(self._store.find(tenant, key))
+            known = await self.reading(self._store.find(tenant, key))
         except BaseException:
             self._unclaim(tenant, key)
             raise
@@ -558,19 +605,21 @@ class Runtime:
     def _unclaim(self, tenant: str, key: str) -> None:
         self._claims.pop((tenant, key)).set_result(None)
 
-    async def _reading(self, read: Awaitable[_T]) -> _T:
+    async def reading(self, read: Awaitable[_T]) -> _T:
         """What the store answers; refused when what it holds is damaged."""
         try:
             return await read
         except Corrupt as corrupt:
-            self._damaged(str(corrupt))
+            self.damaged(str(corrupt))
             raise Refused(Refusal.DAMAGED, str(corrupt)) from None
 
-    def _damaged(self, message: str) -> None:
+    def damaged(self, message: str) -> None:
+        """What is stored is not what was written."""
         self.metrics.count_store_error("corrupt")
         _LOG.critical("%s", message)
 
-    def _no_room(self, full: Full) -> Refused:
+    def no_room(self, full: Full) -> Refused:
+        """What a caller is told then."""
         self.metrics.count_rejection("disk_full")
         self.metrics.count_store_error("full")
         return Refused(Refusal.OVERLOADED, str(full))

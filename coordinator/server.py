@@ -2,57 +2,35 @@
 
 import asyncio
 import gc
-import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
 from coordinator import cohorts
+from coordinator.batches import Batches
 from coordinator.config import MEMORY, Config, StoreSettings
 from coordinator.core.forecast import Forecast
 from coordinator.core.scheduler import Scheduler
+from coordinator.files import Files
 from coordinator.keys import Keys
 from coordinator.metrics import Metrics
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Edge
-from coordinator.services.fleet import FleetService
-from coordinator.services.http import health_app, listen, metrics_app
+from coordinator.services.http import health_routes, listen, metrics_app
 from coordinator.services.http import serve as serve_http
-from coordinator.services.jobs import JobService
-from coordinator.services.link import LinkService
-from coordinator.services.transfer import TransferService
-from coordinator.services.weights import WeightsService
+from coordinator.services.openai.app import openai_app
+from coordinator.services.openai.batch_forms import FORMS
+from coordinator.services.rpc import RpcPort
 from coordinator.store import Corrupt, Store
 from coordinator.store.memory import MemoryStore
 from coordinator.store.opening import Occupied
 from coordinator.store.sqlite import SqliteStore
 from coordinator.wire import Terms
-from protos import (
-    fleet_pb2,
-    fleet_pb2_grpc,
-    jobs_pb2,
-    jobs_pb2_grpc,
-    link_pb2,
-    link_pb2_grpc,
-    weights_pb2,
-    weights_pb2_grpc,
-)
 
-_GRACE_S = 1.0  # for calls that are open when the server stops
-
-_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
-    ("grpc.http2.lookahead_bytes", 1 << 20),  # on their way before they are asked for: one message of a submission
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-)
+_OPEN_FILES = 1 << 16
+"""Sockets and files that the process may have open, if the system allows so many."""
 
 
 class CannotServe(Exception):
@@ -64,6 +42,7 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
 
     Raises CannotServe when an address cannot be had, and whatever the runtime failed with.
     """
+    _allow_open_files()
     metrics = Metrics(lambda: scheduler.snapshot(monotonic()), lambda: store.state())
     with _store(config.store, metrics) as store:
         began_s = monotonic()
@@ -83,6 +62,14 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
             config.scheduling.carbon_price_per_kg,
         )
         await _serve(config, keys, runtime, terms, stop, ready)
+
+
+def _allow_open_files() -> None:
+    """Systems allow a process 1,024 until it asks for more; each client that is connected takes one."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @contextmanager
@@ -124,27 +111,13 @@ async def _serve(
     ready: Callable[[str], None],
 ) -> None:
     host, metrics = config.listen.host, runtime.metrics
-    edge = Edge(keys, metrics)
-    server = grpc.aio.server(options=_OPTIONS)
-    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, config.limits), server)
-    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
-    links = LinkService(runtime, edge, terms, config.limits.joins_per_s)
-    link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
-    link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge), server)
-    weights_pb2_grpc.add_WeightsServiceServicer_to_server(WeightsService(edge, _cache()), server)
-    status = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    names = [
-        *(
-            service.full_name
-            for file in (jobs_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR, weights_pb2.DESCRIPTOR)
-            for service in file.services_by_name.values()
-        ),
-        health.SERVICE_NAME,
-    ]
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+
+    def is_ready() -> bool:
+        return not stop.is_set()
+
+    rpc = RpcPort(runtime, keys, config.limits, terms, is_ready)
     try:
-        grpc_port = server.add_insecure_port(_address(host, config.listen.grpc_port))
+        grpc_port = rpc.listen(_address(host, config.listen.grpc_port))
     except RuntimeError as error:
         raise CannotServe(_in_use(host, config.listen.grpc_port, "--grpc-port")) from error
     sockets = {}
@@ -153,13 +126,19 @@ async def _serve(
             sockets[flag] = listen(host, port)
         except OSError as error:
             raise CannotServe(_in_use(host, port, flag)) from error
-    await server.start()
-    for name in ("", *names):
-        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    files = Files(runtime, config.store.keep_finished_s)
+    batches = Batches(runtime, files, FORMS, config.limits, config.store.keep_finished_s)
+    try:
+        unended = await batches.unended()
+    except Corrupt as corrupt:
+        raise CannotServe(str(corrupt)) from None
+    await rpc.start()
     ports = {flag: socket.getsockname()[1] for flag, socket in sockets.items()}
     http_stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(serve_http(health_app(lambda: not stop.is_set()), sockets["--http-port"], http_stop))
+        batches.resume(unended, tasks)
+        openai = openai_app(runtime, keys, files, batches, config.limits, health_routes(is_ready))
+        tasks.create_task(serve_http(openai, sockets["--http-port"], http_stop))
         tasks.create_task(serve_http(metrics_app(metrics), sockets["--metrics-port"], http_stop))
         watching = (
             tasks.create_task(runtime.measure_lag()),
@@ -174,19 +153,14 @@ async def _serve(
         stopping = tasks.create_task(stop.wait())
         await asyncio.wait((stopping, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
         runtime.requests.close()
-        await status.enter_graceful_shutdown()
-        await server.stop(_GRACE_S)
+        await rpc.stop()
         http_stop.set()
+        batches.close()
         for task in watching:
             task.cancel()
         stopping.cancel()
     if runtime.failed.done():
         runtime.failed.result()
-
-
-def _cache() -> Path:
-    """The model cache of this machine, as `carpool models` fills it."""
-    return Path(os.environ.get("CARPOOL_CACHE") or Path.home() / ".cache" / "carpool")
 
 
 def _address(host: str, port: int) -> str:

@@ -24,6 +24,8 @@ class Partial:
     start: int
     text: str
     reused: int = 0  # tokens that its car held from work before
+    prompt_tokens: int = 0  # of the prompt; 0: the lot does not tell
+    likelihoods: Sequence[bytes] = ()  # of each of `tokens`, as in OpenAI's `logprobs.content`, if asked for
 
 
 @dataclass(slots=True)
@@ -33,6 +35,9 @@ class Part:
     vehicle: int  # row of the car
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
+    likelihoods: list[bytes] = field(default_factory=list)  # of each of `tokens`, if asked for; see `Partial`
+    prompt_tokens: int = 0  # of the prompt; 0: not told yet
+    completion_tokens: int = 0  # of the answer, with `tokens`
 
     @property
     def text(self) -> str:
@@ -70,6 +75,7 @@ class Stream:
         self.vehicle = -1  # row of the car that spoke last; before any did, of the one that was lent it
         self.lent_s: float | None = None  # when the first car was lent it
         self.handovers = 0
+        self.prompt_tokens = 0  # 0: not told yet
         self.recomputed = 0  # tokens that were said before, each time another lease went on, but for those it held
         self.news = asyncio.Event()
         self._text: list[str] = []
@@ -96,6 +102,7 @@ class Stream:
         if said.first > known or said.start > self.characters:
             return Breach.GAP, None
         tokens, text = said.tokens[known - said.first :], said.text[self.characters - said.start :]
+        likelihoods = said.likelihoods[known - said.first :] if len(said.likelihoods) == len(said.tokens) else ()
         if not tokens and not text:
             return Breach.REPEATED, None
         if self.lease is not None and self.lease != said.token:
@@ -105,7 +112,8 @@ class Stream:
         self.lease, self.vehicle, self.last_s = said.token, vehicle, now_s
         if self.first_s is None:
             self.first_s = now_s
-        self._say(vehicle, tokens, text)
+        self.prompt_tokens = self.prompt_tokens or said.prompt_tokens
+        self._say(vehicle, tokens, text, likelihoods)
         return None, gap_s
 
     def finish(self, text: str) -> None:
@@ -113,13 +121,16 @@ class Stream:
         if len(text) > self.characters:
             self._say(self.vehicle, (), text[self.characters :])
 
-    def _say(self, vehicle: int, tokens: Sequence[int], text: str) -> None:
+    def _say(self, vehicle: int, tokens: Sequence[int], text: str, likelihoods: Sequence[bytes] = ()) -> None:
         """Keep what was said for whoever reads."""
         if not self._parts or self._parts[-1].vehicle != vehicle:
             self._parts.append(Part(vehicle))
-        self._parts[-1].tokens += tokens
-        self._parts[-1].pieces.append(text)
         self.tokens += tokens
+        part = self._parts[-1]
+        part.tokens += tokens
+        part.pieces.append(text)
+        part.likelihoods += likelihoods
+        part.prompt_tokens, part.completion_tokens = self.prompt_tokens, len(self.tokens)
         self._text.append(text)
         self.characters += len(text)
         self.news.set()

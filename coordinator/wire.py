@@ -73,6 +73,9 @@ class OfferedModel:
     kind: str
     digest: str
     max_item_bytes: int
+    input_shape: tuple[int, ...] = ()  # of one item as a tensor; empty: items are no tensors
+    output_shape: tuple[int, ...] = ()  # of one result as a tensor; empty: it is none
+    context_tokens: int = 0  # of a text that count, or of a prompt with its answer; 0: it reads no text
 
 
 def job_name(job: JobId) -> str:
@@ -117,7 +120,15 @@ def joined(hello: link_pb2.Hello, lot: LotId, rows: Rows) -> LotJoined:
 def offered_models(request: link_pb2.ConnectRequest) -> Iterator[OfferedModel]:
     """The models that a message offers."""
     for model in request.models:
-        yield OfferedModel(model.model, model.kind, model.digest, model.max_item_bytes)
+        yield OfferedModel(
+            model.model,
+            model.kind,
+            model.digest,
+            model.max_item_bytes,
+            tuple(model.input_shape),
+            tuple(model.output_shape),
+            model.context_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,17 @@ def facts(
 def partials(request: link_pb2.ConnectRequest) -> list[Partial]:
     """What a message says of answers in the making."""
     return [
-        Partial(token(row.token), row.item, row.first, row.tokens, row.start, row.text, row.reused)
+        Partial(
+            token(row.token),
+            row.item,
+            row.first,
+            row.tokens,
+            row.start,
+            row.text,
+            row.reused,
+            row.prompt_tokens,
+            row.likelihoods,
+        )
         for row in request.partials
     ]
 

@@ -61,7 +61,7 @@ from node.transfer import TransferFailed, Transfers
 from node.uplink import CHANNEL_OPTIONS, Uplink, bearer
 from node.vehicles import Looked, Nodes
 from node.weights import Site, fetch_missing
-from node.work import Finished, Key, Listener, Spoken, Work
+from node.work import Finished, Key, Listener, ModelSpeed, Spoken, Work
 
 ESTIMATE_EVERY_S = 600.0
 """Simulated seconds between two looks at how long the cars are expected to stay (assumed)."""
@@ -168,10 +168,7 @@ class Agent:
         storms = storm.parse(config.storms)
         metadata = bearer(config.api_key)
         speeds = await asyncio.to_thread(self._executor.start)
-        models = [
-            ModelOffer(s.name, s.digest, s.kind, s.items_per_s, s.load_s, s.batch_items, s.max_item_bytes)
-            for s in speeds
-        ]
+        models = [_offer(speed) for speed in speeds]
         self._vehicles = [
             Vehicle(name, kind.name, kind.board_w or 0.0, config.site, kind.awake_w or 0.0)
             for name, kind in zip(config.names, profiles, strict=True)
@@ -492,8 +489,9 @@ class Agent:
     def spoke(self, spoken: Spoken) -> None:
         """The executor said more of an answer."""
         assert isinstance(spoken.key, Token), "the lot's works are keyed by token"
+        passage = spoken.first, spoken.tokens, spoken.start, spoken.text
         self._post(
-            Said(spoken.key, spoken.offset, spoken.first, spoken.tokens, spoken.start, spoken.text, spoken.reused)
+            Said(spoken.key, spoken.offset, *passage, spoken.reused, spoken.prompt_tokens, spoken.likelihoods)
         )
 
     def resident(self, load_s: Mapping[str, float]) -> None:
@@ -537,6 +535,21 @@ def _pace(config: LotConfig) -> Pace | None:
     if config.memory_gb is not None:
         machine = replace(machine, memory_bytes=config.memory_gb * 1e9)
     return Pace(machine, config.speed, site.load(config.place).link)
+
+
+def _offer(speed: ModelSpeed) -> ModelOffer:
+    return ModelOffer(
+        model=speed.name,
+        digest=speed.digest,
+        kind=speed.kind,
+        items_per_s=speed.items_per_s,
+        load_s=speed.load_s,
+        batch_items=speed.batch_items,
+        max_item_bytes=speed.max_item_bytes,
+        input_shape=speed.input_shape,
+        output_shape=speed.output_shape,
+        context_tokens=speed.context_tokens,
+    )
 
 
 def _work(granted: Granted) -> Work:

@@ -104,6 +104,8 @@ class Said:
     start: int
     text: str
     reused: int = 0
+    prompt_tokens: int = 0
+    likelihoods: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """One lease as its lot holds it: what is finished, what runs, what is still to be reported."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,23 +15,59 @@ class Speech:
     first: int  # place of tokens[0] in the answer
     start: int  # characters of the answer before `text`
     reused: int = 0  # tokens that the car held from works before
+    prompt_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    likelihoods: list[bytes] = field(default_factory=list)  # of all tokens, or of none
+    parts: list[tuple[int, int]] = field(default_factory=list)  # tokens and characters after each, with likelihoods
     taken: tuple[int, int] = (0, 0)  # tokens and characters that were taken
 
-    def take(self, token: Token, item: int) -> Partial:
-        """What was not yet taken."""
-        tokens, characters = self.taken
-        self.taken = len(self.tokens), len(self.text)
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was taken."""
+        return self.taken == (len(self.tokens), len(self.text))
+
+    def say(self, first: int, tokens: Sequence[int], start: int, text: str, likelihoods: Sequence[bytes]) -> None:
+        """More of it, some of which may be said already."""
+        known, written = self.first + len(self.tokens), self.start + len(self.text)
+        self.tokens += tokens[max(0, known - first) :]
+        self.text += text[max(0, written - start) :]
+        if likelihoods:
+            self.likelihoods += likelihoods[max(0, known - first) :]
+            self.parts.append((len(self.tokens), len(self.text)))
+
+    def take(self, token: Token, item: int, limit_bytes: int) -> Partial:
+        """What was not yet taken; where there are likelihoods, which are long, up to about so much, as it was said:
+        tokens with their text."""
+        (first, start), (tokens, characters) = self.taken, self._until(limit_bytes)
+        self.taken = tokens, characters
         return Partial(
             token,
             item,
-            self.first + tokens,
-            self.tokens[tokens:],
-            self.start + characters,
-            self.text[characters:],
+            self.first + first,
+            self.tokens[first:tokens],
+            self.start + start,
+            self.text[start:characters],
             self.reused,
+            self.prompt_tokens,
+            tuple(self.likelihoods[first:tokens]),
         )
+
+    def _until(self, limit_bytes: int) -> tuple[int, int]:
+        """The tokens and characters that are taken then."""
+        first = self.taken[0]
+        for tokens, characters in self.parts[bisect_right(self.parts, self.taken) :]:
+            limit_bytes -= sum(map(len, self.likelihoods[first:tokens]))
+            if limit_bytes <= 0:
+                return tokens, characters
+            first = tokens
+        return len(self.tokens), len(self.text)
+
+
+def size_bytes(partial: Partial) -> int:
+    """What a partial takes on the wire, at most, about."""
+    said = 5 * (len(partial.tokens) + len(partial.text)) + sum(map(len, partial.likelihoods))
+    return said + 8 * len(partial.likelihoods) + 64
 
 
 @dataclass(slots=True)
@@ -113,22 +150,33 @@ class Lease:
         self.failed |= bitmap([error.item for error in errors])
         self.fresh_errors.extend(errors)
 
-    def say(self, item: int, first: int, tokens: Sequence[int], start: int, text: str, reused: int = 0) -> None:
+    def say(
+        self,
+        item: int,
+        first: int,
+        tokens: Sequence[int],
+        start: int,
+        text: str,
+        reused: int = 0,
+        prompt_tokens: int = 0,
+        likelihoods: Sequence[bytes] = (),
+    ) -> None:
         """More of an answer; a micro-batch that failed as a whole says it again when its items are tried alone."""
         speech = self.speeches.get(item)
         if speech is None:
-            speech = self.speeches[item] = Speech(first, start, reused)
-        known, written = speech.first + len(speech.tokens), speech.start + len(speech.text)
-        speech.tokens += tokens[max(0, known - first) :]
-        speech.text += text[max(0, written - start) :]
+            speech = self.speeches[item] = Speech(first, start, reused, prompt_tokens)
+        speech.say(first, tokens, start, text, likelihoods)
 
-    def take_said(self) -> list[Partial]:
-        """What was said and not yet taken."""
-        return [
-            speech.take(self.token, item)
-            for item, speech in self.speeches.items()
-            if speech.taken != (len(speech.tokens), len(speech.text))
-        ]
+    def take_said(self, limit_bytes: int) -> tuple[list[Partial], bool]:
+        """What was said and not yet taken, up to about limit_bytes, and whether that was all."""
+        partials: list[Partial] = []
+        for item, speech in self.speeches.items():
+            while not speech.whole:
+                if limit_bytes <= 0:
+                    return partials, False
+                partials.append(speech.take(self.token, item, limit_bytes))
+                limit_bytes -= size_bytes(partials[-1])
+        return partials, True
 
     def say_again(self) -> bool:
         """All that was said is to be taken again; whether there is anything."""

@@ -166,7 +166,17 @@ class Models:
         paced = self._paced_items_per_s(workload)
         speed = workload.items_per_s()
         self._speeds[name] = ModelSpeed(
-            name, digest, workload.kind, speed, workload.batch_items, limit, load_s, paced
+            name,
+            digest,
+            workload.kind,
+            speed,
+            workload.batch_items,
+            limit,
+            load_s,
+            paced,
+            workload.input_shape,
+            workload.output_shape,
+            workload.context_tokens,  # the same each time that it is loaded, as its room for keys and values is
         )
 
     def _first(self, name: str) -> tuple[Workload, float]:

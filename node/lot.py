@@ -29,7 +29,7 @@ from node.events import (
     WindowsEstimated,
     Worked,
 )
-from node.lease import Lease
+from node.lease import Lease, size_bytes
 from node.messages import (
     Departure,
     DepartureCause,
@@ -214,10 +214,11 @@ class Lot:
                     effects.start.append(granted)
             case TransferRefused(token):
                 self._stop(self._leases.get(token), EndCause.REFUSED, effects)
-            case Said(token, item, first, tokens, start, text, reused):
+            case Said(token, item):
                 lease = self._leases.get(token)
                 if lease is not None and lease.ended is None:
-                    lease.say(item, first, tokens, start, text, reused)
+                    told = event.reused, event.prompt_tokens, event.likelihoods
+                    lease.say(item, event.first, event.tokens, event.start, event.text, *told)
                     self._spoken[token] = lease
             case ResultPut(token, item):
                 self._result_put(token, item)
@@ -452,9 +453,11 @@ class Lot:
         for token in list(self._spoken):
             if room <= 0:
                 break
-            said = self._spoken.pop(token).take_said()
+            said, whole = self._spoken[token].take_said(room)
             partials += said
-            room -= sum(5 * (len(partial.tokens) + len(partial.text)) + 64 for partial in said)  # at most, about
+            room -= sum(map(size_bytes, said))
+            if whole:
+                del self._spoken[token]
         return partials
 
     def _take_reports(self) -> list[Report]:

@@ -93,6 +93,9 @@ class ModelOffer:
     load_s: float
     batch_items: int
     max_item_bytes: int
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +151,8 @@ class Partial:
     start: int  # characters of the answer before `text`
     text: str
     reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
+    prompt_tokens: int = 0  # of the prompt, as the model reads it
+    likelihoods: Sequence[bytes] = ()  # of each of `tokens`, if the request asks for them
 
 
 @dataclass(frozen=True, slots=True)

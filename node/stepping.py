@@ -265,6 +265,8 @@ class Stepping:
                             passage.start,
                             passage.text,
                             row.reused,
+                            row.prompt_tokens,
+                            tuple(workload.likelihoods(row, passage)),
                         )
                     )
             if row in failed or row.ended:

@@ -7,6 +7,7 @@ the outage broke is made again.
 import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 
@@ -63,24 +64,25 @@ class Transfers:
     async def _fetch(self, request: link_pb2.FetchInputsRequest) -> dict[int, bytes]:
         inputs: dict[int, bytes] = {}
         parts: dict[int, list[bytes]] = {}
+        digests: dict[int, Any] = {}  # a chunk at a time: over 64 MiB it takes long enough to hold up others
         async for response in self._stub.FetchInputs(request, metadata=self._metadata, wait_for_ready=True):
             chunk = response.chunk
             parts.setdefault(chunk.item, []).append(chunk.data)
+            digests.setdefault(chunk.item, hashlib.sha256()).update(chunk.data)
             if chunk.last:
                 payload = b"".join(parts.pop(chunk.item))
-                if hashlib.sha256(payload).digest() != chunk.sha256:
+                if digests.pop(chunk.item).digest() != chunk.sha256:
                     raise TransferFailed(f"input {chunk.item} arrived with another sha256 than it was sent with")
                 inputs[chunk.item] = payload
         return inputs
 
 
 def _chunks(token: Token, item: int, payload: bytes) -> Iterator[link_pb2.PutResultsRequest]:
-    named = wire.token_message(token)
+    named, digest = wire.token_message(token), hashlib.sha256()
     for start in range(0, max(len(payload), 1), CHUNK_BYTES):
-        last = start + CHUNK_BYTES >= len(payload)
-        chunk = link_pb2.Chunk(item=item, data=payload[start : start + CHUNK_BYTES], last=last)
-        if last:
-            chunk.sha256 = hashlib.sha256(payload).digest()
+        last, data = start + CHUNK_BYTES >= len(payload), payload[start : start + CHUNK_BYTES]
+        digest.update(data)
+        chunk = link_pb2.Chunk(item=item, data=data, last=last, sha256=digest.digest() if last else b"")
         yield link_pb2.PutResultsRequest(token=named, chunk=chunk)
 
 

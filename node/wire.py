@@ -60,6 +60,8 @@ def encode(message: Message) -> link_pb2.ConnectRequest:
             start=partial.start,
             text=partial.text,
             reused=partial.reused,
+            prompt_tokens=partial.prompt_tokens,
+            likelihoods=partial.likelihoods,
         )
     return request
 
@@ -130,6 +132,9 @@ def _model(model: ModelOffer) -> link_pb2.ModelOffer:
         load_s=model.load_s,
         batch_items=model.batch_items,
         max_item_bytes=model.max_item_bytes,
+        input_shape=model.input_shape,
+        output_shape=model.output_shape,
+        context_tokens=model.context_tokens,
     )
 
 

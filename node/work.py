@@ -42,6 +42,8 @@ class Spoken:
     start: int  # characters of the answer before `text`
     text: str  # what these tokens made final
     reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
+    prompt_tokens: int = 0  # of the prompt, as the model reads it
+    likelihoods: tuple[bytes, ...] = ()  # of each of `tokens`, as the wire has them, if the request asks for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ class ModelSpeed:
     max_item_bytes: int
     load_s: float  # what loading it takes; 0: it is resident
     paced_items_per_s: float = inf  # of one car by its profile, modelled, on the compressed clock
+    input_shape: tuple[int, ...] = ()  # these three as in `Workload`
+    output_shape: tuple[int, ...] = ()
+    context_tokens: int = 0
 
 
 class Listener(Protocol):

@@ -4,13 +4,16 @@ isort:skip_file
 What tenants call. The tenant is known from the bearer key (metadata "authorization: Bearer KEY"), never
 from a field.
 
-Payloads by the kind of the model:
-  embed     input: UTF-8 text.                       result: little-endian float32 vector.
-  generate  input: JSON object, OpenAI chat body     result: JSON object {"text", "finish_reason",
-            ("messages", "max_tokens", ...).                 "prompt_tokens", "completion_tokens"}.
-  classify  input: an encoded picture (JPEG, PNG).   result: JSON object {"classes": [{"label", "index",
-                                                             "logit", "probability"}, ...]}, best first.
-  echo      input: any bytes.                        result: the same bytes.
+Payloads by the kind of the model. An array is one in NumPy's file form (.npy), which begins like no text and no picture.
+  embed     input: UTF-8 text, or an array of token numbers, integers [T].
+            result: little-endian float32 vector [D], then the number of tokens that were read, uint32.
+  generate  input: JSON object, an OpenAI chat body ("messages", "max_tokens", ...) or completion body ("prompt": text, or
+            a list of token numbers). result: JSON object {"text", "finish_reason", "prompt_tokens", "completion_tokens"},
+            and "logprobs" when they were asked for.
+  classify  input: an encoded picture (JPEG, PNG), or an array: float32 [3, S, S] as the network reads it, or uint8 [N] of
+            an encoded picture. result: JSON object {"classes": [{"label", "index", "logit", "probability"}, ...]}, the
+            best five, the best first; for an array also "logits": all of them, little-endian float32 [C] in base64.
+  echo      input: any bytes. result: the same bytes.
 """
 
 from collections import abc as _abc
@@ -205,6 +208,7 @@ class GenerateResponse(_message.Message):
     VEHICLE_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    LIKELIHOODS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """which they made final: characters that may still change, or begin a stop string, come later"""
     vehicle: _builtins.str
@@ -217,7 +221,11 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """likewise"""
+        """in others, as far as it is known"""
+
+    @_builtins.property
+    def likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of each of `tokens`, if the request asks for logprobs, as in OpenAI's `logprobs.content`, JSON"""
 
     def __init__(
         self,
@@ -227,10 +235,11 @@ class GenerateResponse(_message.Message):
         vehicle: _builtins.str = ...,
         finish_reason: _builtins.str = ...,
         usage: Global___Usage | None = ...,
+        likelihoods: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "tokens", b"tokens", "usage", b"usage", "vehicle", b"vehicle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "likelihoods", b"likelihoods", "text", b"text", "tokens", b"tokens", "usage", b"usage", "vehicle", b"vehicle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -762,6 +771,9 @@ class Model(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     MAX_ITEM_BYTES_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    INPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    OUTPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _builtins.str
     """"embed", "generate", "classify" or "echo" """
@@ -771,6 +783,16 @@ class Model(_message.Message):
     """largest input item, bytes"""
     nodes: _builtins.int
     """vehicles here that offer it"""
+    context_tokens: _builtins.int
+    """of a text that count, or of a prompt with its answer, at most; 0: it reads no text // likewise"""
+    @_builtins.property
+    def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of one item as a tensor; empty: items are none"""
+
+    @_builtins.property
+    def output_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of one result as a tensor; empty: it is none // likewise"""
+
     def __init__(
         self,
         *,
@@ -779,10 +801,13 @@ class Model(_message.Message):
         digest: _builtins.str = ...,
         max_item_bytes: _builtins.int = ...,
         nodes: _builtins.int = ...,
+        input_shape: _abc.Iterable[_builtins.int] | None = ...,
+        output_shape: _abc.Iterable[_builtins.int] | None = ...,
+        context_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kind", b"kind", "max_item_bytes", b"max_item_bytes", "name", b"name", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "digest", b"digest", "input_shape", b"input_shape", "kind", b"kind", "max_item_bytes", b"max_item_bytes", "name", b"name", "nodes", b"nodes", "output_shape", b"output_shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

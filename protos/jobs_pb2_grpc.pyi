@@ -4,13 +4,16 @@ isort:skip_file
 What tenants call. The tenant is known from the bearer key (metadata "authorization: Bearer KEY"), never
 from a field.
 
-Payloads by the kind of the model:
-  embed     input: UTF-8 text.                       result: little-endian float32 vector.
-  generate  input: JSON object, OpenAI chat body     result: JSON object {"text", "finish_reason",
-            ("messages", "max_tokens", ...).                 "prompt_tokens", "completion_tokens"}.
-  classify  input: an encoded picture (JPEG, PNG).   result: JSON object {"classes": [{"label", "index",
-                                                             "logit", "probability"}, ...]}, best first.
-  echo      input: any bytes.                        result: the same bytes.
+Payloads by the kind of the model. An array is one in NumPy's file form (.npy), which begins like no text and no picture.
+  embed     input: UTF-8 text, or an array of token numbers, integers [T].
+            result: little-endian float32 vector [D], then the number of tokens that were read, uint32.
+  generate  input: JSON object, an OpenAI chat body ("messages", "max_tokens", ...) or completion body ("prompt": text, or
+            a list of token numbers). result: JSON object {"text", "finish_reason", "prompt_tokens", "completion_tokens"},
+            and "logprobs" when they were asked for.
+  classify  input: an encoded picture (JPEG, PNG), or an array: float32 [3, S, S] as the network reads it, or uint8 [N] of
+            an encoded picture. result: JSON object {"classes": [{"label", "index", "logit", "probability"}, ...]}, the
+            best five, the best first; for an array also "logits": all of them, little-endian float32 [C] in base64.
+  echo      input: any bytes. result: the same bytes.
 """
 
 from collections import abc as _abc

@@ -257,6 +257,8 @@ class Partial(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    LIKELIHOODS_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     """offset in the lease"""
     first: _builtins.int
@@ -267,11 +269,17 @@ class Partial(_message.Message):
     """what these tokens made final"""
     reused: _builtins.int
     """tokens of the prompt and of what was begun that this car still held from work before"""
+    prompt_tokens: _builtins.int
+    """of the prompt, as the model reads it"""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """numbers in the model's vocabulary"""
+
+    @_builtins.property
+    def likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of each of `tokens`, if the request asks for logprobs: an entry of OpenAI's `logprobs.content`, JSON."""
 
     def __init__(
         self,
@@ -283,10 +291,12 @@ class Partial(_message.Message):
         start: _builtins.int = ...,
         text: _builtins.str = ...,
         reused: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        likelihoods: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "reused", b"reused", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "likelihoods", b"likelihoods", "prompt_tokens", b"prompt_tokens", "reused", b"reused", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,6 +423,9 @@ class ModelOffer(_message.Message):
     LOAD_S_FIELD_NUMBER: _builtins.int
     BATCH_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_ITEM_BYTES_FIELD_NUMBER: _builtins.int
+    INPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    OUTPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """name in the cache"""
     digest: _builtins.str
@@ -427,6 +440,16 @@ class ModelOffer(_message.Message):
     """items that one micro-batch holds well, at least 1"""
     max_item_bytes: _builtins.int
     """largest input item it takes, bytes"""
+    context_tokens: _builtins.int
+    """of a text that count, or of a prompt with its answer, at most; 0: it reads no text"""
+    @_builtins.property
+    def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of one item as a tensor, [3, 224, 224] of a picture; empty: items are no tensors"""
+
+    @_builtins.property
+    def output_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of one result as a tensor: [384] of a vector, [1000] of logits; empty: it is none"""
+
     def __init__(
         self,
         *,
@@ -437,10 +460,13 @@ class ModelOffer(_message.Message):
         load_s: _builtins.float = ...,
         batch_items: _builtins.int = ...,
         max_item_bytes: _builtins.int = ...,
+        input_shape: _abc.Iterable[_builtins.int] | None = ...,
+        output_shape: _abc.Iterable[_builtins.int] | None = ...,
+        context_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_items", b"batch_items", "digest", b"digest", "items_per_s", b"items_per_s", "kind", b"kind", "load_s", b"load_s", "max_item_bytes", b"max_item_bytes", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_items", b"batch_items", "context_tokens", b"context_tokens", "digest", b"digest", "input_shape", b"input_shape", "items_per_s", b"items_per_s", "kind", b"kind", "load_s", b"load_s", "max_item_bytes", b"max_item_bytes", "model", b"model", "output_shape", b"output_shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.models import ModelCache, ModelError
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings() -> Iterator[None]:
@@ -21,3 +23,19 @@ def own_surroundings() -> Iterator[None]:
             environment.delenv(name)
         environment.setenv("CARPOOL_RUN_DIR", run_dir)
         yield
+
+
+@pytest.fixture(scope="session")
+def named_cache() -> ModelCache:
+    """This user's own cache with the models that are had by name, fetched if need be."""
+    from node import conversion  # with torch, which most tests do without
+    from node.workloads.device import use_threads
+
+    use_threads(1)
+    cache = ModelCache.of_user()
+    for name in ("minilm", "smollm2", "efficientnet-lite0"):
+        try:
+            conversion.add(cache, name)
+        except ModelError as error:
+            pytest.skip(f"real models are not to be had here: {error}")
+    return cache

@@ -41,6 +41,7 @@ class HandLot:
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         self._sequence = 0
         self._grants: list[link_pb2.Grant] = []
+        self._revoked: list[link_pb2.Revocation] = []
         self.welcome = link_pb2.Welcome()
 
     async def __aenter__(self) -> Self:
@@ -75,9 +76,10 @@ class HandLot:
     async def revoked(self, token: link_pb2.Token) -> link_pb2.RevocationCause.ValueType:
         """Why the coordinator takes this lease back, once it does."""
         while True:
-            for revocation in (await self._hear()).revocations:
+            for revocation in self._revoked:
                 if revocation.token == token:
                     return revocation.cause
+            self._revoked.extend((await self._hear()).revocations)
 
     async def report(
         self,
@@ -114,10 +116,26 @@ class HandLot:
                 return revocations
 
     async def say(
-        self, token: link_pb2.Token, first: int, tokens: Sequence[int], start: int, text: str, reused: int = 0
+        self,
+        token: link_pb2.Token,
+        first: int,
+        tokens: Sequence[int],
+        start: int,
+        text: str,
+        reused: int = 0,
+        likelihoods: Sequence[bytes] = (),
     ) -> None:
-        """Say a part of the answer to the first item."""
-        partial = link_pb2.Partial(token=token, first=first, tokens=tokens, start=start, text=text, reused=reused)
+        """Say a part of the answer to the first item, of whose prompt seven tokens were read."""
+        partial = link_pb2.Partial(
+            token=token,
+            first=first,
+            tokens=tokens,
+            start=start,
+            text=text,
+            reused=reused,
+            prompt_tokens=7,
+            likelihoods=likelihoods,
+        )
         await self._stream.write(link_pb2.ConnectRequest(partials=[partial]))
 
     async def _hear(self) -> link_pb2.ConnectResponse:

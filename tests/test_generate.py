@@ -104,6 +104,34 @@ def test_what_a_car_says_is_heard_before_the_answer_is_complete(live: Cluster) -
     within(work())
 
 
+def test_how_likely_each_token_was_is_told_once_whichever_cars_tell_it(live: Cluster) -> None:
+    async def work() -> None:
+        told = [json.dumps({"token": word, "logprob": -place}).encode() for place, word in enumerate("abc")]
+        async with (
+            Client(live.coordinator.grpc) as client,
+            lot(live, "car-a") as car,
+            lot(live, "car-b") as other,
+        ):
+            await offered(client, 2)
+            stream = client.generate(MODEL, chat(logprobs=True))
+            listening = asyncio.create_task(hear(stream, 3))
+            granted = {asyncio.create_task(each.granted()): each for each in (car, other)}
+            (first,), _ = await asyncio.wait(granted, return_when=asyncio.FIRST_COMPLETED)
+            (second,) = granted.keys() - {first}
+            one, two = granted[first], granted[second]
+            await one.say(first.result().token, 0, [0, 1], 0, "ab", likelihoods=told[:2])
+            await one.report(first.result().token, {}, ended=True, cause=link_pb2.END_CAUSE_UNPLUGGED, departs=True)
+            token = (await second).token
+            await two.say(token, 0, [0, 1, 2], 0, "abc", likelihoods=told)
+            heard = await listening
+            assert [each for said in heard for each in said.likelihoods] == told
+            assert [said.prompt_tokens for said in heard] == [7] * len(heard)
+            assert heard[-1].completion_tokens == 3
+            await stream.aclose()
+
+    within(work())
+
+
 def test_another_car_goes_on_where_one_stopped_and_what_that_one_says_later_is_refused(live: Cluster) -> None:
     async def work() -> None:
         async with (

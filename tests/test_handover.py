@@ -195,6 +195,27 @@ def test_a_stop_string_that_lies_across_a_hand_over_ends_the_answer(town: Town) 
     within(work())
 
 
+def test_how_likely_each_token_was_is_told_once_over_hand_overs(town: Town) -> None:
+    async def work() -> None:
+        payload, heard = question(1, max_tokens=TOKENS, logprobs=True, top_logprobs=3), Heard()
+        async with client_of(town) as client:
+            async for said in client.generate(MODEL, payload):
+                heard.said.append(said)
+                assert len(said.likelihoods) == len(said.tokens)
+                if said.vehicle and len(heard.tokens) > 30 * len(heard.cars) and len(heard.cars) < 3:
+                    await town.unplug(said.vehicle)
+        assert len(heard.cars) > 1, "nothing was handed over"
+        (whole,) = town.expected([payload])
+        assert town.check(payload, heard, whole)
+        told = [json.loads(entry) for said in heard.said for entry in said.likelihoods]
+        content = whole["logprobs"]["content"]
+        for read in (lambda entry: entry["token"], lambda entry: len(entry["top_logprobs"])):
+            assert [*map(read, told)] == [*map(read, content)]
+        assert [entry["logprob"] for entry in told] == pytest.approx([row["logprob"] for row in content], abs=1e-3)
+
+    within(work())
+
+
 def test_an_answer_outlives_the_window_of_its_car(town: Town) -> None:
     async def work() -> None:
         async with client_of(town) as client:

@@ -36,6 +36,7 @@ class ResultsRecord:
     ranges: tuple[Range, ...]
     reported: int
     accepted: int
+    useful_s: float = 0.0  # accelerator-seconds that led to them, as the report says
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from coordinator.core.ranges import Range, Ranges
 class Band(IntEnum):
     """How the plan sees a job: the first band goes before the second."""
 
-    PLANNED = 0  # it will make its deadline; and every interactive job
-    OPEN = 1  # it has no deadline
+    PLANNED = 0  # it will make its deadline; of requests every one that has a deadline
+    OPEN = 1  # it has no deadline: what is worth most goes first
     SPARE = 2  # the plan has no room for it: it gets what is left over
     LATE = 3  # its deadline has passed
 
@@ -81,7 +81,7 @@ class Job:
         self.leases: dict[Token, Lease] = {}
         self.ended: Outcome | None = None
         self.promised = False  # the plan has let it in
-        self.band = Band.PLANNED if spec.interactive or spec.deadline_s < inf else Band.OPEN
+        self.band = Band.PLANNED if spec.deadline_s < inf else Band.OPEN
         self.urgency = -self.density if self.band is Band.OPEN else spec.deadline_s  # the smaller, the sooner
 
     @property

@@ -215,7 +215,7 @@ class Queues:
     def _enter(self, queue: Queue, job: Job) -> None:
         self._entries += 1
         job.entry, job.retried = self._entries, not job.open.count
-        if job.band is Band.OPEN:
+        if job.band is Band.OPEN and not queue.interactive:
             queue.open.add(job.spec.tenant)
         queue.push((job.band, job.urgency, job.sequence, job.entry, job))
         queue.blocked_at = -1

@@ -284,7 +284,7 @@ class Scheduler:
             self.fleet.items_done[lease.node] += count
             effects.record(
                 lease.interactive,
-                ResultsRecord(lease.job, report.serial, lease.ranges, report.done, accepted),
+                ResultsRecord(lease.job, report.serial, lease.ranges, report.done, accepted, report.useful_s),
             )
         if report.done & ~undone:
             self.tally.results_rejected["duplicate"] += (report.done & ~undone).bit_count()

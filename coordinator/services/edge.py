@@ -15,6 +15,9 @@ from coordinator.refusal import Refusal, Refused
 
 _LOG = logging.getLogger(__name__)
 
+_BEGINNING_BYTES, _END_BYTES = 1_600, 800
+"""Of a message that is too long for a status."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -63,11 +66,13 @@ def unary(
             code, started_s = "OK", perf_counter()
             self.edge.metrics.begin_rpc(method)
             try:
+                if isinstance(asked, Refused):  # it could not be read
+                    raise asked
                 return await handler(self, asked, context)
             except Exception as error:
-                status, message = _status(error, method)
+                status, message, trailing = _status(error, method)
                 code = status.name
-                await context.abort(status, message, error.trailing_metadata if isinstance(error, Refused) else ())
+                await context.abort(status, message, trailing)
                 raise AssertionError("abort raises") from error
             except asyncio.CancelledError:
                 code = "CANCELLED"
@@ -99,9 +104,9 @@ def streaming(
                 async for answered in handler(self, asked, context):
                     yield answered
             except Exception as error:
-                status, message = _status(error, method)
+                status, message, trailing = _status(error, method)
                 code = status.name
-                await context.abort(status, message)
+                await context.abort(status, message, trailing)
             except (asyncio.CancelledError, GeneratorExit):
                 code = "CANCELLED"
                 raise
@@ -113,11 +118,29 @@ def streaming(
     return around
 
 
-def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+async def tell(context: Context, message: object) -> None:
+    """Write one message of an answer. Raises CancelledError when the caller has gone: gRPC may find that out within
+    the write, before it cancels the call."""
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
+def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     if isinstance(error, Refused):
-        return error.refusal.status, str(error)
+        return error.refusal.status, _fitted(str(error)), error.trailing_metadata
     _LOG.exception("%s failed", method)
-    return grpc.StatusCode.INTERNAL, f"{method} failed inside the coordinator; its log says more"
+    return grpc.StatusCode.INTERNAL, f"{method} failed inside the coordinator; its log says more", ()
+
+
+def _fitted(message: str) -> str:
+    """A sentence without its middle, if that names something long: who is sent over 8 KiB of status, in which a
+    byte takes up to three, hears of gRPC's own limits instead."""
+    told = message.encode(errors="replace")
+    if len(told) <= _BEGINNING_BYTES + _END_BYTES:
+        return message
+    return f"{told[:_BEGINNING_BYTES].decode(errors='ignore')} ... {told[-_END_BYTES:].decode(errors='ignore')}"
 
 
 def refuse(message: str) -> Refused:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 
+from coordinator.batches import KEYS
 from coordinator.config import LimitSettings
 from coordinator.core import views
 from coordinator.core.effects import Outcome
@@ -14,7 +15,7 @@ from coordinator.items import LENGTH, Items
 from coordinator.keys import Role
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Context, Edge, refuse, streaming, unary
+from coordinator.services.edge import Context, Edge, refuse, streaming, tell, unary
 from coordinator.store import Intake
 from coordinator.streams import Ending, Part
 from coordinator.wire import job_name, job_number
@@ -54,7 +55,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         saying = self._runtime.requests.generate(tenant, _API, request.model, request.payload, timeout_s)
         async with aclosing(saying):
             async for said in saying:
-                await context.write(self._said(said))
+                await tell(context, self._said(said))
 
     @unary("JobService/SubmitJob")
     async def SubmitJob(
@@ -143,6 +144,9 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
                 digest=model.digest,
                 max_item_bytes=model.max_item_bytes,
                 nodes=self._runtime.capable(model.name),
+                input_shape=model.input_shape,
+                output_shape=model.output_shape,
+                context_tokens=model.context_tokens,
             )
             for _, model in sorted(self._runtime.catalogue.models.items())
         ]
@@ -151,7 +155,10 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
     def _said(self, said: Part | Ending) -> jobs_pb2.GenerateResponse:
         if isinstance(said, Part):
             vehicle = self._runtime.roster.names[said.vehicle]
-            return jobs_pb2.GenerateResponse(tokens=said.tokens, text=said.text, vehicle=vehicle)
+            usage = jobs_pb2.Usage(prompt_tokens=said.prompt_tokens, completion_tokens=said.completion_tokens)
+            return jobs_pb2.GenerateResponse(
+                tokens=said.tokens, text=said.text, vehicle=vehicle, usage=usage, likelihoods=said.likelihoods
+            )
         usage = jobs_pb2.Usage(prompt_tokens=said.prompt_tokens, completion_tokens=said.completion_tokens)
         return jobs_pb2.GenerateResponse(finish_reason=said.finish_reason, usage=usage)
 
@@ -185,6 +192,8 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             )
         if len(header.idempotency_key.encode()) > _MOST_KEY_BYTES:
             raise refuse(f"the idempotency key is longer than {_MOST_KEY_BYTES} bytes; shorten it")
+        if header.idempotency_key.startswith(KEYS):
+            raise refuse(f"the idempotency key begins with {KEYS!r}, as those of batches do; take another")
         if not 0 <= header.deadline_s < float("inf"):
             raise refuse(f"deadline_s is {header.deadline_s:g}; give a number of at least 0; 0 means none")
         for name, given in (("value", header.value), ("item_work", header.item_work)):

@@ -1,5 +1,6 @@
 """TransferService: large inputs and large results, in chunks beside the stream."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
@@ -12,6 +13,22 @@ from protos import link_pb2, link_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
 _MOST_RESULT_BYTES = 64 << 20
+_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.032
+"""Between two chunks, for each request that is open: beside 64 of them 64 MB take two seconds each way."""
+
+
+class _Part:
+    """A result of which not all has come."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.digest = sha256()
+
+    def add(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        self.digest.update(chunk)
 
 
 class TransferService(link_pb2_grpc.TransferServiceServicer):
@@ -28,33 +45,38 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
         self.edge.caller(context, Role.NODE)
         for item in request.items:
             (payload,) = await self._runtime.inputs(token(request.token), [item])
-            digest = sha256(payload).digest()
+            digest = sha256()  # a chunk at a time: over 64 MiB it takes long enough to hold up others
             for first in range(0, len(payload), CHUNK_BYTES):
-                last = first + CHUNK_BYTES >= len(payload)
-                chunk = link_pb2.Chunk(
-                    item=item,
-                    data=payload[first : first + CHUNK_BYTES],
-                    last=last,
-                    sha256=digest if last else b"",
-                )
+                last, data = first + CHUNK_BYTES >= len(payload), payload[first : first + CHUNK_BYTES]
+                digest.update(data)
+                chunk = link_pb2.Chunk(item=item, data=data, last=last, sha256=digest.digest() if last else b"")
                 yield link_pb2.FetchInputsResponse(chunk=chunk)
+                if not last:
+                    await self._let_others_go_first()
 
     @unary("TransferService/PutResults")
     async def PutResults(
         self, request_iterator: AsyncIterator[link_pb2.PutResultsRequest], context: Context
     ) -> link_pb2.PutResultsResponse:
         self.edge.caller(context, Role.NODE)
-        parts: dict[tuple[Token, int], bytearray] = {}
+        parts: dict[tuple[Token, int], _Part] = {}
         async for request in request_iterator:
             chunk, of = request.chunk, (token(request.token), request.chunk.item)
-            part = parts.setdefault(of, bytearray())
-            part += chunk.data
-            if len(part) > _MOST_RESULT_BYTES:
+            part = parts.get(of) or parts.setdefault(of, _Part())
+            part.add(chunk.data)
+            if part.size > _MOST_RESULT_BYTES:
                 raise refuse(f"the result of item {chunk.item} is over {_MOST_RESULT_BYTES} bytes, the limit")
-            if chunk.last:
-                if sha256(part).digest() != chunk.sha256:
-                    raise refuse(f"the result of item {chunk.item} does not match its sha256; put it again")
-                self._runtime.staging.put(*of, bytes(parts.pop(of)))
+            if not chunk.last:
+                await self._let_others_go_first()
+                continue
+            if part.digest.digest() != chunk.sha256:
+                raise refuse(f"the result of item {chunk.item} does not match its sha256; put it again")
+            self._runtime.staging.put(*of, b"".join(parts.pop(of).chunks))
         if parts:
             raise refuse("a result was not complete when the call ended; put it again")
         return link_pb2.PutResultsResponse()
+
+    async def _let_others_go_first(self) -> None:
+        """Between two chunks: a large payload is in less of a hurry than many small ones."""
+        if len(self._runtime.requests) > 1:
+            await asyncio.sleep(min(_PAUSE_S * len(self._runtime.requests), _LONGEST_PAUSE_S))

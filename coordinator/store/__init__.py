@@ -16,6 +16,7 @@ from coordinator.core.events import JobId, JobSpec
 from coordinator.core.ranges import Range
 from coordinator.errors import Failure
 from coordinator.items import Items
+from coordinator.store.documents import Documents
 
 Committed = Callable[[Exception | None], None]
 """Called on the driver's loop when operations are durable, or with what kept them from it."""
@@ -115,6 +116,10 @@ class Store(Protocol):
     newest_job: JobId
     """The newest job that was recorded before this start, whether it is kept or not; 0 when there is none."""
 
+    @property
+    def documents(self) -> Documents:
+        """What fronts keep beside jobs."""
+
     def intake(self, job: JobId, model: str) -> Intake:
         """Begin to take a job's inputs in. Raises Full."""
 
@@ -138,6 +143,9 @@ class Store(Protocol):
 
         Raises NoSuchJob.
         """
+
+    async def next_settled(self, job: JobId, first: int) -> int | None:
+        """The first settled item from `first` on, which is not settled itself; None: there are no more."""
 
     def live(self) -> Iterable[Record]:
         """What was recorded of jobs that have not ended, for `Scheduler.restore`."""

@@ -1,7 +1,8 @@
 """A copy of a store, taken while a coordinator serves from it.
 
 The database is copied first, by SQLite's own online backup: it names payloads that are synced. Segments only grow,
-and are opened before any of them is copied, so what the database names is in them afterwards, too.
+and are opened before any of them is copied, so what the database names is in them afterwards, too. Contents of
+documents never change: one that is gone was forgotten meanwhile, and is forgotten in the copy, too.
 """
 
 import os
@@ -12,7 +13,9 @@ from typing import BinaryIO
 
 import apsw
 
+from coordinator.store.contents import CONTENTS
 from coordinator.store.opening import COMMITTED, DATABASE, SEGMENTS, opened, write_mark
+from coordinator.store.schema import DOCUMENTS_SINCE, version_of
 from coordinator.store.segments import path_of, sync_folder
 
 _EPOCHS = 1000
@@ -33,9 +36,11 @@ def backup(folder: Path, target: Path) -> int:
     made = not target.exists()
     try:
         (target / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        (target / CONTENTS).mkdir(exist_ok=True)
         return _copied(folder, target)
     except (NotCopied, OSError, apsw.Error) as error:
-        shutil.rmtree(target if made else target / SEGMENTS, ignore_errors=True)
+        for folder_made in (target,) if made else (target / SEGMENTS, target / CONTENTS):
+            shutil.rmtree(folder_made, ignore_errors=True)
         for path in () if made else target.iterdir():
             path.unlink()
         if isinstance(error, NotCopied):
@@ -54,6 +59,7 @@ def _copied(folder: Path, target: Path) -> int:
         with copy.backup("main", source, "main") as copying:
             while not copying.done:
                 copying.step(-1)
+        size = _copy_contents(source, copy, folder / CONTENTS, target / CONTENTS)
         copy.execute("UPDATE commits SET epoch = epoch + ?", (_EPOCHS,))
         ((number, chain),) = copy.execute("SELECT number, chain FROM commits")
         copy.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -61,7 +67,7 @@ def _copied(folder: Path, target: Path) -> int:
     finally:
         copy.close()
         source.close()
-    size = (target / DATABASE).stat().st_size
+    size += (target / DATABASE).stat().st_size
     with ExitStack() as files:  # one that is deleted from now on is read all the same
         named = [(segment, length, files.enter_context(_opened(folder, segment))) for segment, length in segments]
         for segment, length, read in named:
@@ -74,8 +80,26 @@ def _copied(folder: Path, target: Path) -> int:
     finally:
         os.close(mark)
     sync_folder(target / SEGMENTS)
+    sync_folder(target / CONTENTS)
     sync_folder(target)
     sync_folder(target.parent)
+    return size
+
+
+def _copy_contents(source: apsw.Connection, copy: apsw.Connection, contents: Path, target: Path) -> int:
+    """Contents of the documents of a copied database; bytes of all."""
+    size = 0
+    if version_of(copy) < DOCUMENTS_SINCE:
+        return size
+    for name, length in list(copy.execute("SELECT name, bytes FROM documents WHERE sha256 NOT NULL")):
+        try:
+            with (contents / str(name)).open("rb") as read:
+                _copy(read, target / str(name), length)
+            size += length
+        except FileNotFoundError:
+            if list(source.execute("SELECT 1 FROM documents WHERE name = ?", (name,))):
+                raise NotCopied(f"{contents / str(name)} is missing; try `carpool store check`") from None
+            copy.execute("DELETE FROM documents WHERE name = ?", (name,))
     return size
 
 

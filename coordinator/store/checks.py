@@ -9,6 +9,8 @@ import apsw
 
 from coordinator.core.effects import Outcome
 from coordinator.store import Corrupt
+from coordinator.store.contents import CONTENTS, opened_content
+from coordinator.store.filing import DOCUMENT, stored_document
 from coordinator.store.opening import COMMITTED, DATABASE, SEGMENTS, check_header, checked, locked, opened
 from coordinator.store.rows import JOB, check_failure, stored_job
 from coordinator.store.schema import VERSION, version_of
@@ -22,7 +24,8 @@ class Checked:
     jobs: int = 0
     items: int = 0  # inputs
     results: int = 0
-    bytes: int = 0  # of payloads, as stored
+    documents: int = 0
+    bytes: int = 0  # of payloads and contents, as stored
     troubles: list[str] = field(default_factory=list)
 
 
@@ -49,6 +52,7 @@ def check(folder: Path) -> Checked:
             found.troubles.extend(_newest(connection, folder))
             found.troubles.extend(_names(connection, database))
             _payloads(connection, folder / SEGMENTS, found)
+            _documents(connection, folder / CONTENTS, found)
         finally:
             connection.close()
     except Corrupt as corrupt:
@@ -154,3 +158,18 @@ def _failures(connection: apsw.Connection, job: int, found: Checked) -> int:
         except Corrupt as corrupt:
             found.troubles.append(str(corrupt))
     return failed
+
+
+def _documents(connection: apsw.Connection, contents: Path, found: Checked) -> None:
+    for row in connection.execute(f"SELECT {DOCUMENT} FROM documents ORDER BY number"):
+        found.documents += 1
+        path = contents / str(row[0])
+        try:
+            document = stored_document(row)
+            if document.content is not None:
+                opened_content(path, document.content).close()
+                found.bytes += document.content.bytes
+        except FileNotFoundError:
+            found.troubles.append(f"{path} is missing; restore a backup")
+        except Corrupt as corrupt:
+            found.troubles.append(str(corrupt))

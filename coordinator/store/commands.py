@@ -27,7 +27,8 @@ def check_command(folder: Folder) -> None:
     for trouble in found.troubles:
         print(trouble)
     print(
-        f"{folder}: {found.jobs:,} jobs, {found.items:,} inputs, {found.results:,} results, {found.bytes:,} bytes; "
+        f"{folder}: {found.jobs:,} jobs, {found.items:,} inputs, {found.results:,} results, "
+        f"{found.documents:,} files and batches, {found.bytes:,} bytes; "
         f"{len(found.troubles) or 'no'} trouble{'' if len(found.troubles) == 1 else 's'}"
     )
     if found.troubles:

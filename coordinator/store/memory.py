@@ -24,6 +24,7 @@ from coordinator.store import (
     Submission,
     accepted_payloads,
 )
+from coordinator.store.documents import MemoryDocuments
 
 
 class _Intake(Intake):
@@ -57,6 +58,8 @@ class MemoryStore:
         """`observe` is told of each commit: its seconds, its operations."""
         self.epoch, self.newest_job = 1, JobId(0)
         self._observe = observe
+        self.documents = MemoryDocuments()
+        """What fronts keep beside jobs."""
         self._jobs: dict[JobId, _Job] = {}
         self._keys: dict[tuple[str, str], JobId] = {}
 
@@ -113,6 +116,11 @@ class MemoryStore:
             payloads.append(payload)
             limit_bytes -= len(payload)
         return Results(payloads, failures)
+
+    async def next_settled(self, job: JobId, first: int) -> int | None:
+        """The first settled item from `first` on; None: there are no more."""
+        settled = enumerate(self._jobs[job].results[first:] if job in self._jobs else (), first)
+        return next((item for item, payload in settled if payload is not None), None)
 
     def live(self) -> Iterable[Record]:
         """What was recorded of jobs that have not ended: each job, followed by what is settled of it."""

@@ -126,6 +126,19 @@ class Reader:
                 raise Corrupt(f"{self._database} names no result {item} of job {job}; restore a backup")
         return Results(payloads, failures)
 
+    def next_settled(self, job: JobId, first: int) -> int | None:
+        """The first item from `first` on with a result or a failure whose record begins there or later."""
+        ((found,),) = self._query(
+            "SELECT min(item) FROM (SELECT min(first) AS item FROM results WHERE job = ?1 AND first >= ?2"
+            " UNION ALL SELECT min(item) FROM failures WHERE job = ?1 AND item >= ?2)",
+            (job, first),
+        )
+        return None if found is None else int(found)
+
+    def rows(self, query: str, values: tuple[Any, ...]) -> list[Row]:
+        """What a query finds."""
+        return list(self._query(query, values))
+
     def delete(self, segments: Sequence[int]) -> None:
         """Delete segments that nothing names any more."""
         for segment in segments:

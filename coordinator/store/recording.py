@@ -28,6 +28,8 @@ class Rows:
     ends: list[Row] = field(default_factory=list)
     settled: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     forgotten: list[int] = field(default_factory=list)  # jobs
+    documents: list[Row] = field(default_factory=list)  # new or changed
+    dropped: list[str] = field(default_factory=list)  # documents
     moved: dict[Kind, list[Row]] = field(default_factory=dict)  # payloads that have another place now
     freed: defaultdict[int, int] = field(
         default_factory=lambda: defaultdict(int)
@@ -81,6 +83,13 @@ class Recorder:
         for table in ("failures", *(kind.table for kind in Kind), "jobs") if rows.forgotten else ():
             many(f"DELETE FROM {table} WHERE job = ?", [(job,) for job in rows.forgotten])
         many(
+            "INSERT INTO documents (name, kind, tenant, key, created, until, live, body, bytes, sha256, checksum)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET until = excluded.until,"
+            " live = excluded.live, body = excluded.body, checksum = excluded.checksum",
+            rows.documents,
+        )
+        many("DELETE FROM documents WHERE name = ?", [(name,) for name in rows.dropped])
+        many(
             "INSERT INTO segments VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
             " SET last = iif(?2 > bytes, ?3, last), bytes = max(bytes, ?2), live = live + ?4",
             [(segment, end, last, live) for segment, (end, last, live) in segments.items()],
@@ -88,7 +97,15 @@ class Recorder:
         many("UPDATE segments SET live = live - ?2 WHERE segment = ?1", rows.freed.items())
         emptied = "DELETE FROM segments WHERE live = 0 AND segment < ? RETURNING segment"
         dropped = [int(row[0]) for row in self._connection.execute(emptied, (drop_below,))] if drop_below else []
-        changed = (sorted(segments.items()), rows.forgotten, sorted(rows.freed.items()), dropped)
+        filed = [(row[0], row[-1]) for row in rows.documents]
+        changed = (
+            sorted(segments.items()),
+            rows.forgotten,
+            sorted(rows.freed.items()),
+            dropped,
+            filed,
+            rows.dropped,
+        )
         chain = blake2b(
             b"%b %d %r" % (self._chain, self._number + 1, repr(changed).encode()), digest_size=16
         ).digest()

@@ -6,7 +6,9 @@ seconds of the wall clock, since a job outlives the process that took it in.
 
 import apsw
 
-VERSION = 3
+VERSION = 4
+DOCUMENTS_SINCE = 4
+"""A database of an older version, which may be copied too, has none."""
 
 _MIGRATIONS = (
     """
@@ -58,6 +60,18 @@ _MIGRATIONS = (
     # Items of a job may be more work, or less, than those that the speeds were measured on.
     """
     ALTER TABLE jobs ADD COLUMN item_work REAL NOT NULL DEFAULT 1;
+    """,
+    # What fronts keep beside jobs; `bytes` and `sha256` are of its content, if it has one.
+    """
+    CREATE TABLE documents (
+        number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, tenant TEXT NOT NULL,
+        key TEXT, created REAL NOT NULL, until REAL, live INTEGER NOT NULL, body TEXT NOT NULL,
+        bytes INTEGER, sha256 BLOB, checksum INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX documents_by_key ON documents (tenant, kind, key) WHERE key IS NOT NULL;
+    CREATE INDEX documents_by_tenant ON documents (tenant, kind, number);
+    CREATE INDEX documents_live ON documents (number) WHERE live;
+    CREATE INDEX documents_by_end ON documents (until) WHERE until IS NOT NULL;
     """,
 )
 

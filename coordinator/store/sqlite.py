@@ -4,6 +4,7 @@ One thread writes and one reads; the event loop waits for neither.
 
     <folder>/carpool.db      jobs, where their payloads are, how they ended
     <folder>/segments/       payloads
+    <folder>/files/          contents of documents
     <folder>/committed       number and chain of the last commit
     <folder>/lock            held while a process uses the folder
 """
@@ -35,6 +36,8 @@ from coordinator.store import (
     StoreState,
     Submission,
 )
+from coordinator.store.contents import CONTENTS, Contents
+from coordinator.store.filing import Filing
 from coordinator.store.opening import DATABASE, SEGMENTS, opened_store
 from coordinator.store.reading import Reader
 from coordinator.store.rows import JOB, check_failure, stored_job
@@ -93,6 +96,12 @@ class SqliteStore:
         self._recent_bytes = 0
         self._readers = ThreadPoolExecutor(1, "store-reader")
         self._reader = Reader(name or f"file:{self._database}", self._database, folder / SEGMENTS)
+        contents = Contents(folder / CONTENTS, self._check_room)
+        contents.clear({name for (name,) in connection.execute("SELECT name FROM documents WHERE sha256 NOT NULL")})
+        self.documents = Filing(
+            contents, self._writer.put, lambda query, values: self._read(lambda reader: reader.rows(query, values))
+        )
+        """What fronts keep beside jobs."""
         self._writer.start()
 
     def intake(self, job: JobId, model: str) -> Intake:
@@ -143,6 +152,10 @@ class SqliteStore:
         Raises NoSuchJob.
         """
         return await self._read(lambda reader: reader.results(job, first, limit_bytes))
+
+    async def next_settled(self, job: JobId, first: int) -> int | None:
+        """The first settled item from `first` on, which is not settled itself; None: there are no more."""
+        return await self._read(lambda reader: reader.next_settled(job, first))
 
     def live(self) -> Iterator[Record]:
         """What was recorded of jobs that have not ended: each job, followed by what is settled of it.
@@ -242,8 +255,8 @@ class SqliteStore:
         free, _ = self._free()
         if free < self._free_bytes:
             raise Full(
-                f"the coordinator's disk has {free >> 20} MiB free and takes no job in below "
-                f"{self._free_bytes >> 20} MiB; free some space or submit again later"
+                f"the coordinator's disk has {free >> 20} MiB free and takes nothing in below "
+                f"{self._free_bytes >> 20} MiB; free some space or send it again later"
             )
 
     def _free(self) -> tuple[int, int]:

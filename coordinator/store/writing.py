@@ -96,6 +96,18 @@ class Forget:
     done: asyncio.Future[tuple[int, list[int]]]
 
 
+@dataclass(slots=True)
+class Put:
+    """Documents to be recorded, and names of those to be forgotten, with whatever else is recorded then."""
+
+    documents: Sequence[Row]
+    dropped: Sequence[str]
+    done: asyncio.Future[None]
+
+
+Entry = Append | Commit | Forget | Put
+
+
 class Writer:
     """The thread that writes. `tell` is called on the loop, in order, with commits and when they were over."""
 
@@ -118,7 +130,7 @@ class Writer:
         self._tell = tell
         self._checkpoints = Checkpoints(connection)
         self._loop: asyncio.AbstractEventLoop
-        self._queue: queue.SimpleQueue[Append | Commit | Forget | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._failed: Exception | None = None  # nothing is recorded after a failure
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -132,7 +144,7 @@ class Writer:
         """Begin to take work."""
         self._thread.start()
 
-    def put(self, entry: Append | Commit | Forget) -> None:
+    def put(self, entry: Entry) -> None:
         """Hand something in; from the loop."""
         self._loop = asyncio.get_running_loop()
         self._queue.put(entry)
@@ -172,6 +184,8 @@ class Writer:
                 for entry in entries:
                     if isinstance(entry, Append):
                         self._loop.call_soon_threadsafe(_settle, entry.written, None, self._failed)
+                    elif isinstance(entry, Put):
+                        self._loop.call_soon_threadsafe(_settle, entry.done, None, self._failed)
                     elif isinstance(entry, Forget):
                         self._loop.call_soon_threadsafe(_settle, entry.done, (0, []), self._failed)
             else:
@@ -180,7 +194,7 @@ class Writer:
                 except Exception as error:
                     self._failed = error
 
-    def _handle(self, entries: Sequence[Append | Commit | Forget | None]) -> None:
+    def _handle(self, entries: Sequence[Entry | None]) -> None:
         rows = Rows()
         for entry in entries:
             if isinstance(entry, Append):
@@ -190,8 +204,14 @@ class Writer:
             elif isinstance(entry, Commit):
                 for operation in entry.operations:
                     self._stage(operation, rows)
-        if any(isinstance(entry, Commit) and entry.operations for entry in entries):
+            elif isinstance(entry, Put):
+                rows.documents.extend(entry.documents)
+                rows.dropped.extend(entry.dropped)
+        puts = [entry for entry in entries if isinstance(entry, Put)]
+        if puts or any(isinstance(entry, Commit) and entry.operations for entry in entries):
             self._commit(rows)
+        for put in puts:
+            self._loop.call_soon_threadsafe(_settle, put.done, None, None)
         for entry in entries:
             if isinstance(entry, Forget):
                 self._loop.call_soon_threadsafe(_settle, entry.done, self._forget(entry), None)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from node.models import ModelCache
 from node.roofline import Cost
-from node.workloads.transcript import Transcript
+from node.workloads.transcript import Passage, Transcript
 
 
 class Stopped(Exception):
@@ -71,6 +71,18 @@ class Workload(Protocol):
     def batch_items(self) -> int:
         """Ordinary items that one micro-batch holds well."""
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one item as a tensor; empty: items are no tensors."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one result as a tensor; empty: it is none."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of a text that count, or of a prompt with its answer, at most; 0: it reads no text."""
+
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Any]:
         """Read payloads: for each a prepared item, or a BadInput. Cheap, and never decodes what is large."""
 
@@ -105,6 +117,10 @@ class Row(Protocol):
     def reused(self) -> int:
         """Tokens that it did not pass through: their keys and values were there already."""
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Of its prompt, as the model reads it."""
+
 
 R = TypeVar("R", bound=Row)
 
@@ -129,6 +145,9 @@ class Continuous(Workload, Protocol[R]):
 
     def outcome(self, row: R) -> bytes | BadModel:
         """What a row that has ended gives."""
+
+    def likelihoods(self, row: R, passage: Passage) -> Sequence[bytes]:
+        """How likely each token of a passage of its answer was, as the wire has it; none unless asked for."""
 
     def leave(self, row: R) -> None:
         """A row has ended, or nobody waits for it any more."""

@@ -12,6 +12,9 @@ class Echo:
     kind = "echo"
     computes = False
     batch_items = 4096
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    context_tokens = 0
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[bytes]:
         """The inputs themselves."""

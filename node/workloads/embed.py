@@ -1,6 +1,7 @@
-"""Embed: UTF-8 text in, a unit vector of float32 out.
+"""Embed: UTF-8 text, or the numbers of its tokens, in; a unit vector of float32 out, see `vectors`.
 
-Text beyond the model's longest input (256 tokens for `minilm`) does not count, as with sentence-transformers.
+Text beyond the model's longest input (256 tokens for `minilm`) does not count, as with sentence-transformers. Token
+numbers are read as they are: the marks that the model expects are the sender's to put there.
 """
 
 import time
@@ -13,7 +14,8 @@ from torch.nn import functional
 
 from node.models import CachedModel, ModelError
 from node.roofline import Cost, Phase
-from node.workloads import BadInput, Control, Outcome
+from node.workloads import BadInput, Control, Outcome, vectors
+from node.workloads.arrays import array_of, described, is_array
 from node.workloads.device import Guard, device_named, dtype_named, on_device
 from node.workloads.encoder import Encoder, load_encoder
 from node.workloads.sizes import encoding
@@ -37,13 +39,15 @@ class Embed:
 
     kind = "embed"
     computes = True
+    input_shape: tuple[int, ...] = ()
 
     def __init__(
         self, encoder: Encoder, vocabulary: Vocabulary, longest: int, pooling: str, device: torch.device
     ) -> None:
         self._encoder = encoder
         self._vocabulary = vocabulary
-        self._longest = longest  # tokens of a text that count
+        self.context_tokens = longest  # of a text that count
+        self.output_shape = (encoder.sizes.width,)
         self._pooling = pooling
         self._device = device
         self._guard = Guard(encoder.module, device)
@@ -51,26 +55,40 @@ class Embed:
         self.batch_items = self._batch_tokens // 32  # an ordinary sentence is 20 to 40 tokens
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[list[int] | BadInput]:
-        """Token ids of each text."""
+        """Token ids of each text, or array."""
         prepared: list[list[int] | BadInput] = []
         texts: list[str] = []
         places: list[int] = []
         pending = 0
         for place, payload in enumerate(inputs):
             try:
-                texts.append(payload.decode())
-                places.append(place)
-                prepared.append([])
+                if is_array(payload):
+                    prepared.append(self._known(self._given(payload)))
+                else:
+                    texts.append(payload.decode())
+                    places.append(place)
+                    prepared.append([])
+            except BadInput as bad:
+                prepared.append(bad)
             except UnicodeDecodeError as error:
                 byte = f"0x{payload[error.start]:02x} at byte {error.start}"
                 prepared.append(BadInput(f"the text is not UTF-8: {byte}"))
             pending += len(payload)
             if pending >= _CHUNK_BYTES or place == len(inputs) - 1:
                 control.check()
-                for text_place, ids in zip(places, self._vocabulary.encode(texts, self._longest), strict=True):
+                encoded = self._vocabulary.encode(texts, self.context_tokens)
+                for text_place, ids in zip(places, encoded, strict=True):
                     prepared[text_place] = self._known(ids)
                 texts, places, pending = [], [], 0
         return prepared
+
+    def _given(self, payload: bytes) -> list[int]:
+        """The token ids in an array, as many as count. Raises BadInput."""
+        array = array_of(payload)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise BadInput(f"the array is {described(array)}; token numbers are integers [T]")
+        ids: list[int] = array[: self.context_tokens].tolist()
+        return ids
 
     def _known(self, ids: list[int]) -> list[int] | BadInput:
         try:
@@ -104,7 +122,7 @@ class Embed:
             hidden = self._encoder(ids, places, runs).float()
             pooled = pool(hidden, runs) if self._pooling == "mean" else first(hidden, runs)
             rows = functional.normalize(pooled).cpu().numpy().astype("<f4", copy=False)
-        return [row.tobytes() for row in rows]
+        return [vectors.write(row, length) for row, length in zip(rows, lengths, strict=True)]
 
     def cost(self, prepared: Sequence[list[int]], outcomes: Sequence[Outcome]) -> Cost:
         """One pass over all tokens."""

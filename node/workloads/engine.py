@@ -73,6 +73,10 @@ class Row:
         return len(self.stretch.tokens)
 
     @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt.ids)
+
+    @property
     def known(self) -> int:
         """Tokens of the prompt and of the answer as far as it is."""
         return len(self.prompt.ids) + len(self.transcript.tokens)
@@ -210,12 +214,16 @@ class Engine:
     def _note(self, row: Row, logits: Tensor, token: int) -> None:
         if row.gaps is not None:
             row.gaps.append(gap(logits, row.prompt.request, len(row.transcript.tokens)))
-        if row.prompt.request.logprobs and token not in self._ends:
+        if row.prompt.request.logprobs and not self._is_end(row, token):
             row.likelihoods.append(likelihood(logits, token, row.prompt.request.top_logprobs))
+
+    def _is_end(self, row: Row, token: int) -> bool:
+        """Whether a token ends an answer, and is none of it."""
+        return token in self._ends and not row.prompt.request.ignore_eos
 
     def _extend(self, row: Row, token: int) -> None:
         """Add a token to an answer, which may end it."""
-        if token in self._ends or row.transcript.add(token):
+        if self._is_end(row, token) or row.transcript.add(token, silent=token in self._ends):
             row.reason = "stop"
         elif len(row.transcript.tokens) >= row.prompt.request.max_tokens:
             row.reason = "length"

@@ -1,4 +1,4 @@
-"""Generate: a chat request in, its answer out, by continuous batching: see `engine`.
+"""Generate: a request in, messages or a raw prompt, its answer out, by continuous batching: see `engine`.
 
 In fp32 the answer does not depend on the company a row has, nor on what of its prompt was there already, but for
 ties within rounding.
@@ -22,6 +22,7 @@ from node.workloads.device import device_named, dtype_named, free_bytes
 from node.workloads.engine import Engine, Prompt, Row, shares
 from node.workloads.sampling import Likelihood
 from node.workloads.sizes import decoding
+from node.workloads.transcript import Passage
 from node.workloads.vocabulary import Vocabulary, vocabulary_of
 from node.workloads.weights import config_of
 
@@ -59,6 +60,8 @@ class Generate:
 
     kind = "generate"
     computes = True
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Generate:
         bytes_each = self._width * next(network.module.parameters()).element_size()
         positions = max(1, min(POSITIONS[device.type], int(MEMORY_PART * free_bytes(device) / bytes_each)))
         self.engine = Engine(network, vocabulary.text, ends, positions, device)
-        self._context = min(network.context, positions)
+        self.context_tokens = min(network.context, positions)
 
     @property
     def positions(self) -> int:
@@ -95,7 +98,7 @@ class Generate:
     def hold(self, positions: int) -> None:
         """Hold keys and values of so many positions, before anything joins: a longer request is refused."""
         self.engine.hold(positions)
-        self._context = min(self._network.context, positions)
+        self.context_tokens = min(self._network.context, positions)
 
     def limit(self, values: float) -> None:
         """Hold no more than so many numbers, weights and keys and values together."""
@@ -107,7 +110,7 @@ class Generate:
             self.hold(positions)
 
     def prepare(self, inputs: Sequence[bytes], control: Control) -> Sequence[Prompt | BadInput]:
-        """Read requests, and put their messages through the model's chat template."""
+        """Read requests, and put those with messages through the model's chat template."""
         prepared: list[Prompt | BadInput] = []
         for payload in inputs:
             control.check()
@@ -146,7 +149,15 @@ class Generate:
         told = (
             [self._told(*pair) for pair in zip(tokens, row.likelihoods, strict=True)] if request.logprobs else None
         )
-        return answer(row.transcript.text, row.reason, len(row.prompt.ids), len(tokens), told)
+        return answer(row.transcript.text, row.reason, row.prompt_tokens, len(tokens), told)
+
+    def likelihoods(self, row: Row, passage: Passage) -> tuple[bytes, ...]:
+        """An entry of OpenAI's `logprobs.content` for each token of a passage, if they were asked for."""
+        if not row.prompt.request.logprobs:
+            return ()
+        known = row.likelihoods[passage.first : passage.first + len(passage.tokens)]
+        pairs = zip(passage.tokens, known, strict=True)
+        return tuple(json.dumps(self._told(*pair), ensure_ascii=False).encode() for pair in pairs)
 
     def run(self, prepared: Sequence[Prompt], control: Control) -> Sequence[Outcome]:
         """Answer so many prompts by themselves. Raises BadModel when one cannot be answered."""
@@ -260,19 +271,29 @@ class Generate:
         return rows / (timings[1] + (DEFAULT_TOKENS - 1) * step_s)
 
     def _ids(self, request: ChatRequest) -> list[int]:
-        ids = self._vocabulary.prompt(request.messages)
+        match request.prompt:
+            case None:
+                ids = self._vocabulary.prompt(request.messages)
+            case str(text):
+                ids = self._vocabulary.raw(text)
+            case tokens:
+                ids = list(tokens)
         if not ids:  # it would step for ever, and never say anything
-            raise BadInput("the model's chat template makes nothing of these messages")
+            raise BadInput(
+                "the prompt has no token"
+                if request.prompt is not None
+                else "the model's chat template makes nothing of these messages"
+            )
         self._vocabulary.require_known(ids, self._network.sizes.vocabulary)
         return ids
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         ids = self._ids(request)
         prompt = Prompt(ids, request)
-        if prompt.positions > self._context:
+        if prompt.positions > self.context_tokens:
             raise BadInput(
                 f"the prompt has {len(ids)} tokens and max_tokens is {request.max_tokens}, together more than"
-                f" {self._context}; shorten one of them"
+                f" {self.context_tokens}; shorten one of them"
             )
         return prompt
 

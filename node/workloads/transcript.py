@@ -31,7 +31,8 @@ class Transcript:
         self._longest = max(map(len, stops), default=0)
         self._text = ""  # of whole characters, held back or not; nothing follows a stop string
         self._tail = ""  # of the tokens that are not in `_text`
-        self._window = self._whole = 0  # tokens whose text begins, and ends, at a whole character
+        self._spelled: list[int] = []  # those of `tokens` that have a text
+        self._window = self._whole = 0  # of these, where a text begins, and ends, at a whole character
         self._told_tokens = self._told = 0
         self.tokens: list[int] = []
         self.stopped = False
@@ -41,17 +42,21 @@ class Transcript:
         """The answer, if it ends here."""
         return self._text if self.stopped else self._text + self._tail
 
-    def add(self, token: int) -> bool:
-        """Add a token; whether a stop string is whole now, which ends the answer before it."""
+    def add(self, token: int, silent: bool = False) -> bool:
+        """Add a token, which has no text if it is `silent`; whether a stop string is whole now, which ends the
+        answer before it."""
         assert not self.stopped, "nothing follows a stop string"
         self.tokens.append(token)
-        before = self._decode(self.tokens[self._window : self._whole])
-        after = self._decode(self.tokens[self._window :])
+        if silent:
+            return False
+        self._spelled.append(token)
+        before = self._decode(self._spelled[self._window : self._whole])
+        after = self._decode(self._spelled[self._window :])
         self._tail = after[len(before) :]
         if self._tail and not self._tail.endswith(_HALF):
             searched = max(0, len(self._text) - self._longest + 1)
             self._text, self._tail = self._text + self._tail, ""
-            self._window, self._whole = self._whole, len(self.tokens)
+            self._window, self._whole = self._whole, len(self._spelled)
             found = [at for stop in self._stops if (at := self._text.find(stop, searched)) >= 0]
             if found:
                 self.stopped, self._text = True, self._text[: min(found)]
@@ -66,7 +71,11 @@ class Transcript:
 
     def _held(self) -> int:
         """Characters at the end that may be the beginning of a stop string."""
-        if self.stopped:
-            return 0
-        sizes = range(min(self._longest - 1, len(self._text)), 0, -1)
-        return next((n for n in sizes if any(stop.startswith(self._text[-n:]) for stop in self._stops)), 0)
+        return 0 if self.stopped else max(map(self._begun, self._stops), default=0)
+
+    def _begun(self, stop: str) -> int:
+        """Characters at the end with which this stop string begins."""
+        at = self._text.find(stop[0], max(0, len(self._text) - len(stop) + 1))
+        while at >= 0 and not stop.startswith(self._text[at:]):
+            at = self._text.find(stop[0], at + 1)
+        return len(self._text) - at if at >= 0 else 0

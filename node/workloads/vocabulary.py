@@ -59,12 +59,21 @@ class Vocabulary:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return ids
 
+    def raw(self, text: str) -> list[int]:
+        """The tokens of a text to go on from, with the marks that the tokenizer puts around any."""
+        ids: list[int] = self._tokenizer(text, return_attention_mask=False)["input_ids"]
+        return ids
+
     def require_known(self, ids: Sequence[int], size: int) -> None:
         """Raises BadInput when a network for so many tokens does not know all of these: some tokenizers have marks
-        that it was not made for."""
-        if max(ids, default=0) >= size:
-            mark = self._tokenizer.convert_ids_to_tokens(max(ids))
+        that it was not made for, and numbers may come from somebody else's."""
+        if min(ids, default=0) >= 0 and max(ids, default=0) < size:
+            return
+        unknown = next(token for token in ids if not 0 <= token < size)
+        if 0 <= unknown < len(self._tokenizer):
+            mark = self._tokenizer.convert_ids_to_tokens(unknown)
             raise BadInput(f"the text holds {mark!r}, for which the model has no token; leave it out")
+        raise BadInput(f"the model has no token {unknown}, only 0 to {size - 1}; use numbers of its own vocabulary")
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without marks."""

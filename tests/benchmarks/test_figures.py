@@ -11,7 +11,7 @@ from benchmarks.machine import Machine
 from tests.benchmarks.running import run
 
 NAMES = (
-    "batch, core, dispatch, fit, fleet-size, forecast, handover, interactive, living, owner-stop, policy, "
+    "batch, core, dispatch, fit, fleet-size, forecast, fronts, handover, interactive, living, owner-stop, policy, "
     "roofline, seams, serve, store, traffic, weights-fetch, world"
 )
 

@@ -175,18 +175,20 @@ def answers(batch: Batch, kind: str, payloads: list[bytes], failures: dict[int, 
     half = len(payloads) // 2
     text = [*lines.take(payloads[:half], failures, 0), *lines.take(payloads[half:], failures, half)]
     assert lines.complete
-    return [json.loads(line) for line in text]
+    return [json.loads(line.text) for line in text]
 
 
 def test_an_embedding_comes_back_to_the_bit() -> None:
     vector = struct.pack("<4f", 0.1, -1.17549435e-38, 3.4028235e38, 1 / 3)
-    (line,) = answers(Batch.of([("a", [b"x"])]), "embed", [vector], {})
+    results = [vector + struct.pack("<I", tokens) for tokens in (7, 1 << 31)]
+    (line,) = answers(Batch.of([("a", [b"x", b"y"])]), "embed", results, {})
     assert line["custom_id"] == "a"
     assert line["error"] is None
     assert line["response"]["status_code"] == 200
     body = line["response"]["body"]
     assert (body["object"], body["model"], body["data"][0]["index"]) == ("list", "the model", 0)
     assert struct.pack("<4f", *body["data"][0]["embedding"]) == vector
+    assert body["usage"] == {"prompt_tokens": 7 + (1 << 31), "total_tokens": 7 + (1 << 31)}
 
 
 def test_a_request_of_several_items_has_one_line() -> None:
@@ -216,7 +218,15 @@ def test_a_failed_item_is_an_error_and_its_neighbours_are_not() -> None:
     assert lines[2]["error"] is None
 
 
-@pytest.mark.parametrize(("kind", "payload"), [("embed", b"abc"), ("embed", struct.pack("<f", float("nan")))])
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("embed", b"abc"),
+        ("embed", struct.pack("<I", 7)),
+        ("embed", struct.pack("<ffH", 1.0, 1.0, 7)),
+        ("embed", struct.pack("<fI", float("nan"), 7)),
+    ],
+)
 def test_a_result_that_cannot_be_read_is_an_error(kind: str, payload: bytes) -> None:
     (line,) = answers(Batch.of([("a", [b"x"])]), kind, [payload], {})
     assert line["response"] is None

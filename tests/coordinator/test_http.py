@@ -3,12 +3,18 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 
 import pytest
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coordinator.services.http import health_app, listen, metrics_app, serve
+from coordinator.keys import Keys
+from coordinator.services.http import health_routes, listen, metrics_app, serve
+from coordinator.services.openai.call import Call
+from coordinator.services.openai.operation import Endpoint, Operation
 from tests.coordinator.busy_metrics import busy_metrics
 
 
@@ -51,7 +57,7 @@ def test_readyz_answers_503_until_the_coordinator_is_ready_and_healthz_at_once()
         ready = False
         assert ask(port, "/readyz")[0].status == 503
 
-    while_serving(health_app(lambda: ready), visit)
+    while_serving(Router(health_routes(lambda: ready)), visit)
 
 
 def test_what_is_not_there_is_404_and_what_cannot_be_posted_405() -> None:
@@ -61,7 +67,7 @@ def test_what_is_not_there_is_404_and_what_cannot_be_posted_405() -> None:
         assert ask(port, "/healthz", method="POST")[0].status == 405
         assert ask(port, "/healthz", method="HEAD")[0].status == 200
 
-    while_serving(health_app(lambda: True), visit)
+    while_serving(Router(health_routes(lambda: True)), visit)
 
 
 def test_metrics_are_served_in_the_format_that_the_scraper_asks_for() -> None:
@@ -85,7 +91,7 @@ def test_serving_leaves_signals_to_the_process_and_the_port_free_again() -> None
         assert ask(port, "/healthz")[0].status == 200
         assert signal.getsignal(signal.SIGTERM) is before
 
-    while_serving(health_app(lambda: True), visit)
+    while_serving(Router(health_routes(lambda: True)), visit)
     listen("127.0.0.1", ports[0]).close()
 
 
@@ -100,12 +106,176 @@ def test_a_client_that_stays_connected_does_not_hold_up_the_stop() -> None:
         port = listening.getsockname()[1]
         stop = asyncio.Event()
         async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-            tasks.create_task(serve(health_app(lambda: True), listening, stop))
+            tasks.create_task(serve(Router(health_routes(lambda: True)), listening, stop))
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             stop.set()
             await reader.read()
             writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_the_stop_cuts_off_is_told_so_in_the_form_of_its_interface(begun: bool) -> None:
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        stop = asyncio.Event()
+
+        async def wait(call: Call) -> None:
+            if begun:
+                await call.write(b"data: {}\n\n")
+            stop.set()
+            await asyncio.Event().wait()
+
+        app = Endpoint([Operation("GET", "/", "Waits", wait)], Keys(), busy_metrics())
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(app, listening, stop))
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            told = await reader.read()
+            assert told.startswith(b"HTTP/1.1 200" if begun else b"HTTP/1.1 503")
+            assert b'{"error": {"message": "the coordinator is shutting down' in told
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_file_that_cannot_be_given_whole_has_no_error_inside() -> None:
+    async def give(call: Call) -> None:
+        await call.begin(b"application/octet-stream", 1000)
+        await call.write(b"0123456789")
+        raise OSError
+
+    def visit(port: int) -> None:
+        with pytest.raises(IncompleteRead) as read:
+            ask(port, "/")
+        assert read.value.partial == b"0123456789"
+
+    while_serving(Endpoint([Operation("GET", "/", "Fails", give)], Keys(), busy_metrics()), visit)
+
+
+def test_a_connection_without_a_whole_head_is_closed_in_time_and_one_with_a_call_is_not() -> None:
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        address = listening.getsockname()
+        stop, gone = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await gone.wait()
+            await Response("late")(scope, receive, send)
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(app, listening, stop, head_s=0.2))
+            patient, silent, slow, endless = [await asyncio.open_connection(*address) for _ in range(4)]
+            patient[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            slow[1].write(b"GET / HTTP/1.1\r\nHost: ")
+            endless[1].write(b"GET / HTTP/1.1\r\nHost: " + b"x" * (1 << 20))
+            for reader, _ in (silent, slow, endless):
+                with suppress(ConnectionError):
+                    assert not await reader.read()
+            gone.set()
+            assert (await patient[0].readline()).startswith(b"HTTP/1.1 200")
+            for _, writer in (patient, silent, slow, endless):
+                writer.close()
+            stop.set()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_goes_is_noticed_even_if_its_body_was_large() -> None:
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        stop, read, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"]["connection"].task = asyncio.current_task()
+            while (await receive())["more_body"]:
+                pass
+            read.set()
+            try:
+                await stop.wait()
+            except asyncio.CancelledError:
+                gone.set()
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(app, listening, stop))
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+            await read.wait()
+            writer.close()
+            await gone.wait()
+            stop.set()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_would_rather_speak_http_2_is_served_as_it_is() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        await Response(body)(scope, receive, send)
+
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        stop = asyncio.Event()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(app, listening, stop))
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            for _ in range(2):  # as Java's client does
+                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n")
+                writer.write(b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\nContent-Length: 13\r\n\r\n")
+                writer.write(b"\r\nUpgrade: me")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await reader.readexactly(13) == b"\r\nUpgrade: me"
+            writer.close()
+            stop.set()
+
+    asyncio.run(run())
+
+
+def test_the_body_of_a_call_that_was_answered_may_not_trickle_in_forever() -> None:
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        stop = asyncio.Event()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(Router(health_routes(lambda: True)), listening, stop, head_s=0.2))
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+            writer.write(b"x")
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+            stop.set()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_a_reader_that_takes_nothing_is_left_and_a_slow_one_is_not(connection: bytes) -> None:
+    body = b"x" * (1 << 23)  # more than both ends of a connection keep
+
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        address = listening.getsockname()
+        stop = asyncio.Event()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(Response(body), listening, stop, deaf_s=0.3))
+            deaf, slow = [await asyncio.open_connection(*address, limit=1024) for _ in range(2)]
+            for _, writer in (deaf, slow):
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: " + connection + b"\r\n\r\n")
+            await slow[0].readuntil(b"\r\n\r\n")
+            for _ in range(8):  # 0.8 s in all
+                await slow[0].readexactly(len(body) // 8)
+                await asyncio.sleep(0.1)
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await deaf[0].readexactly(len(body))
+            for _, writer in (deaf, slow):
+                writer.close()
+            stop.set()
 
     asyncio.run(run())

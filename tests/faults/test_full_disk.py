@@ -20,7 +20,10 @@ from tests.live import Cluster, cluster, until
 DISK_MIB = 40
 FREE_BYTES = 8 << 20
 LEFT_BYTES = 4 << 20
-REFUSED = r"the coordinator's disk has \d MiB free and takes no job in below 8 MiB; free some space or submit again"
+REFUSED = (
+    r"the coordinator's disk has \d MiB free and takes nothing in below 8 MiB; "
+    "free some space or send it again later"
+)
 
 
 @pytest.fixture

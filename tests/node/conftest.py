@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from node import conversion
-from node.models import ModelCache, ModelError
+from node.models import ModelCache
 from node.workloads.device import use_threads
 from tests.node.small_models import make_bert, make_efficientnet, make_llama
 
@@ -27,17 +27,4 @@ def small_cache(small_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
     cache = ModelCache(tmp_path_factory.mktemp("cache"))
     for name in ("bert", "llama", "efficientnet"):
         conversion.add(cache, str(small_models / name))
-    return cache
-
-
-@pytest.fixture(scope="session")
-def named_cache() -> ModelCache:
-    """This user's own cache with the models that are had by name, fetched if need be."""
-    use_threads(1)
-    cache = ModelCache.of_user()
-    for name in ("minilm", "smollm2", "efficientnet-lite0"):
-        try:
-            conversion.add(cache, name)
-        except ModelError as error:
-            pytest.skip(f"real models are not to be had here: {error}")
     return cache

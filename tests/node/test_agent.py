@@ -199,6 +199,11 @@ def go(scene: Awaitable[None]) -> None:
     asyncio.run(play())
 
 
+def shapes(message: link_pb2.ConnectRequest) -> dict[str, tuple[list[int], list[int], int]]:
+    """What each model offered takes and gives: shapes of items and results, tokens of context."""
+    return {m.model: ([*m.input_shape], [*m.output_shape], m.context_tokens) for m in message.models}
+
+
 def test_a_lot_says_hello_and_offers_its_cars(tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(tmp_path) as lot:
@@ -207,6 +212,7 @@ def test_a_lot_says_hello_and_offers_its_cars(tmp_path: Path) -> None:
             assert [(v.profile, v.power_w) for v in hello.vehicles] == [("hw4", 160.0), ("ai5", 800.0)]
             first = await lot.coordinator.heard.get()
             assert [(m.model, m.kind) for m in first.models] == [("noop", "echo")]
+            assert shapes(first) == {"noop": ([], [], 0)}
             assert [(o.node, o.share) for o in first.offers] == [(0, 0.5), (1, 0.5)]
             assert first.offers[0].window_s == pytest.approx(11.4 * 3600, abs=5)
             beat = await lot.coordinator.until(lambda m: m.HasField("heartbeat"))
@@ -238,12 +244,13 @@ def test_a_lot_tells_which_models_are_in_its_memory_and_loads_what_it_is_lent_wo
             coordinator = lot.coordinator
             first = await coordinator.heard.get()
             assert {m.model for m in first.models if m.load_s == 0} == {"llama"}
+            assert shapes(first) == {"llama": ([], [], 200), "bert": ([], [32], 64)}
             await coordinator.to_say.put(grant(1, 0, [b"a car is parked"] * 2, model="bert"))
             told: list[set[str]] = []  # which are there, each time that it is said
 
             def bert_is_there(message: link_pb2.ConnectRequest) -> bool:
                 if message.models:
-                    assert {m.model for m in message.models} == {"llama", "bert"}
+                    assert shapes(message) == shapes(first), "whether they are loaded or not"
                     told.append({m.model for m in message.models if m.load_s == 0})
                 return {"bert"} in told
 

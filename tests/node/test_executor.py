@@ -17,7 +17,7 @@ from node.executor import Executor
 from node.models import ModelCache, ModelError
 from node.running import Task
 from node.work import Finished, Key, Spoken, Work
-from node.workloads import Control, load, run_alone
+from node.workloads import Control, load, run_alone, vectors
 from node.workloads.echo import Echo
 from tests.node.small_models import WORDS, chat, picture
 
@@ -116,9 +116,9 @@ def test_every_item_comes_back_once_under_its_offset(small_cache: ModelCache) ->
     assert ear.results("some").keys() == set(range(1000, 1300))
     for offset, row in enumerate(run_alone(load(small_cache, "bert"), inputs), 1000):
         assert isinstance(row, bytes)
-        np.testing.assert_allclose(
-            np.frombuffer(ear.results("some")[offset], "<f4"), np.frombuffer(row, "<f4"), atol=1e-5
-        )
+        (vector, tokens), (expected, read) = vectors.read(ear.results("some")[offset]), vectors.read(row)
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+        assert tokens == read
     assert len(ear.finishes) > 3
     assert ear.results("echo") == {index: b"%d" % index for index in range(5000)}
     assert [finished.last for finished in ear.finishes if finished.key == "some"].count(True) == 1

@@ -22,7 +22,7 @@ from node.pacing import Pace
 from node.resident import Want
 from node.roofline import Curve, Machine
 from node.work import Key, ModelSpeed
-from node.workloads import load, run_alone
+from node.workloads import load, run_alone, vectors
 from node.workloads.vocabulary import vocabulary_of
 from tests.node.small_models import chat, picture
 from tests.node.test_executor import ROUNDS, Ear, sentences, work
@@ -88,7 +88,9 @@ def assert_answered(ear: Ear, key: Key, expected: Sequence[bytes]) -> None:
         if row.startswith(b"{"):
             assert results[item] == row
         else:
-            np.testing.assert_allclose(np.frombuffer(results[item], "<f4"), np.frombuffer(row, "<f4"), atol=1e-5)
+            (vector, tokens), (wanted, read) = vectors.read(results[item]), vectors.read(row)
+            np.testing.assert_allclose(vector, wanted, atol=1e-5)
+            assert tokens == read
 
 
 def test_every_model_is_measured_and_those_named_first_stay(cache: ModelCache) -> None:

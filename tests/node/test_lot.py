@@ -699,9 +699,12 @@ def test_a_paced_car_is_awake_by_its_own_clock() -> None:
     assert report.awake_modelled_j == pytest.approx(2.0 * 60.0 * 200.0)
 
 
-def said(token: Token, first: int, text: str, start: int, reused: int = 0) -> Said:
-    """Tokens that are their places, and what they made final."""
-    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text, reused)
+def said(
+    token: Token, first: int, text: str, start: int, reused: int = 0, prompt: int = 0, likely_bytes: int = 0
+) -> Said:
+    """Tokens that are their places, and what they made final; each likelihood is of one letter, so long."""
+    likelihoods = tuple(letter.encode() * likely_bytes for letter in text) if likely_bytes else ()
+    return Said(token, 0, first, tuple(range(first, first + len(text))), start, text, reused, prompt, likelihoods)
 
 
 def partials(messages: list[Message]) -> list[Partial]:
@@ -767,6 +770,34 @@ def test_much_that_is_to_be_said_goes_in_several_messages() -> None:
     assert sum(bool(message.partials) for message in messages) > 3
     assert [partial.token for partial in partials(messages)] == tokens
     assert max(wire.encode(message).ByteSize() for message in messages) < 3 * MESSAGE_BYTES
+
+
+def test_likelihoods_are_told_with_their_tokens_once_and_again_on_a_new_stream() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1), said(A, 3, "go", 4, 9, 20, 1)], 1.0)
+    assert partials(taken(lot)) == [Partial(A, 0, 3, [3, 4], 4, "go", 9, 20, (b"g", b"o"))]
+    lot.handle([said(A, 4, "ood", 5, 9, 20, 1), said(A, 7, "", 8, 9, 20)], 2.0)
+    assert partials(taken(lot)) == [Partial(A, 0, 5, [5, 6], 6, "od", 9, 20, (b"o", b"d"))]
+    (again,) = lot.say_again(())
+    assert partials([again]) == [Partial(A, 0, 3, [3, 4, 5, 6], 4, "good", 9, 20, (b"g", b"o", b"o", b"d"))]
+    row = wire.encode(again).partials[0]
+    assert (row.prompt_tokens, list(row.likelihoods)) == (20, [b"g", b"o", b"o", b"d"])
+
+
+def test_an_answer_with_long_likelihoods_is_told_again_in_several_messages_that_say_text_with_its_tokens() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1)], 1.0)
+    for place in range(0, 100, 2):
+        lot.handle([said(A, place, "ab", place, likely_bytes=MESSAGE_BYTES // 20)], 1.0)
+    lot.handle([Said(A, 0, 100, (), 100, " and what was held back", 0, 0)], 1.0)
+    for messages in (taken(lot), list(lot.say_again(()))):
+        rows = partials(messages)
+        assert len(rows) > 3
+        assert max(wire.encode(message).ByteSize() for message in messages) < 2 * MESSAGE_BYTES
+        assert [token for row in rows for token in row.tokens] == [*range(100)]
+        assert "".join(row.text for row in rows) == "ab" * 50 + " and what was held back"
+        assert all(row.first == row.start for row in rows), "no text is told before or after its tokens"
+        assert all(len(row.likelihoods) == len(row.tokens) for row in rows)
 
 
 def test_a_grant_brings_what_other_cars_have_said() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from node import conversion
 from node.models import ARCHITECTURES, ModelCache, ModelError
-from node.workloads import BadInput, Control, load, run_alone
+from node.workloads import BadInput, Control, load, run_alone, vectors
 from node.workloads.embed import Embed
 from node.workloads.generate import Generate
 from node.workloads.vocabulary import Vocabulary
@@ -58,11 +58,14 @@ def test_an_encoder_gives_what_transformers_gives(architecture: str, tmp_path: P
     reference = definition.from_pretrained(directory, add_pooling_layer=False, attn_implementation="eager").eval()
     results = run_alone(embed, texts)
     for ids, result in zip(embed.prepare(texts, Control()), results, strict=True):
+        assert isinstance(ids, list)
         with torch.inference_mode():
             hidden = reference(input_ids=torch.tensor([ids])).last_hidden_state[0]
         expected = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
         assert isinstance(result, bytes)
-        np.testing.assert_allclose(np.frombuffer(result, "<f4"), expected, atol=2e-6)
+        vector, tokens = vectors.read(result)
+        np.testing.assert_allclose(vector, expected, atol=2e-6)
+        assert tokens == len(ids)
 
 
 @pytest.mark.parametrize(

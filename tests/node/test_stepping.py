@@ -13,7 +13,7 @@ from node.roofline import Cost
 from node.stepping import RIDERS
 from node.work import ModelSpeed, Work
 from node.workloads import Continuous, Control, Outcome, Workload
-from node.workloads.transcript import Transcript
+from node.workloads.transcript import Passage, Transcript
 from tests.node.test_executor import Ear, work
 
 POSITIONS = 100
@@ -42,6 +42,9 @@ class Counting:
     most_rows = 32
     positions = POSITIONS
     values = float(POSITIONS)
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    context_tokens = POSITIONS
 
     def __init__(self, at: Callable[[str, str], None]) -> None:
         self._at = at  # told what it does and to whom, as it begins that
@@ -74,6 +77,9 @@ class Counting:
             self._note("step", row.name)
         for row in rows:
             row.left -= 1
+
+    def likelihoods(self, row: Count, passage: Passage) -> tuple[bytes, ...]:
+        return ()
 
     def outcome(self, row: Count) -> bytes:
         return row.name.encode()

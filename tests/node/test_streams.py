@@ -81,6 +81,28 @@ def test_a_stop_string_across_the_hand_over_is_found(small_cache: ModelCache) ->
             assert (short[:count] + others, until[:start] + more) == (short, until)
 
 
+def test_how_likely_each_token_was_is_told_with_it_by_whichever_car_tells_it(small_cache: ModelCache) -> None:
+    payload = chat("hello 🚗", max_tokens=12, logprobs=True, top_logprobs=2, temperature=0.9, seed=3)
+    ear = Ear()
+    with running(ear, small_cache, "llama") as executor:
+        whole, answer = said(executor, ear, "whole", payload)
+        logprobs = answer["logprobs"]
+        assert isinstance(logprobs, dict)
+        content = logprobs["content"]
+        assert [json.loads(entry) for part in whole for entry in part.likelihoods] == content
+        assert {part.prompt_tokens for part in whole} == {answer["prompt_tokens"]}
+        tokens, _ = joined(whole)
+        for count in range(1, len(tokens) + 1):
+            rest, _ = said(executor, ear, ("resumed", count), payload, tokens[:count])
+            told = [json.loads(entry) for part in rest for entry in part.likelihoods]
+            assert [entry["token"] for entry in told] == [entry["token"] for entry in content[count:]]
+            again = [entry["logprob"] for entry in told]
+            assert again == pytest.approx([entry["logprob"] for entry in content[count:]], abs=1e-4)
+            assert all(len(part.likelihoods) == len(part.tokens) for part in rest)
+        quiet, _ = said(executor, ear, "quiet", chat("hello", max_tokens=3))
+        assert not any(part.likelihoods for part in quiet)
+
+
 def test_works_that_are_not_streamed_are_not_spoken_of(small_cache: ModelCache) -> None:
     ear = Ear()
     with running(ear, small_cache, "llama") as executor:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional
 
 from node.models import ModelCache, ModelError
-from node.workloads import BadInput, Control, Stopped, load, run_alone
+from node.workloads import BadInput, Control, Stopped, load, run_alone, vectors
 from node.workloads.chat import read_request
 from node.workloads.classify import Classify
 from node.workloads.efficientnet import Block, EfficientNetLite0, SameConvolution
@@ -40,6 +40,10 @@ def classify(small_cache: ModelCache) -> Classify:
     workload = load(small_cache, "efficientnet")
     assert isinstance(workload, Classify)
     return workload
+
+
+PROMPTS = (b'""', b"[]", b"7", b'["a"]', b"[[1]]", b"[1.0]", b"[true]")
+"""No prompts."""
 
 
 def texts() -> list[str]:
@@ -123,14 +127,26 @@ def test_a_dropped_row_leaves_the_others_as_they_were(generate: Generate) -> Non
         (b"{", "the request is not JSON"),
         (b"[" * 60_000, "the request is not JSON"),
         (b"[]", "not an object with `messages`"),
-        (b"{}", "`messages` must be a list of at least one message"),
+        (b"{}", "the request must have one of `messages` and `prompt`"),
+        (chat("x", prompt="x"), "the request must have one of `messages` and `prompt`"),
+        (b'{"messages": []}', "`messages` must be a list of at least one message"),
+        *((b'{"prompt": %s}' % bad, "`prompt` must be one text, or one list of token") for bad in PROMPTS),
+        (b'{"prompt": "\\ud800"}', "prompt holds half a character"),
+        (b'{"prompt": [1, -1]}', "the model has no token -1, only 0 to 257; use numbers of its own vocabulary"),
+        (b'{"prompt": [1, 258]}', "the model has no token 258, only 0 to 257"),
+        (b'{"prompt": [1, 1%s]}' % (b"0" * 30), "the model has no token 10000000000"),
+        (chat("x", ignore_eos=1), "ignore_eos is 1, not true or false"),
+        (chat("x", stop=["x"] * 17), "stop has 17 strings, more than 16; leave some out"),
+        (chat("x", stop=["x" * 2000, "y" * 49]), "stop has 2,049 characters in all, more than 2,048; shorten it"),
         (b'{"messages": [{"role": "robot", "content": "x"}]}', "messages[0] has the role 'robot'"),
         (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "messages[0].content must be"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "half a character"),
         (chat("x", max_tokens=0), "max_tokens is 0, not a whole number from 1"),
         (chat("x", temperature=3), "temperature is 3, not a number from 0 to 2"),
         (chat("x", n=2), "the field 'n' is not supported here"),
-        (chat("x", tools=[]), "the field 'tools' is not supported here"),
+        (chat("x", n=True), "the field 'n' is not supported here"),
+        (chat("x", tools=[{}]), "the field 'tools' is not supported here"),
+        (chat("x", response_format={"type": "json_object"}), "the field 'response_format' is not supported here"),
         (chat("x" * 600), "together more than 512; shorten one of them"),
         (
             json.dumps({"messages": [{"role": r, "content": "x"} for r in ("user", "system")]}).encode(),
@@ -141,6 +157,25 @@ def test_a_dropped_row_leaves_the_others_as_they_were(generate: Generate) -> Non
 def test_a_bad_chat_request_is_refused_by_name(generate: Generate, payload: bytes, why: str) -> None:
     (result,) = run_alone(generate, [payload])
     assert why in refusal_of(result)
+
+
+def test_fields_that_clients_send_change_nothing_where_they_ask_for_nothing(generate: Generate) -> None:
+    neutral = {
+        "response_format": {"type": "text"},
+        "tools": [],
+        "tool_choice": "auto",
+        "logit_bias": {},
+        "parallel_tool_calls": True,
+        "seed": None,
+        "best_of": 1,
+        "echo": False,
+        "suffix": None,
+        "min_tokens": 0,
+        "ignore_eos": False,
+        "presence_penalty": 0.0,
+    }
+    plain, with_them = run_alone(generate, [chat("x", max_tokens=5), chat("x", max_tokens=5, **neutral)])
+    assert with_them == plain
 
 
 def test_classes_come_best_first_and_do_not_depend_on_the_batch(classify: Classify) -> None:
@@ -235,7 +270,7 @@ def test_the_real_models_know_what_they_should(named_cache: ModelCache) -> None:
     rows = run_alone(
         load(named_cache, "minilm"), [b"A cat sat there.", b"A kitten was sitting.", b"Taxes are due."]
     )
-    cat, kitten, taxes = (np.frombuffer(row, "<f4") for row in rows if isinstance(row, bytes))
+    cat, kitten, taxes = (vectors.read(row)[0] for row in rows if isinstance(row, bytes))
     assert cat.shape == (384,)
     assert cat @ kitten > 0.6 > 0.2 > cat @ taxes
     (reply,) = run_alone(load(named_cache, "smollm2"), [chat("What is the capital of France?", max_tokens=24)])

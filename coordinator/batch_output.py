@@ -1,0 +1,99 @@
+"""What comes of a batch: two files, with a line for each request that has an answer, or an error. Knows no task."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from coordinator.answers import Lines
+from coordinator.batch import Batch
+from coordinator.batch_input import BatchInput
+from coordinator.core.events import JobId
+from coordinator.errors import Failure
+from coordinator.files import Files
+from coordinator.refusal import Refused
+from coordinator.runtime import Runtime
+from coordinator.store import Full
+from coordinator.store.documents import Document, Draft
+
+OUTPUT = "batch_output"
+"""The purpose of these files."""
+
+_PART_BYTES, _PART_ITEMS = 1 << 20, 4096  # handled together
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Files that were written, to be recorded with the batch's end."""
+
+    documents: Sequence[Document]
+    completed: int  # requests that have an answer
+    failed: int  # and others
+    output_file_id: str | None
+    error_file_id: str | None
+
+
+class BatchOutput:
+    """Writes them."""
+
+    def __init__(self, runtime: Runtime, files: Files) -> None:
+        self._runtime = runtime
+        self._files = files
+
+    async def made(self, batch: Batch, reads: BatchInput, undone: Failure) -> Output:
+        """Both files, but for one that would be empty; `undone` is told of requests without a result.
+
+        Raises Full, or what the runtime refuses, and then keeps nothing.
+        """
+        drafts: list[Draft] = []
+        made: dict[str, Document] = {}
+        try:
+            drafts.append(await self._files.draft())
+            drafts.append(await self._files.draft())
+            completed, failed = await self._write(batch, reads, undone, drafts)
+            for draft, name in zip(drafts, ("output", "error"), strict=True):
+                if draft.bytes:
+                    filename = f"{batch.id}_{name}.jsonl"
+                    expires_s = batch.order.output_expires_s
+                    made[name] = await self._files.kept(batch.tenant, draft, filename, OUTPUT, expires_s)
+        except (Full, Refused):
+            await self._runtime.record([], dropped=[document.name for document in made.values()])
+            raise
+        finally:
+            for draft in drafts:
+                await asyncio.to_thread(draft.discard)
+        output, error = (made[name].name if name in made else None for name in ("output", "error"))
+        return Output(tuple(made.values()), completed, failed, output, error)
+
+    async def _write(
+        self, batch: Batch, reads: BatchInput, undone: Failure, drafts: Sequence[Draft]
+    ) -> tuple[int, int]:
+        """A line for each request, in one of two files: how many have an answer, how many an error."""
+        lines = await asyncio.to_thread(Lines, batch.id.replace("batch_", "batch_req_"), reads.asked())
+        counts = [0, 0]
+
+        def take(payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> None:
+            texts: tuple[list[str], list[str]] = ([], [])
+            for line in lines.take(payloads, failures, first):
+                texts[not line.answered].append(line.text)
+            for index, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
+                counts[index] += len(text)
+                draft.write("".join(text).encode())
+
+        item = 0
+        while item < batch.items:
+            gap = batch.items
+            if batch.job:
+                job = JobId(batch.job)
+                async with aclosing(self._runtime.results(batch.tenant, job, item, _PART_BYTES)) as results:
+                    async for first, part, _ in results:
+                        await asyncio.to_thread(take, part.payloads, part.failures, first)
+                        item = first + len(part.payloads)
+                if item < batch.items:
+                    gap = await self._runtime.next_settled(job, item) or batch.items
+            while item < gap:
+                end = min(gap, item + _PART_ITEMS)
+                failures = dict.fromkeys(range(item, end), undone)
+                await asyncio.to_thread(take, [b""] * (end - item), failures, item)
+                item = end
+        return counts[0], counts[1]

@@ -1,0 +1,153 @@
+"""Files: contents that tenants send and fetch by name. Knows no protocol, and not what is in them.
+
+A file is a document of the store; it is forgotten some time after it was made, unless something reads it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from secrets import token_hex
+from time import time
+from typing import BinaryIO
+
+from coordinator.refusal import Refusal, Refused
+from coordinator.runtime import Runtime
+from coordinator.store import Corrupt, Full
+from coordinator.store.documents import Document, Draft
+
+FILE = "file"
+"""The kind of these documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file. Times are Unix seconds."""
+
+    id: str
+    tenant: str
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+
+    @classmethod
+    def of(cls, document: Document) -> "File":
+        """The file that a document is."""
+        assert document.content is not None, "a file has a content"
+        body = document.body
+        created_at, expires_at = int(document.created), int(document.until)
+        size = document.content.bytes
+        return cls(document.name, document.tenant, size, created_at, expires_at, body["filename"], body["purpose"])
+
+
+class Files:
+    """All files of all tenants; nobody sees another's."""
+
+    def __init__(self, runtime: Runtime, keep_s: float) -> None:
+        """A file is kept so long, unless it says how long."""
+        self._runtime = runtime
+        self._documents = runtime.documents
+        self._keep_s = keep_s
+        self._keyed = asyncio.Lock()
+
+    async def draft(self) -> Draft:
+        """Begin a content. Refused without room for it."""
+        try:
+            return await asyncio.to_thread(self._documents.draft)
+        except Full as full:
+            raise self._runtime.no_room(full) from None
+
+    async def write(self, draft: Draft, data: bytes) -> None:
+        """Add to a content."""
+        try:
+            await asyncio.to_thread(draft.write, data)
+        except Full as full:
+            raise self._runtime.no_room(full) from None
+
+    async def kept(
+        self, tenant: str, draft: Draft, filename: str, purpose: str, expires_s: float | None = None, key: str = ""
+    ) -> Document:
+        """A content as a document that only has to be recorded. `expires_s` is from now; None: as long as usual."""
+        name = f"file-{token_hex(16)}"
+        keeping = asyncio.get_running_loop().run_in_executor(None, draft.keep, name)
+        try:
+            content = await asyncio.shield(keeping)
+        except asyncio.CancelledError:  # its thread goes on, and what it keeps is nobody's
+            await asyncio.wait((keeping,))
+            await self._runtime.record([], dropped=[name])
+            raise
+        except Full as full:
+            raise self._runtime.no_room(full) from None
+        now = time()
+        until = now + (self._keep_s if expires_s is None else expires_s)
+        body = {"filename": filename, "purpose": purpose}
+        return Document(name, FILE, tenant, now, body, key, until, content=content)
+
+    async def add(
+        self, tenant: str, draft: Draft, filename: str, purpose: str, expires_s: float | None, key: str
+    ) -> File:
+        """Record a new file; under a key that is known the file of before, refused when that is another."""
+        document = await self.kept(tenant, draft, filename, purpose, expires_s, key)
+        known: Document | None = document
+        try:
+            async with self._keyed if key else nullcontext():
+                known = await self._runtime.reading(self._documents.find(tenant, FILE, key)) if key else None
+                if known is None:
+                    await self._runtime.record([document])
+                    return File.of(document)
+        finally:
+            if known is not None:  # it is not recorded
+                await self._runtime.record([], dropped=[document.name])
+        if (known.content, known.body) != (document.content, document.body):
+            raise Refused(
+                Refusal.ALREADY_EXISTS,
+                f"the key {key!r} belongs to {known.name} with other content; use another key",
+            )
+        return File.of(known)
+
+    async def get(self, tenant: str, name: str) -> File:
+        """A file of this tenant; refused when there is none."""
+        return File.of(await self.document(tenant, name))
+
+    async def page(
+        self, tenant: str, limit: int, after: str = "", *, oldest_first: bool = False, purpose: str = ""
+    ) -> Sequence[File]:
+        """Files of this tenant that follow `after`, the newest first."""
+        page = self._documents.page(tenant, FILE, limit, after, oldest_first=oldest_first, purpose=purpose)
+        return [File.of(document) for document in await self._runtime.reading(page)]
+
+    async def delete(self, tenant: str, name: str) -> None:
+        """Forget a file; refused while a batch reads it."""
+        document = await self.document(tenant, name)
+        if readers := self._runtime.held.get(name):
+            raise Refused(
+                Refusal.ALREADY_EXISTS, f"{min(readers)} reads {name}; cancel it, or wait until it has ended"
+            )
+        await self._runtime.record([], dropped=[document.name])
+
+    async def opened(self, tenant: str, name: str) -> tuple[File, BinaryIO]:
+        """A file and its content, which was checked."""
+        document = await self.document(tenant, name)
+        try:
+            return File.of(document), await asyncio.to_thread(self._documents.open, document)
+        except FileNotFoundError:
+            if await self._documents.get(name) is None:
+                raise _no_file(name) from None
+            corrupt = Corrupt(f"the content of {name} is missing; restore a backup")
+        except Corrupt as error:
+            corrupt = error
+        self._runtime.damaged(str(corrupt))
+        raise Refused(Refusal.DAMAGED, str(corrupt))
+
+    async def document(self, tenant: str, name: str) -> Document:
+        """What the store has of a file of this tenant; refused when there is none."""
+        document = await self._runtime.reading(self._documents.get(name))
+        if document is None or (document.tenant, document.kind) != (tenant, FILE):
+            raise _no_file(name)
+        return document
+
+
+def _no_file(name: str) -> Refused:
+    return Refused(Refusal.NOT_FOUND, f"no file is called {name!r}; it was deleted, or has expired, or never was")

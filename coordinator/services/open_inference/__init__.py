@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: the front that Triton's and KServe's clients speak to."""

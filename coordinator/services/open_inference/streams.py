@@ -1,0 +1,70 @@
+"""ModelStreamInfer: many requests in one stream, each answered as soon as it can be. Knows no tensor.
+
+A caller that does not read holds up only itself: what is in flight for one stream is bounded, and no more is read
+from it until there is room.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from coordinator.refusal import Refused
+from coordinator.services.edge import Context, tell
+from coordinator.services.open_inference.envelope import Answered, closed_streamed, opened
+from coordinator.services.open_inference.inference import Inference
+from protos import open_inference_pb2 as pb2
+
+_LOG = logging.getLogger(__name__)
+
+_IN_FLIGHT = 128
+_MOST_WEIGHT = 64
+"""A request in flight counts one, and one more for each MiB that it brings: a stream holds at most 128 requests and
+some 128 MB. Assumed: load generators have at most so many open in a stream."""
+
+
+class InferenceStream:
+    """One stream of one tenant."""
+
+    def __init__(self, inference: Inference, tenant: str, context: Context) -> None:
+        self._inference = inference
+        self._tenant = tenant
+        self._context = context
+        self._room = asyncio.Semaphore(_IN_FLIGHT)
+        self._writing = asyncio.Lock()
+
+    async def serve(self, requests: AsyncIterator[bytes]) -> None:
+        """Answer all; ends when the caller sends no more and has every answer."""
+        async with asyncio.TaskGroup() as tasks:
+            async for request in requests:
+                weight = 1 + min(_MOST_WEIGHT, len(request) >> 20)
+                for _ in range(weight):  # nobody else takes room
+                    await self._room.acquire()
+                tasks.create_task(self._answer(request, weight))
+
+    async def _answer(self, request: bytes, weight: int) -> None:
+        message = pb2.ModelInferRequest()  # until it was read
+        try:
+            asked = await opened(request)
+            message = asked.message
+            pieces = self._inference.pieces(self._tenant, asked, self._context.time_remaining())
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    await self._write(piece)
+        except Refused as refused:
+            await self._write(_refusal(message, str(refused)))
+        except Exception:
+            _LOG.exception("a request of ModelStreamInfer failed")
+            await self._write(_refusal(message, "the request failed inside the coordinator; its log says more"))
+        finally:
+            for _ in range(weight):
+                self._room.release()
+
+    async def _write(self, response: Answered | pb2.ModelStreamInferResponse) -> None:
+        async with self._writing:  # gRPC takes one message at a time
+            await tell(self._context, await closed_streamed(response))
+
+
+def _refusal(request: pb2.ModelInferRequest, message: str) -> pb2.ModelStreamInferResponse:
+    told = pb2.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    return pb2.ModelStreamInferResponse(error_message=message, infer_response=told)

@@ -1,0 +1,137 @@
+"""/openapi.json and /docs: the table of operations, for programs and for people."""
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.metadata import version
+from typing import Any
+
+from coordinator.services.openai.call import Answer, Call
+from coordinator.services.openai.operation import Operation
+from coordinator.services.openai.schema import Schema, wanted
+
+_ERROR: Schema = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+
+
+class Document:
+    """What is served, described."""
+
+    def __init__(self, table: Sequence[Operation]) -> None:
+        self._json = json.dumps(_openapi(table), indent=1).encode()
+        self._page = _page(table).encode()
+
+    def operations(self) -> list[Operation]:
+        """Its own row, which it does not describe."""
+        return [
+            Operation("GET", "/openapi.json", "This interface, for programs", self._as_json, open=True),
+            Operation("GET", "/docs", "This interface, for people", self._as_page, open=True),
+        ]
+
+    async def _as_json(self, call: Call) -> Answer:
+        return Answer(self._json)
+
+    async def _as_page(self, call: Call) -> Answer:
+        return Answer(self._page, content_type=b"text/html; charset=utf-8")
+
+
+def _openapi(table: Sequence[Operation]) -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in table:
+        paths.setdefault(_plain(operation.path), {})[operation.method.lower()] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Carpool",
+            "version": version("carpool"),
+            "description": "Models that parked cars run, for clients of OpenAI.",
+        },
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _ERROR},
+        },
+        "paths": paths,
+    }
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {operation.content_type: {"schema": operation.answers}}
+    if operation.streams:
+        content["text/event-stream"] = {}
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": operation.label,
+        "responses": {
+            "200": {"description": "well", "content": content},
+            "default": {
+                "description": "an error",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        },
+    }
+    if not operation.open:
+        described["security"] = [{"key": []}, {}]  # without a key file nobody needs one
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in re.findall(r"\{(\w+)", operation.path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+    if parameters:
+        described["parameters"] = parameters
+    for kind, schema in (("application/json", operation.body), ("multipart/form-data", operation.form)):
+        if schema is not None:
+            described["requestBody"] = {"required": True, "content": {kind: {"schema": _with_null(schema)}}}
+    return described
+
+
+def _with_null(schema: Schema) -> Schema:
+    """The schema of a body as it is read: a field that is null counts for left out."""
+    fields = {
+        name: known if name in schema.get("required", ()) else {"anyOf": [known, {"type": "null"}]}
+        for name, known in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": fields}
+
+
+def _plain(path: str) -> str:
+    """A path as OpenAPI writes it: "/v1/models/{id}" for "/v1/models/{id:path}"."""
+    return re.sub(r":\w+\}", "}", path)
+
+
+def _page(table: Sequence[Operation]) -> str:
+    rows = "".join(_row(operation) for operation in table)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Carpool</title>"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td,th{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0}code{white-space:nowrap}</style>"
+        "<h1>Carpool for clients of OpenAI</h1>"
+        "<p>The same for programs: <a href=/openapi.json>/openapi.json</a>.</p>"
+        f"{rows}</html>\n"
+    )
+
+
+def _row(operation: Operation) -> str:
+    schema = operation.body or operation.form or {}
+    needed = schema.get("required", ())
+    fields = "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{'needed' if name in needed else ''}<td>{escape(wanted(known))}"
+        for name, known in (*schema.get("properties", {}).items(), *operation.query.items())
+    )
+    table = f"<table><tr><th>field<th><th>takes{fields}</table>" if fields else ""
+    name = f"{operation.method} {_plain(operation.path)}"
+    return f"<h2><code>{escape(name)}</code></h2><p>{escape(operation.summary)}.</p>{table}"

@@ -1,0 +1,149 @@
+"""Answers of language models, whole or as they are made: what chat and plain completions have in common.
+
+Reads of a body what the front needs: the model, how many answers, and how they are told. What changes an answer
+goes to the car as it came, which refuses by name what it does not know.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from coordinator.runtime import Runtime
+from coordinator.services.openai.bodies import read
+from coordinator.services.openai.call import Answer, Call
+from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
+from coordinator.services.openai.offered import offered
+from coordinator.services.openai.operation import Operation, Schema
+from coordinator.services.openai.replies import Replies
+from coordinator.services.openai.schema import NAME
+from coordinator.services.openai.telling import Telling
+from coordinator.streams import Ending, Part
+
+_MOST_CHOICES = 16
+_MOST_SEED = (1 << 64) - 1
+
+COMMON: Schema = {
+    "model": NAME,
+    "n": {"type": "integer", "minimum": 1, "maximum": _MOST_CHOICES},
+    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1 << 20},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+    "seed": {"type": "integer", "minimum": -(1 << 63), "maximum": _MOST_SEED},
+    "stop": {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 16},
+        ]
+    },
+    "ignore_eos": {"type": "boolean"},
+    "stream": {"type": "boolean"},
+    "stream_options": {
+        "type": "object",
+        "properties": {"include_usage": {"type": "boolean"}, "continuous_usage_stats": {"type": "boolean"}},
+    },
+    "user": {"type": "string"},
+}
+"""Fields of both kinds of body."""
+
+_FRONT = frozenset(
+    {
+        *("model", "n", "stream", "stream_options", "user", "metadata", "store", "service_tier"),
+        *("safety_identifier", "prompt_cache_key", "parallel_tool_calls"),
+    }
+)
+"""Fields that change nothing in an answer, or that the front does itself."""
+
+USAGE: Schema = {
+    "type": "object",
+    "properties": {name: {"type": "integer"} for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
+    "required": ["prompt_tokens", "completion_tokens", "total_tokens"],
+}
+
+
+def ask(body: dict[str, Any], prompts: Sequence[Mapping[str, Any]]) -> Asked:
+    """What a body asks for, with each of these fields in turn in place of its own."""
+    fields = {name: value for name, value in body.items() if name not in _FRONT}
+    each, options = body.get("n", 1), body.get("stream_options", {})
+    drawn = body.get("temperature", 0) > 0
+    if drawn and "seed" not in body:
+        fields["seed"] = secrets.randbits(63)  # who asks again wants another answer
+    payloads = []
+    for prompt in prompts:
+        for index in range(each):
+            if drawn and index:
+                prompt = {**prompt, "seed": _next_seed(fields["seed"], index)}
+            payloads.append(json.dumps({**fields, **prompt}).encode())
+    usage, continuous = options.get("include_usage", False), options.get("continuous_usage_stats", False)
+    return Asked(body["model"], payloads, each, usage, usage and continuous)
+
+
+def answering(
+    runtime: Runtime,
+    replies: Replies,
+    path: str,
+    summary: str,
+    answers: Schema,
+    schema: Schema,
+    asks: Callable[[dict[str, Any]], tuple[Form, Asked]],
+) -> Operation:
+    """The operation that has cars answer what `asks` reads of a body."""
+
+    async def handle(call: Call) -> Answer | None:
+        body = await read(call, schema)
+
+        async def make() -> Answer | None:
+            offered(runtime, body, "generate", path)
+            form, asked = asks(body)
+            return await Generation(runtime, form).answer(call, asked, body.get("stream", False))
+
+        return await replies.once(call, body, make)
+
+    return Operation("POST", path, summary, handle, answers, schema, streams=True)
+
+
+class Generation:
+    """Asks cars for answers."""
+
+    def __init__(self, runtime: Runtime, form: Form) -> None:
+        self._runtime = runtime
+        self._form = form
+
+    async def answer(self, call: Call, asked: Asked, stream: bool) -> Answer | None:
+        """The answers to one call; None: they were told as they were made."""
+        choices = [Choice(index) for index in range(len(asked.payloads))]
+        head = {"id": f"{self._form.mark}-{uuid4().hex}", "created": int(time.time()), "model": asked.model}
+        if stream:
+            telling = Telling(call, self._form, asked, head, choices)
+            await telling.tell(lambda choice: self._say(call.tenant, asked, choice))
+            return None
+        await together(self._collect(call.tenant, asked, choice) for choice in choices)
+        return Answer(written(self._form, asked, choices, head))
+
+    async def _collect(self, tenant: str, asked: Asked, choice: Choice) -> None:
+        saying = self._say(tenant, asked, choice)
+        async with aclosing(saying):
+            async for said in saying:
+                if isinstance(said, Part):
+                    choice.hear(said)
+                else:
+                    choice.end(said)
+
+    def _say(self, tenant: str, asked: Asked, choice: Choice) -> AsyncGenerator[Part | Ending]:
+        """One answer as it is made."""
+        payload = asked.payloads[choice.index]
+        return self._runtime.requests.generate(tenant, "openai", asked.model, payload, None)
+
+
+def written(form: Form, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> bytes:
+    """The body of an answer that is complete; `head` is its id, when it was created, and the model."""
+    told = [form.choice(choice) for choice in choices]
+    body = {**head, "object": form.whole, "choices": told, "usage": usage(choices, asked.each)}
+    return json.dumps(body).encode()
+
+
+def _next_seed(seed: int, index: int) -> int:
+    return seed + index if seed + index <= _MOST_SEED else seed + index - _MOST_SEED

@@ -1,0 +1,115 @@
+"""What is left in a store on a disk of files whose callers go, and of jobs that somebody still wants."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+from contextlib import aclosing, suppress
+from pathlib import Path
+from time import monotonic
+
+import apsw
+
+from coordinator.batch import BATCH
+from coordinator.config import LimitSettings, StoreSettings
+from coordinator.core.effects import Outcome
+from coordinator.core.events import JobId
+from coordinator.core.scheduler import Scheduler
+from coordinator.core.settings import SchedulingSettings
+from coordinator.files import Files
+from coordinator.metrics import Metrics
+from coordinator.refusal import Refused
+from coordinator.runtime import Runtime
+from coordinator.store.documents import Document
+from coordinator.store.sqlite import SqliteStore
+from tests.coordinator.test_store import finished, play
+
+
+def runtime_of(store: SqliteStore) -> Runtime:
+    scheduler = Scheduler.restore(SchedulingSettings(), store.epoch, store.live(), monotonic())
+    metrics = Metrics(lambda: scheduler.snapshot(monotonic()), store.state)
+    return Runtime(scheduler, store, metrics, LimitSettings(), store.newest_job)
+
+
+def test_nothing_stays_of_a_file_whose_caller_goes_as_it_is_kept(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        files = Files(runtime_of(store), 60.0)
+        draft = await files.draft()
+        await files.write(draft, b"a batch")
+        adding = asyncio.create_task(files.add("local", draft, "a.jsonl", "batch", None, "key"))
+        while not [*(tmp_path / "files").glob("file-*")]:
+            await asyncio.sleep(0)
+        adding.cancel()
+        await asyncio.wait((adding,))
+        await asyncio.to_thread(draft.discard)
+        assert adding.cancelled()
+        assert await files.page("local", 10) == []
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    play(scene())
+    store.close()
+    assert [*(tmp_path / "files").iterdir()] == []
+
+
+def test_a_job_whose_results_are_wanted_is_not_forgotten(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        runtime = runtime_of(store)
+        await finished(store, 1, 10)
+        await finished(store, 2, 10)
+        with runtime.keeping(JobId(1)):
+            keep = StoreSettings(keep_finished_s=0.0, spare_finished_s=0.0)
+            forgetting = asyncio.create_task(runtime.forget(keep))
+            while await store.job(JobId(2)) is not None:
+                await asyncio.sleep(0)
+            assert await store.job(JobId(1)) is not None
+            forgetting.cancel()
+        store.close()
+
+    play(scene())
+
+
+def test_nothing_is_kept_of_watching_jobs_that_have_ended_or_never_were(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def watched(runtime: Runtime, job: int) -> None:
+        with suppress(Refused):
+            async with aclosing(runtime.watch("local", JobId(job))) as views:
+                async for view in views:
+                    assert view.ended is Outcome.DONE
+                    return
+
+    def futures() -> int:
+        return sum(isinstance(one, asyncio.Future) for one in gc.get_objects())
+
+    async def scene() -> None:
+        runtime = runtime_of(store)
+        await finished(store, 1, 10)
+        before = futures()
+        for job in range(1, 101):
+            await watched(runtime, job)
+        assert futures() < before + 50
+
+    play(scene())
+    store.close()
+
+
+def test_a_coordinator_does_not_start_on_a_damaged_batch_and_says_so(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    play(store.documents.put([Document("batch_1", BATCH, "local", 0.0, {}, live=True)]))
+    store.close()
+    connection = apsw.Connection(str(tmp_path / "carpool.db"))
+    connection.execute("UPDATE documents SET tenant = 'other'")
+    connection.close()
+    told = subprocess.run(
+        [sys.executable, "-m", "coordinator", "--state", str(tmp_path)],
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "coordinator: the database's row of batch_1 is damaged; restore a backup\n"

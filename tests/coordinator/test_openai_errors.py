@@ -1,0 +1,22 @@
+"""Refusals as clients of OpenAI read them."""
+
+import json
+
+import pytest
+
+from coordinator.refusal import Refusal, Refused
+from coordinator.services.openai.errors import error, headers
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_every_refusal_has_a_shape_and_those_of_the_moment_say_when_to_come_back(refusal: Refusal) -> None:
+    told = json.loads(error(Refused(refusal, "no")))["error"]
+    assert told.keys() == {"message", "type", "param", "code"}
+    assert told["type"].endswith("_error")
+    assert (told["type"] == "server_error") == (refusal.http_status >= 500)
+    assert (b"retry-after" in dict(headers(Refused(refusal, "no")))) == (refusal.http_status in {429, 503})
+
+
+def test_a_wait_is_told_in_whole_seconds_and_in_milliseconds() -> None:
+    refused = Refused(Refusal.OVERLOADED, "no", retry_after_s=0.25)
+    assert headers(refused) == [(b"retry-after", b"1"), (b"retry-after-ms", b"250")]
