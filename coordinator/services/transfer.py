@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from io import BytesIO
 
 from coordinator.core.events import Token
 from coordinator.keys import Role
@@ -21,14 +22,19 @@ class _Part:
     """A result of which not all has come."""
 
     def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.size = 0
+        self._written = BytesIO()
         self.digest = sha256()
 
+    @property
+    def size(self) -> int:
+        return self._written.tell()
+
     def add(self, chunk: bytes) -> None:
-        self.chunks.append(chunk)
-        self.size += len(chunk)
+        self._written.write(chunk)
         self.digest.update(chunk)
+
+    def whole(self) -> bytes:
+        return self._written.getvalue()  # what was written, not a copy
 
 
 class TransferService(link_pb2_grpc.TransferServiceServicer):
@@ -71,7 +77,7 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
                 continue
             if part.digest.digest() != chunk.sha256:
                 raise refuse(f"the result of item {chunk.item} does not match its sha256; put it again")
-            self._runtime.staging.put(*of, b"".join(parts.pop(of).chunks))
+            self._runtime.staging.put(*of, parts.pop(of).whole())
         if parts:
             raise refuse("a result was not complete when the call ended; put it again")
         return link_pb2.PutResultsResponse()
