@@ -37,7 +37,12 @@ ROWS = (
         ("coordinator.server",),
         ("coordinator.services",),
         ("coordinator.batches", "coordinator.files"),
-        ("coordinator.metrics", "coordinator.perform", "coordinator.requests", "coordinator.runtime"),
+        ("coordinator.runtime",),
+        (
+            *("coordinator.inputs", "coordinator.jobs", "coordinator.lots", "coordinator.metrics"),
+            *("coordinator.perform", "coordinator.requests", "coordinator.shelf", "coordinator.submissions"),
+            *("coordinator.trouble", "coordinator.upkeep", "coordinator.vehicles"),
+        ),
         ("coordinator.link", "coordinator.store", "coordinator.streams", "coordinator.wire", "coordinator.words"),
         ("coordinator.core",),
     ),
