@@ -49,7 +49,10 @@ ROWS = (
     (
         ("node.__main__", "node.cli", "node.commands"),
         ("node.actor",),
-        ("node.agent", "node.executor", "node.uplink", "node.workloads"),
+        ("node.agent",),
+        ("node.driver",),
+        ("node.equipment", "node.errands", "node.hand", "node.inbox"),
+        ("node.cars", "node.executor", "node.uplink", "node.workloads"),
         ("node.wire",),
         tuple(name for name in PURE if name.startswith("node.")),
     ),
@@ -81,8 +84,8 @@ WALLS = (
         "protobuf stays at the wire",
         doors=(
             *("coordinator.client", "coordinator.services", "coordinator.wire"),
-            *("node.agent", "node.client", "node.driver", "node.neighbour", "node.transfer", "node.uplink"),
-            *("node.weights", "node.wire"),
+            *("node.client", "node.driver", "node.neighbour", "node.transfer", "node.uplink", "node.weights"),
+            "node.wire",
         ),
     ),
     Wall(("benchmarks.audit",), PRODUCT, "the audit judges by the facts, with none of the code it judges"),
