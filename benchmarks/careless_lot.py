@@ -2,7 +2,7 @@
 
 import sys
 
-import node.agent
+import node.cars
 from node.__main__ import main
 from node.battery import Flags, Floats
 from node.guard import Guard, Reason
@@ -26,5 +26,5 @@ class CarelessGuard(Guard):
 
 
 if __name__ == "__main__":
-    node.agent.Guard = CarelessGuard  # type: ignore[attr-defined]
+    node.cars.Guard = CarelessGuard  # type: ignore[attr-defined]
     sys.exit(main())

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from time import perf_counter, sleep
 
-import node.agent
+import node.equipment
 import node.loading
 from benchmarks.timer import TIMER_S, result
 from node.__main__ import main
@@ -81,5 +81,5 @@ if __name__ == "__main__":
         node.loading.Echo = TimerInTurn  # type: ignore[attr-defined]
     else:
         node.loading.Echo = Timer  # type: ignore[attr-defined]
-        node.agent.Executor = TimerExecutor  # type: ignore[attr-defined]
+        node.equipment.Executor = TimerExecutor  # type: ignore[attr-defined]
     sys.exit(main())

@@ -57,7 +57,7 @@ class BatchOutput:
                     expires_s = batch.order.output_expires_s
                     made[name] = await self._files.kept(batch.tenant, draft, filename, OUTPUT, expires_s)
         except (Full, Refused):
-            await self._runtime.record([], dropped=[document.name for document in made.values()])
+            await self._runtime.shelf.record([], dropped=[document.name for document in made.values()])
             raise
         finally:
             for draft in drafts:
@@ -85,12 +85,12 @@ class BatchOutput:
             gap = batch.items
             if batch.job:
                 job = JobId(batch.job)
-                async with aclosing(self._runtime.results(batch.tenant, job, item, _PART_BYTES)) as results:
+                async with aclosing(self._runtime.jobs.results(batch.tenant, job, item, _PART_BYTES)) as results:
                     async for first, part, _ in results:
                         await asyncio.to_thread(take, part.payloads, part.failures, first)
                         item = first + len(part.payloads)
                 if item < batch.items:
-                    gap = await self._runtime.next_settled(job, item) or batch.items
+                    gap = await self._runtime.jobs.next_settled(job, item) or batch.items
             while item < gap:
                 end = min(gap, item + _PART_ITEMS)
                 failures = dict.fromkeys(range(item, end), undone)

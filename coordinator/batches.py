@@ -81,7 +81,7 @@ class Batches:
     ) -> None:
         """`forms` by endpoint; a batch is kept `keep_s` after its end."""
         self._runtime = runtime
-        self._documents = runtime.documents
+        self._documents = runtime.shelf.documents
         self._files = files
         self._output = BatchOutput(runtime, files)
         self._forms = forms
@@ -117,7 +117,7 @@ class Batches:
                 Refusal.BAD_INPUT, f"no batch is made for {order.endpoint!r}; there are {', '.join(self._forms)}"
             )
         async with self._keyed if key else nullcontext():
-            known = await self._runtime.reading(self._documents.find(tenant, BATCH, key)) if key else None
+            known = await self._runtime.trouble.reading(self._documents.find(tenant, BATCH, key)) if key else None
             if known is not None:
                 batch = Batch.of(known)
                 if batch.order != order:
@@ -135,7 +135,7 @@ class Batches:
                 raise Refused(Refusal.BAD_INPUT, told)
             batch = Batch(f"batch_{token_hex(16)}", tenant, time(), order, key)
             try:
-                await self._runtime.record([batch.document(inf)])
+                await self._runtime.shelf.record([batch.document(inf)])
             except asyncio.CancelledError:  # its caller has gone, and it is recorded all the same
                 self._begin(batch, resumed=False)
                 raise
@@ -144,7 +144,7 @@ class Batches:
 
     async def get(self, tenant: str, name: str) -> Batch:
         """A batch of this tenant; refused when there is none."""
-        document = await self._runtime.reading(self._documents.get(name))
+        document = await self._runtime.trouble.reading(self._documents.get(name))
         if document is None or (document.tenant, document.kind) != (tenant, BATCH):
             raise Refused(Refusal.NOT_FOUND, f"no batch is called {name!r}; it is kept no longer, or never was")
         return await self._counted(Batch.of(document))
@@ -153,7 +153,7 @@ class Batches:
         self, tenant: str, limit: int, after: str = "", *, oldest_first: bool = False
     ) -> Sequence[Batch]:
         """Batches of this tenant that follow `after`, the newest first."""
-        page = await self._runtime.reading(
+        page = await self._runtime.trouble.reading(
             self._documents.page(tenant, BATCH, limit, after, oldest_first=oldest_first)
         )
         return [await self._counted(Batch.of(document)) for document in page]
@@ -165,7 +165,7 @@ class Batches:
         if opened is not None and batch.status is not Status.CANCELLING:
             batch = await self._change(opened, Status.CANCELLING)
             if batch.job and not batch.status.ended:
-                await self._runtime.cancel(tenant, JobId(batch.job))
+                await self._runtime.jobs.cancel(tenant, JobId(batch.job))
                 batch = await self.get(tenant, name)
         if batch.status in (Status.CANCELLING, Status.CANCELLED):
             return batch
@@ -179,7 +179,7 @@ class Batches:
         if self._closed:
             return
         opened = self._open[batch.id] = _Open(batch, resumed, monotonic() + batch.expires - time())
-        self._runtime.held.setdefault(batch.order.input_file_id, set()).add(batch.id)
+        self._runtime.shelf.held.setdefault(batch.order.input_file_id, set()).add(batch.id)
         task = self._tasks.create_task(self._run(opened))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -194,10 +194,10 @@ class Batches:
         except Refused as refused:
             await self._change(opened, Status.FAILED, wrong=(Wrong("failed", str(refused)),))
         except Corrupt as corrupt:
-            self._runtime.damaged(str(corrupt))
+            self._runtime.trouble.damaged(str(corrupt))
             await self._change(opened, Status.FAILED, wrong=(Wrong("damaged", str(corrupt)),))
         except Exception:
-            if self._runtime.failed.done():  # nothing more is recorded: it goes on at the next start
+            if self._runtime.trouble.failed.done():  # nothing more is recorded: it goes on at the next start
                 return
             _LOG.exception("%s failed", name)
             told = "the batch failed inside the coordinator; its log says more"
@@ -205,9 +205,9 @@ class Batches:
         finally:
             del self._open[name]
             file = opened.batch.order.input_file_id
-            self._runtime.held[file].discard(name)
-            if not self._runtime.held[file]:
-                del self._runtime.held[file]
+            self._runtime.shelf.held[file].discard(name)
+            if not self._runtime.shelf.held[file]:
+                del self._runtime.shelf.held[file]
 
     async def _live(self, opened: _Open) -> None:
         """From where it is recorded to be, to its end."""
@@ -229,7 +229,7 @@ class Batches:
         requests = reads.batch(Sound(batch.model, batch.total, batch.items))
         if not batch.job and batch.total:
             await self._with_room(partial(self._submit, opened, requests))
-        with self._runtime.keeping(JobId(opened.batch.job)):
+        with self._runtime.jobs.keeping(JobId(opened.batch.job)):
             outcome = await self._outcome(opened)
             if opened.batch.total:
                 await self._change(opened, Status.FINALIZING)
@@ -259,20 +259,22 @@ class Batches:
     async def _submit(self, opened: _Open, requests: formats.Batch) -> None:
         """Make it a job, unless it is one, or is to be none."""
         batch, key = opened.batch, f"{KEYS}{opened.batch.id}"
-        job = await self._runtime.known(batch.tenant, key)
+        job = await self._runtime.submissions.known(batch.tenant, key)
         if job is None:
             if opened.resumed:
                 await self._runtime.catalogue.appears(batch.model, _LOTS_COME_S)
             async with self._taking_in:
                 if opened.batch.status is Status.CANCELLING or opened.over:
                     return
-                intake = self._runtime.intake(batch.model)
+                intake = self._runtime.submissions.intake(batch.model)
                 parts = _parts(requests)
                 while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                    await self._runtime.take_in(intake, part)
+                    await self._runtime.submissions.take_in(intake, part)
             left_s = max(1.0, opened.over_s - monotonic())
-            job, _ = await self._runtime.submit(batch.tenant, _API, intake, key=key, deadline_s=left_s, value=0.0)
-        quote = self._runtime.quote(job)
+            job, _ = await self._runtime.submissions.submit(
+                batch.tenant, _API, intake, key=key, deadline_s=left_s, value=0.0
+            )
+        quote = self._runtime.jobs.quotes.get(job)
         if quote is None:
             expected = on_time = None
         else:
@@ -284,14 +286,14 @@ class Batches:
         """Wait until its job has ended, and end it when its window is over or its tenant asks: how it ends."""
         if opened.batch.job:
             tenant, job = opened.batch.tenant, JobId(opened.batch.job)
-            async with aclosing(self._runtime.watch(tenant, job)) as views:
+            async with aclosing(self._runtime.jobs.watch(tenant, job)) as views:
                 async for view in views:
                     if view.ended is Outcome.DONE:
                         return Status.COMPLETED
                     if view.ended is not None:
                         break
                     if opened.batch.status is Status.CANCELLING or opened.over:
-                        await self._runtime.cancel(tenant, job)
+                        await self._runtime.jobs.cancel(tenant, job)
         expired = opened.batch.status is not Status.CANCELLING and opened.over
         return Status.EXPIRED if expired else Status.CANCELLED
 
@@ -328,7 +330,7 @@ class Batches:
             at = {**batch.at} if status is batch.status else {**batch.at, status.value: int(time())}
             changed = replace(batch, status=status, at=at, **fields)  # type: ignore[arg-type]
             try:
-                await self._runtime.record([*documents, changed.document(time() + self._keep_s)])
+                await self._runtime.shelf.record([*documents, changed.document(time() + self._keep_s)])
             except asyncio.CancelledError:  # it is recorded all the same
                 opened.batch = changed
                 raise
@@ -342,7 +344,7 @@ class Batches:
                 await work()
                 return
             except Full as full:
-                self._runtime.no_room(full)
+                self._runtime.trouble.no_room(full)
             except Refused as refused:
                 if refused.refusal is not Refusal.OVERLOADED:
                     raise
@@ -353,7 +355,7 @@ class Batches:
         if not batch.job or batch.status.ended:
             return batch
         with suppress(Refused):  # the job is kept no longer
-            view = await self._runtime.job(batch.tenant, JobId(batch.job))
+            view = await self._runtime.jobs.get(batch.tenant, JobId(batch.job))
             completed, failed = (batch.total * items // batch.items for items in (view.done, view.failed))
             return replace(batch, completed=completed, failed=failed)
         return batch

@@ -48,7 +48,7 @@ class Files:
     def __init__(self, runtime: Runtime, keep_s: float) -> None:
         """A file is kept so long, unless it says how long."""
         self._runtime = runtime
-        self._documents = runtime.documents
+        self._documents = runtime.shelf.documents
         self._keep_s = keep_s
         self._keyed = asyncio.Lock()
 
@@ -57,14 +57,14 @@ class Files:
         try:
             return await asyncio.to_thread(self._documents.draft)
         except Full as full:
-            raise self._runtime.no_room(full) from None
+            raise self._runtime.trouble.no_room(full) from None
 
     async def write(self, draft: Draft, data: bytes) -> None:
         """Add to a content."""
         try:
             await asyncio.to_thread(draft.write, data)
         except Full as full:
-            raise self._runtime.no_room(full) from None
+            raise self._runtime.trouble.no_room(full) from None
 
     async def kept(
         self, tenant: str, draft: Draft, filename: str, purpose: str, expires_s: float | None = None, key: str = ""
@@ -76,10 +76,10 @@ class Files:
             content = await asyncio.shield(keeping)
         except asyncio.CancelledError:  # its thread goes on, and what it keeps is nobody's
             await asyncio.wait((keeping,))
-            await self._runtime.record([], dropped=[name])
+            await self._runtime.shelf.record([], dropped=[name])
             raise
         except Full as full:
-            raise self._runtime.no_room(full) from None
+            raise self._runtime.trouble.no_room(full) from None
         now = time()
         until = now + (self._keep_s if expires_s is None else expires_s)
         body = {"filename": filename, "purpose": purpose}
@@ -93,13 +93,15 @@ class Files:
         known: Document | None = document
         try:
             async with self._keyed if key else nullcontext():
-                known = await self._runtime.reading(self._documents.find(tenant, FILE, key)) if key else None
+                known = (
+                    await self._runtime.trouble.reading(self._documents.find(tenant, FILE, key)) if key else None
+                )
                 if known is None:
-                    await self._runtime.record([document])
+                    await self._runtime.shelf.record([document])
                     return File.of(document)
         finally:
             if known is not None:  # it is not recorded
-                await self._runtime.record([], dropped=[document.name])
+                await self._runtime.shelf.record([], dropped=[document.name])
         if (known.content, known.body) != (document.content, document.body):
             raise Refused(
                 Refusal.ALREADY_EXISTS,
@@ -116,16 +118,16 @@ class Files:
     ) -> Sequence[File]:
         """Files of this tenant that follow `after`, the newest first."""
         page = self._documents.page(tenant, FILE, limit, after, oldest_first=oldest_first, purpose=purpose)
-        return [File.of(document) for document in await self._runtime.reading(page)]
+        return [File.of(document) for document in await self._runtime.trouble.reading(page)]
 
     async def delete(self, tenant: str, name: str) -> None:
         """Forget a file; refused while a batch reads it."""
         document = await self.document(tenant, name)
-        if readers := self._runtime.held.get(name):
+        if readers := self._runtime.shelf.held.get(name):
             raise Refused(
                 Refusal.ALREADY_EXISTS, f"{min(readers)} reads {name}; cancel it, or wait until it has ended"
             )
-        await self._runtime.record([], dropped=[document.name])
+        await self._runtime.shelf.record([], dropped=[document.name])
 
     async def opened(self, tenant: str, name: str) -> tuple[File, BinaryIO]:
         """A file and its content, which was checked."""
@@ -138,12 +140,12 @@ class Files:
             corrupt = Corrupt(f"the content of {name} is missing; restore a backup")
         except Corrupt as error:
             corrupt = error
-        self._runtime.damaged(str(corrupt))
+        self._runtime.trouble.damaged(str(corrupt))
         raise Refused(Refusal.DAMAGED, str(corrupt))
 
     async def document(self, tenant: str, name: str) -> Document:
         """What the store has of a file of this tenant; refused when there is none."""
-        document = await self._runtime.reading(self._documents.get(name))
+        document = await self._runtime.trouble.reading(self._documents.get(name))
         if document is None or (document.tenant, document.kind) != (tenant, FILE):
             raise _no_file(name)
         return document

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-from coordinator import cohorts
+from coordinator import cohorts, upkeep
 from coordinator.batches import Batches
 from coordinator.config import MEMORY, Config, StoreSettings
 from coordinator.core.forecast import Forecast
@@ -61,7 +61,7 @@ async def serve(config: Config, keys: Keys, stop: asyncio.Event, ready: Callable
             forecast.cohorts,
             config.scheduling.carbon_price_per_kg,
         )
-        await _serve(config, keys, runtime, terms, stop, ready)
+        await _serve(config, keys, scheduler, store, runtime, terms, stop, ready)
 
 
 def _allow_open_files() -> None:
@@ -105,12 +105,14 @@ def _store(settings: StoreSettings, metrics: Metrics) -> Iterator[Store]:
 async def _serve(
     config: Config,
     keys: Keys,
+    scheduler: Scheduler,
+    store: Store,
     runtime: Runtime,
     terms: Terms,
     stop: asyncio.Event,
     ready: Callable[[str], None],
 ) -> None:
-    host, metrics = config.listen.host, runtime.metrics
+    host, metrics, trouble = config.listen.host, runtime.metrics, runtime.trouble
 
     def is_ready() -> bool:
         return not stop.is_set()
@@ -141,17 +143,17 @@ async def _serve(
         tasks.create_task(serve_http(openai, sockets["--http-port"], http_stop))
         tasks.create_task(serve_http(metrics_app(metrics), sockets["--metrics-port"], http_stop))
         watching = (
-            tasks.create_task(runtime.measure_lag()),
-            tasks.create_task(runtime.check_invariants()),
-            tasks.create_task(runtime.scrub()),
-            tasks.create_task(runtime.forget(config.store)),
+            tasks.create_task(upkeep.measure_lag(metrics)),
+            tasks.create_task(upkeep.check_invariants(scheduler, metrics)),
+            tasks.create_task(store.scrub(trouble.damaged)),
+            tasks.create_task(upkeep.forget(store, runtime.shelf, trouble, runtime.jobs.kept, config.store)),
         )
         ready(
             f"coordinator ready grpc={_address(host, grpc_port)} http={_address(host, ports['--http-port'])} "
             f"metrics={_address(host, ports['--metrics-port'])}"
         )
         stopping = tasks.create_task(stop.wait())
-        await asyncio.wait((stopping, runtime.failed), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((stopping, trouble.failed), return_when=asyncio.FIRST_COMPLETED)
         runtime.requests.close()
         await rpc.stop()
         http_stop.set()
@@ -159,8 +161,8 @@ async def _serve(
         for task in watching:
             task.cancel()
         stopping.cancel()
-    if runtime.failed.done():
-        runtime.failed.result()
+    if trouble.failed.done():
+        trouble.failed.result()
 
 
 def _address(host: str, port: int) -> str:

@@ -3,57 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import grpc
 
-from node.terms import Terms
+from node.hand import Hand, ParkedVehicle
 from protos import driver_pb2, driver_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedVehicle:
-    """One vehicle as its driver sees it."""
-
-    name: str
-    profile: str
-    plugged_in: bool
-    window_s: float  # what remains, real seconds
-    state_of_charge: float  # 0 to 1, modelled
-    leases: int
-    terms: Terms  # the owner's
-    withheld: str  # why these keep it from work, in words; empty: they do not
-    site: str
-    day: str
-    parked: bool = False  # off its charger, and not driving
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """What an unplugging did."""
-
-    stop_s: float  # until the last torch work of these vehicles had ended
-    leases: int  # taken away
-
-
-class Hand(Protocol):
-    """What a driver may do with a lot."""
-
-    def parked(self) -> Sequence[ParkedVehicle]: ...
-
-    def index(self, name: str) -> int | None:
-        """Which vehicle this is, or None when it is not of this lot."""
-
-    def plug(self, nodes: Sequence[int], window_s: float | None) -> None: ...
-
-    async def unplug(self, nodes: Sequence[int]) -> Stop: ...
-
-    async def set_terms(self, nodes: Sequence[int], change: Mapping[str, Any]) -> float:
-        """Change these owners' terms; seconds until the last torch work that they forbid. Raises ValueError."""
 
 
 class DriverService(driver_pb2_grpc.DriverServiceServicer):

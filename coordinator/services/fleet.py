@@ -44,7 +44,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 heartbeat_age_s=view.silent_s,
                 models=view.models,
             )
-            for name, lot, view in self._runtime.nodes()
+            for name, lot, view in self._runtime.vehicles.views()
         ]
         for first in range(0, len(nodes), _PAGE):
             yield fleet_pb2.ListNodesResponse(nodes=nodes[first : first + _PAGE])
@@ -54,10 +54,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: fleet_pb2.ExplainNodeRequest, context: Context
     ) -> fleet_pb2.ExplainNodeResponse:
         self.edge.caller(context, Role.OPERATOR)
-        sentences = self._runtime.explain_node(request.name)
+        sentences = self._runtime.vehicles.explain(request.name)
         stays = [
             fleet_pb2.Chance(after_s=hours * 3600.0, stays=chance)
-            for hours, chance in self._runtime.chances(request.name)
+            for hours, chance in self._runtime.vehicles.chances(request.name)
         ]
         return fleet_pb2.ExplainNodeResponse(sentences=sentences, stays=stays)
 
@@ -66,7 +66,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: fleet_pb2.CordonNodesRequest, context: Context
     ) -> fleet_pb2.CordonNodesResponse:
         self.edge.caller(context, Role.OPERATOR)
-        self._runtime.cordon(_some(list(request.names)), request.cordoned)
+        self._runtime.vehicles.cordon(_some(list(request.names)), request.cordoned)
         return fleet_pb2.CordonNodesResponse()
 
     @unary("FleetService/DrainNodes")
@@ -74,7 +74,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: fleet_pb2.DrainNodesRequest, context: Context
     ) -> fleet_pb2.DrainNodesResponse:
         self.edge.caller(context, Role.OPERATOR)
-        self._runtime.drain(_some(list(request.names)))
+        self._runtime.vehicles.drain(_some(list(request.names)))
         return fleet_pb2.DrainNodesResponse()
 
 

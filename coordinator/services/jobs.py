@@ -67,7 +67,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         async for request in request_iterator:
             if header is None or intake is None:
                 header = self._header(request)
-                intake = self._runtime.intake(header.model)
+                intake = self._runtime.submissions.intake(header.model)
             elif not request.items.lengths:
                 raise refuse("a message of the submission brings no items; send at least one with each")
             brought = _items(request.items)
@@ -75,12 +75,12 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             if items > header.items or size > self._limits.job_bytes:
                 limit = f"{header.items} announced items and {self._limits.job_bytes} bytes"
                 raise refuse(f"the job brings {items} items and {size} bytes; the limit is {limit}: split it")
-            await self._runtime.take_in(intake, brought)
+            await self._runtime.submissions.take_in(intake, brought)
         if header is None or intake is None:
             raise refuse("a submission begins with a header; none came")
         if intake.items != header.items:
             raise refuse(f"the header announces {header.items} items, {intake.items} came; submit again")
-        job, existed = await self._runtime.submit(
+        job, existed = await self._runtime.submissions.submit(
             tenant,
             _API,
             intake,
@@ -90,24 +90,24 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
             item_work=header.item_work or 1.0,
             least_on_time=header.least_on_time,
         )
-        return jobs_pb2.SubmitJobResponse(job=self._job(await self._runtime.job(tenant, job)), existed=existed)
+        return jobs_pb2.SubmitJobResponse(job=self._job(await self._runtime.jobs.get(tenant, job)), existed=existed)
 
     @unary("JobService/GetJob")
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        view = await self._runtime.job(tenant, job_number(request.job_id))
+        view = await self._runtime.jobs.get(tenant, job_number(request.job_id))
         return jobs_pb2.GetJobResponse(job=self._job(view))
 
     @unary("JobService/ListJobs")
     async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        jobs = await self._runtime.jobs(tenant, request.limit or 100)
+        jobs = await self._runtime.jobs.newest(tenant, request.limit or 100)
         return jobs_pb2.ListJobsResponse(jobs=[self._job(view) for view in jobs])
 
     @unary("JobService/CancelJob")
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        view = await self._runtime.cancel(tenant, job_number(request.job_id))
+        view = await self._runtime.jobs.cancel(tenant, job_number(request.job_id))
         return jobs_pb2.CancelJobResponse(job=self._job(view))
 
     @unary("JobService/ExplainJob")
@@ -115,7 +115,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         self, request: jobs_pb2.ExplainJobRequest, context: Context
     ) -> jobs_pb2.ExplainJobResponse:
         tenant = self.edge.caller(context, Role.TENANT)
-        sentences = await self._runtime.explain_job(tenant, job_number(request.job_id))
+        sentences = await self._runtime.jobs.explain(tenant, job_number(request.job_id))
         return jobs_pb2.ExplainJobResponse(sentences=sentences)
 
     @streaming("JobService/StreamResults")
@@ -124,7 +124,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[jobs_pb2.StreamResultsResponse]:
         tenant = self.edge.caller(context, Role.TENANT)
         job = job_number(request.job_id)
-        async for first, part, view in self._runtime.results(tenant, job, request.first_item, _PART_BYTES):
+        async for first, part, view in self._runtime.jobs.results(tenant, job, request.first_item, _PART_BYTES):
             failed = [
                 jobs_pb2.FailedItem(item=item, failure=_failure(failure)) for item, failure in part.failures.items()
             ]
@@ -143,7 +143,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
                 kind=model.kind,
                 digest=model.digest,
                 max_item_bytes=model.max_item_bytes,
-                nodes=self._runtime.capable(model.name),
+                nodes=self._runtime.vehicles.capable(model.name),
                 input_shape=model.input_shape,
                 output_shape=model.output_shape,
                 context_tokens=model.context_tokens,
@@ -164,7 +164,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
 
     def _job(self, view: views.JobView) -> jobs_pb2.Job:
         spec = view.spec
-        model, quote = self._runtime.catalogue.models.get(spec.model), self._runtime.quote(spec.job)
+        model, quote = self._runtime.catalogue.models.get(spec.model), self._runtime.jobs.quotes.get(spec.job)
         return jobs_pb2.Job(
             job_id=job_name(spec.job),
             model=spec.model,

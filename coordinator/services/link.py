@@ -75,7 +75,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
                 writing.cancel()
                 await asyncio.gather(reading, writing, return_exceptions=True)
         finally:
-            self._runtime.leave(link, goodbye)
+            self._runtime.lots.leave(link, goodbye)
             code = "OK" if goodbye else "UNAVAILABLE"
             self.edge.metrics.end_rpc("LinkService/Connect", code, monotonic() - started_s)
 
@@ -96,7 +96,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
     def _join(self, hello: link_pb2.Hello) -> Link:
         lot, rows = self._runtime.roster.enter(hello.lot_id, [vehicle.name for vehicle in hello.vehicles])
         link = Link(hello.lot_id, joined(hello, lot, rows))
-        self._runtime.join(link)
+        self._runtime.lots.join(link)
         return link
 
     async def _read(self, link: Link, requests: AsyncIterator[link_pb2.ConnectRequest]) -> bool:
@@ -110,7 +110,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
     def _receive(self, link: Link, request: link_pb2.ConnectRequest) -> None:
         runtime = self._runtime
         for model in offered_models(request):
-            runtime.offer(model)
+            runtime.catalogue.add(model)
         if request.partials:
             runtime.requests.hear(link.lot, partials(request))
         serial = runtime.keep(payloads(request, runtime.staging.take))
@@ -120,7 +120,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         """Write orders as they come, those that wait together."""
         runtime = self._runtime
         while waiting := await link.take(_MESSAGE_ORDERS, _MESSAGE_BYTES):
-            inputs = await runtime.inputs_of(waiting)
+            inputs = await runtime.inputs.of_orders(waiting)
             orders = [
                 Outgoing(queued.order, of_it, queued.said)
                 for queued, of_it in zip(waiting, inputs, strict=True)

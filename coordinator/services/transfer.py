@@ -50,7 +50,7 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
     ) -> AsyncIterator[link_pb2.FetchInputsResponse]:
         self.edge.caller(context, Role.NODE)
         for item in request.items:
-            (payload,) = await self._runtime.inputs(token(request.token), [item])
+            (payload,) = await self._runtime.inputs.of_lease(token(request.token), [item])
             digest = sha256()  # a chunk at a time: over 64 MiB it takes long enough to hold up others
             for first in range(0, len(payload), CHUNK_BYTES):
                 last, data = first + CHUNK_BYTES >= len(payload), payload[first : first + CHUNK_BYTES]

@@ -22,6 +22,7 @@ from coordinator.refusal import Refused
 from coordinator.runtime import Runtime
 from coordinator.store.documents import Document
 from coordinator.store.sqlite import SqliteStore
+from coordinator.upkeep import forget
 from tests.coordinator.test_store import finished, play
 
 
@@ -60,9 +61,9 @@ def test_a_job_whose_results_are_wanted_is_not_forgotten(tmp_path: Path) -> None
         runtime = runtime_of(store)
         await finished(store, 1, 10)
         await finished(store, 2, 10)
-        with runtime.keeping(JobId(1)):
+        with runtime.jobs.keeping(JobId(1)):
             keep = StoreSettings(keep_finished_s=0.0, spare_finished_s=0.0)
-            forgetting = asyncio.create_task(runtime.forget(keep))
+            forgetting = asyncio.create_task(forget(store, runtime.shelf, runtime.trouble, runtime.jobs.kept, keep))
             while await store.job(JobId(2)) is not None:
                 await asyncio.sleep(0)
             assert await store.job(JobId(1)) is not None
@@ -77,7 +78,7 @@ def test_nothing_is_kept_of_watching_jobs_that_have_ended_or_never_were(tmp_path
 
     async def watched(runtime: Runtime, job: int) -> None:
         with suppress(Refused):
-            async with aclosing(runtime.watch("local", JobId(job))) as views:
+            async with aclosing(runtime.jobs.watch("local", JobId(job))) as views:
                 async for view in views:
                     assert view.ended is Outcome.DONE
                     return

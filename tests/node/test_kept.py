@@ -57,14 +57,14 @@ def config_of(folder: Path, port: int) -> LotConfig:
 def test_cars_that_come_back_are_as_they_would_be_without_the_kill(tmp_path: Path) -> None:
     async def scene() -> None:
         async with living(tmp_path / "before") as before:
-            here = [at for at, car in enumerate(before.parked()) if car.plugged_in]
-            away = [at for at, car in enumerate(before.parked()) if not car.plugged_in]
-            await before.unplug(here[:1])  # for the evening, its day would have it here
-            before.plug(away[:1], 60.0)  # and this one away
-            await before.set_terms(here[1:2], {"opted_in": False})
+            here = [at for at, car in enumerate(before.hand.parked()) if car.plugged_in]
+            away = [at for at, car in enumerate(before.hand.parked()) if not car.plugged_in]
+            await before.hand.unplug(here[:1])  # for the evening, its day would have it here
+            before.hand.plug(away[:1], 60.0)  # and this one away
+            await before.hand.set_terms(here[1:2], {"opted_in": False})
             kept = before.keep()
             async with living(tmp_path / "after", kept) as after:
-                lived_on, came_back = before.parked(), after.parked()
+                lived_on, came_back = before.hand.parked(), after.hand.parked()
                 assert [car.plugged_in for car in came_back] == [car.plugged_in for car in lived_on]
                 assert [car.withheld for car in came_back] == [car.withheld for car in lived_on]
                 assert [car.terms for car in came_back] == [car.terms for car in lived_on]

@@ -137,7 +137,7 @@ class OpenInferenceService:
         """Why a model takes no requests; empty: it does."""
         if model in self._catalogue.unloaded:
             return "unloaded; RepositoryModelLoad makes it take requests again"
-        return "" if self._runtime.capable(model) else "no vehicle here offers it now"
+        return "" if self._runtime.vehicles.capable(model) else "no vehicle here offers it now"
 
 
 def _check_repository(name: str) -> None:

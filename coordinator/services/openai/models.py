@@ -56,6 +56,6 @@ class Models:
             "created": self._began_s,
             "owned_by": "carpool",
             "kind": model.kind,
-            "cars": self._runtime.capable(model.name),
+            "cars": self._runtime.vehicles.capable(model.name),
             "context_tokens": model.context_tokens,
         }
