@@ -209,6 +209,10 @@ def test_what_requests_took_is_told(client: triton.InferenceServerClient) -> Non
         assert getattr(told, name).ns > was.ns, name
     # The front's own reading and writing come on top of the request's time.
     assert sum(getattr(told, name).ns for name in parts) >= told.success.ns * 0.99
+    (batch,) = after.batch_stats
+    assert batch.batch_size == 1
+    for name in parts[1:]:
+        assert getattr(batch, name) == getattr(told, name)
 
 
 # Tensors
@@ -557,6 +561,74 @@ async def requests_of(*asked: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """What a stream is to ask."""
     for one in asked:
         yield one
+
+
+def seconds(told: service_pb2.StatisticDuration) -> tuple[int, float]:
+    """How often, and how long in all."""
+    return told.count, told.ns / 1e9
+
+
+def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
+    model, target = "handed over", live.coordinator.grpc
+    asked = infer_request(
+        *((1,), "BYTES", model),
+        name="text_input",
+        raw_input_contents=[b"\6\0\0\0where?"],
+        parameters={"triton_enable_empty_final_response": True},
+    )
+
+    def car(name: str) -> HandLot:
+        return HandLot(target, name, model=model, kind="generate")
+
+    async def scene(client: triton_aio.InferenceServerClient, stub: Any) -> None:
+        async with car("leaves") as lot:
+            await offered(target, model)
+            stream = stub.ModelStreamInfer(iter([asked]))
+            hearing = asyncio.create_task(stream.read())
+            grant = await lot.granted()
+            await lot.say(grant.token, 0, [0], 0, "At ", busy_s=0.25)
+            await hearing
+            await lot.report(
+                grant.token, {}, ended=True, cause=link_pb2.END_CAUSE_UNPLUGGED, lost_s=0.5, departs=True
+            )
+        async with car("is lost") as lot:
+            grant = await lot.granted()
+            await lot.say(grant.token, 1, [1], 3, "home", busy_s=0.125)
+            await stream.read()
+        async with car("stays") as lot:
+            grant = await lot.granted()
+            await lot.say(grant.token, 2, [2], 7, ".", busy_s=float("nan"))
+            await stream.read()
+            await lot.say(grant.token, 3, [3], 8, "!", busy_s=1.0)
+            await stream.read()
+            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0)
+            assert [(await stream.read()).error_message for _ in range(2)] == ["", ""]
+            failing = stub.ModelStreamInfer(iter([asked]))
+            hearing = asyncio.create_task(failing.read())
+            grant = await lot.granted()
+            await lot.say(grant.token, 0, [0], 0, "At ", busy_s=0.5)
+            await hearing
+            await lot.report(grant.token, {0: b"no answer"}, ended=True)
+            assert "cannot be read" in (await failing.read()).error_message
+        (told,) = (await client.get_inference_statistics(model)).model_stats
+        assert seconds(told.inference_stats.compute_infer) == (2, 0.5 + 0.125 + 2.0 + 0.5)
+        (batch,) = told.batch_stats
+        assert (batch.batch_size, seconds(batch.compute_infer)) == (1, seconds(told.inference_stats.compute_infer))
+        places = [told.response_stats[str(place)] for place in range(len(told.response_stats))]
+        computed = [(2, 0.75), (1, 0.125), (0, 0.0), (1, 1.0), (0, 0.0), (0, 0.0)]
+        assert [seconds(place.compute_infer) for place in places] == computed
+        assert [place.success.count for place in places] == [2, 1, 1, 1, 1, 0]
+        for place in places:
+            assert place.compute_output.count == place.success.count
+            assert place.success.ns == pytest.approx(place.compute_infer.ns + place.compute_output.ns, abs=2)
+        assert [place.fail.count for place in places] == [0, 1, 0, 0, 0, 0]
+        assert [place.empty_response.count for place in places] == [0, 0, 0, 0, 0, 1]
+
+    async def play() -> None:
+        async with triton_aio.InferenceServerClient(target) as client, grpc.aio.insecure_channel(target) as channel:
+            await scene(client, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+    within(play(), 20.0)
 
 
 @pytest.mark.parametrize("empty", [False, True])
