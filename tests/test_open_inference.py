@@ -5,8 +5,10 @@ import json
 import queue
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -21,10 +23,18 @@ from coordinator.client import Client
 from coordinator.errors import CarpoolError
 from protos import link_pb2, open_inference_pb2
 from tests.faults.durable import metric
-from tests.hand_lot import HandLot
+from tests.hand_lot import OPTIONS, HandLot
 from tests.live import Cluster, cluster, patient_cluster, until, within
 
 PATIENCE_S = 30.0
+SLOW, SOMETIMES = 50, 5
+SLOW_BYTES, SLOW_REQUESTS = 1 << 18, 320
+"""Of what each of them asks: together, with its answers, many times what a stream may hold."""
+HELD_BYTES = 48 << 20
+"""For each of them: 8 MB of requests, as much of answers, and as gRPC keeps of what it has received."""
+ROUNDS = 150
+TRIES = 5
+"""A machine that is busy with something else keeps everybody waiting: the best of so many counts."""
 
 
 @pytest.fixture(scope="module")
@@ -484,32 +494,59 @@ def test_what_is_no_message_is_refused_and_a_stream_goes_on(live: Cluster) -> No
     assert sorted(bool(each.error_message) for each in told) == [False, False, True]
 
 
-def test_who_does_not_read_a_stream_holds_up_nobody(live: Cluster, client: triton.InferenceServerClient) -> None:
-    count, array = 64, np.zeros(1 << 20, np.uint8)
+def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(live: Cluster) -> None:
+    """Some of them read a message now and then, most none at all."""
+    target, pid = live.coordinator.grpc, live.coordinator.process.pid
+    request = infer_request((SLOW_BYTES,), "UINT8", raw_input_contents=[bytes(SLOW_BYTES)])
+    idle = 0
+
+    async def requests() -> AsyncIterator[service_pb2.ModelInferRequest]:
+        nonlocal idle
+        for _ in range(SLOW_REQUESTS):
+            idle = 0
+            yield request
+
+    async def p99_s(client: triton_aio.InferenceServerClient, slow: Sequence[Any] = ()) -> float:
+        took_s = []
+        for turn in range(ROUNDS):
+            began_s = perf_counter()
+            await client.infer("noop", [tensor(np.zeros(4, np.uint8))], client_timeout=10.0)
+            took_s.append(perf_counter() - began_s)
+            if slow and turn % (ROUNDS // len(slow)) == 0:
+                await slow[turn * len(slow) // ROUNDS].read()
+        return sorted(took_s)[ROUNDS * 99 // 100]
+
+    async def stalled() -> bool | None:
+        """Those that send find no room any more."""
+        nonlocal idle
+        idle += 1
+        return idle > 50 or None
 
     async def scene() -> None:
-        request = infer_request(array.shape, "UINT8", raw_input_contents=[array.tobytes()])
-        sent = 0
+        async with triton_aio.InferenceServerClient(target) as client, AsyncExitStack() as channels:
+            most_s, before = 2 * await p99_s(client) + 0.02, resident_bytes(pid)
+            streams = []
+            for _ in range(SLOW):
+                channel = await channels.enter_async_context(grpc.aio.insecure_channel(target, options=OPTIONS))
+                streams.append(service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests()))
+            await until(stalled, 60.0)
+            during_s = [await p99_s(client, streams[:SOMETIMES])]
+            while during_s[-1] >= most_s and len(during_s) < TRIES:
+                during_s.append(await p99_s(client, streams[:SOMETIMES]))
+            held = resident_bytes(pid) - before
+            assert during_s[-1] < most_s, (
+                f"{[round(1e3 * each) for each in during_s]} ms, at most {1e3 * most_s:.0f}"
+            )
+            assert held < SLOW * HELD_BYTES, f"{held / SLOW / 1e6:.0f} MB each"
+            for stream in streams:
+                stream.cancel()
 
-        async def requests() -> AsyncIterator[service_pb2.ModelInferRequest]:
-            nonlocal sent
-            for number in range(count):
-                request.id = str(number)
-                sent = number
-                yield request
+    within(scene(), 120.0)
 
-        async with grpc.aio.insecure_channel(live.coordinator.grpc) as channel:
-            stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests())
 
-            async def some_sent() -> bool | None:
-                return sent > 5 or None
-
-            await until(some_sent)
-            for _ in range(20):
-                await asyncio.to_thread(client.infer, "noop", [tensor(array[:4])], client_timeout=10.0)
-            assert {(await stream.read()).infer_response.id for _ in range(count)} == {str(n) for n in range(count)}
-
-    within(scene())
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has."""
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) << 10
 
 
 def test_callers_who_go_while_they_are_told_leave_no_errors_in_the_log() -> None:

@@ -65,9 +65,11 @@ class Inference:
 
     async def pieces(self, tenant: str, request: Asked, remaining_s: float | None) -> AsyncGenerator[Answered]:
         """The answer as it is made, its last response marked; one response if the model is not decoupled."""
-        asked = self._read(request, remaining_s)
+        asked, request_id = self._read(request, remaining_s), request.message.id
+        del request  # what it brought is not kept while its answer waits to be read
         if not asked.decoupled:
-            response = await self._run(tenant, request.message.id, asked)
+            response = await self._run(tenant, request_id, asked)
+            del asked
             response.message.parameters[FINAL].bool_param = True
             yield response
             return
@@ -82,10 +84,10 @@ class Inference:
                         tensors = spoken(said.text, None, asked.wanted) if said.text else []
                         if not tensors:
                             continue
-                        response, final = _response(request.message.id, asked, tensors), False
+                        response, final = _response(request_id, asked, tensors), False
                     else:
                         tensors, final = spoken("", said, asked.wanted), not asked.parameters.empty_final
-                        response = self._respond(request.message.id, asked, tensors, started_s)
+                        response = self._respond(request_id, asked, tensors, started_s)
                     response.message.parameters[FINAL].bool_param = final
                     took(place).tell(infer_s, perf_counter() - started_s)
                     place, infer_s = place + 1, 0.0
@@ -94,7 +96,7 @@ class Inference:
             took(place).fail.add(infer_s)
             raise
         if asked.parameters.empty_final:
-            response = _response(request.message.id, asked, ())
+            response = _response(request_id, asked, ())
             response.message.parameters[FINAL].bool_param = True
             took(place).empty.add(infer_s)
             yield response
