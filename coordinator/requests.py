@@ -7,7 +7,7 @@ It decides nothing: the core hears of each request as a job, and of a stream no 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from time import monotonic, time
@@ -17,7 +17,17 @@ from coordinator.catalogue import Catalogue
 from coordinator.config import LimitSettings
 from coordinator.conversations import Conversations
 from coordinator.core.effects import EndRecord, FailureRecord, Grant, Outcome, ResultsRecord
-from coordinator.core.events import Event, JobId, JobsCancelled, JobSpec, JobsSubmitted, LotId, Progressed, Report
+from coordinator.core.events import (
+    Event,
+    JobId,
+    JobsCancelled,
+    JobSpec,
+    JobsSubmitted,
+    LotId,
+    Progressed,
+    Report,
+    Token,
+)
 from coordinator.core.lease import ranges_of
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
@@ -56,7 +66,15 @@ class _Request:
     hedged: bool = False  # a second car was asked, or will not be
     lent_s: float | None = None  # when the first car was lent it
     ended_s: float | None = None  # when all its answers were here
-    infer_s: float = 0.0  # computed for its results, as the cars tell it
+    busy_s: dict[Token, float] = field(default_factory=dict)
+    """Accelerator-seconds that each car computed for it, by lease, as reports tell them."""
+
+    @property
+    def infer_s(self) -> float:
+        """What all cars that had it computed for it: of a car that was lost, what it had told beside its tokens."""
+        said = self.stream.busy_s if self.stream is not None else {}
+        leases = said.keys() | self.busy_s.keys()
+        return sum(max(said.get(lease, 0.0), self.busy_s.get(lease, 0.0)) for lease in leases)
 
     def end(self, outcome: Outcome) -> None:
         """Nothing more will come."""
@@ -220,15 +238,16 @@ class Requests:
         match record:
             case ResultsRecord():
                 self._choose(request, record.job)
-                request.infer_s += record.useful_s
                 accepted = iter(accepted_payloads(record, payloads[record.serial]))
                 for first, items in ranges_of(record.ranges, record.accepted):
                     for item in range(first, first + items):
                         request.answers[item] = next(accepted)
             case FailureRecord(_, item, code, message):
                 request.answers[item] = Failure(code, message)
-            case EndRecord(job, outcome):
+            case EndRecord(job, outcome, busy_s):
                 request.jobs.discard(job)
+                for lease, seconds in busy_s:
+                    request.busy_s[lease] = request.busy_s.get(lease, 0.0) + seconds
                 failed = all(isinstance(answer, Failure) for answer in request.answers)
                 if request.jobs:
                     self._hedging.asked -= 1
@@ -304,11 +323,11 @@ class Requests:
         if ended_s is None or request.lent_s is None or not whole:
             statistics.fail.add(monotonic() - request.submitted_s)
             return
-        statistics.items += len(request.answers)
         statistics.success.add(ended_s - request.submitted_s)
         statistics.queue.add(request.lent_s - request.submitted_s)
-        statistics.infer.add(request.infer_s)
-        statistics.input.add(max(0.0, ended_s - request.lent_s - request.infer_s))
+        batch, infer_s = statistics.batch(len(request.answers)), request.infer_s
+        batch.infer.add(infer_s)
+        batch.input.add(max(0.0, ended_s - request.lent_s - infer_s))
 
     async def _news(self, request: _Request, stream: Stream) -> None:
         """Wait until there is more; if that takes much longer than usual, another car is asked the same."""

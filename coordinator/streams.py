@@ -26,6 +26,7 @@ class Partial:
     reused: int = 0  # tokens that its car held from work before
     prompt_tokens: int = 0  # of the prompt; 0: the lot does not tell
     likelihoods: Sequence[bytes] = ()  # of each of `tokens`, as in OpenAI's `logprobs.content`, if asked for
+    busy_s: float = 0.0  # accelerator-seconds that its lease has taken until then; 0: the lot does not tell
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Part:
     likelihoods: list[bytes] = field(default_factory=list)  # of each of `tokens`, if asked for; see `Partial`
     prompt_tokens: int = 0  # of the prompt; 0: not told yet
     completion_tokens: int = 0  # of the answer, with `tokens`
+    busy_s: float = 0.0  # accelerator-seconds since the part before, as the lot tells them; 0: it does not
 
     @property
     def text(self) -> str:
@@ -77,6 +79,7 @@ class Stream:
         self.handovers = 0
         self.prompt_tokens = 0  # 0: not told yet
         self.recomputed = 0  # tokens that were said before, each time another lease went on, but for those it held
+        self.busy_s: dict[Token, float] = {}  # accelerator-seconds that each lease that spoke has taken, as told
         self.news = asyncio.Event()
         self._text: list[str] = []
         self._parts: list[Part] = []
@@ -113,7 +116,9 @@ class Stream:
         if self.first_s is None:
             self.first_s = now_s
         self.prompt_tokens = self.prompt_tokens or said.prompt_tokens
-        self._say(vehicle, tokens, text, likelihoods)
+        busy_s = max(0.0, said.busy_s - self.busy_s.get(said.token, 0.0))
+        self.busy_s[said.token] = self.busy_s.get(said.token, 0.0) + busy_s
+        self._say(vehicle, tokens, text, likelihoods, busy_s)
         return None, gap_s
 
     def finish(self, text: str) -> None:
@@ -121,7 +126,14 @@ class Stream:
         if len(text) > self.characters:
             self._say(self.vehicle, (), text[self.characters :])
 
-    def _say(self, vehicle: int, tokens: Sequence[int], text: str, likelihoods: Sequence[bytes] = ()) -> None:
+    def _say(
+        self,
+        vehicle: int,
+        tokens: Sequence[int],
+        text: str,
+        likelihoods: Sequence[bytes] = (),
+        busy_s: float = 0.0,
+    ) -> None:
         """Keep what was said for whoever reads."""
         if not self._parts or self._parts[-1].vehicle != vehicle:
             self._parts.append(Part(vehicle))
@@ -130,6 +142,7 @@ class Stream:
         part.tokens += tokens
         part.pieces.append(text)
         part.likelihoods += likelihoods
+        part.busy_s += busy_s
         part.prompt_tokens, part.completion_tokens = self.prompt_tokens, len(self.tokens)
         self._text.append(text)
         self.characters += len(text)

@@ -182,6 +182,7 @@ def partials(request: link_pb2.ConnectRequest) -> list[Partial]:
             row.reused,
             row.prompt_tokens,
             row.likelihoods,
+            _seconds(row.busy_s),
         )
         for row in request.partials
     ]
@@ -303,12 +304,17 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
         tuple((error.item, error.code, error.message) for error in row.errors) if row.errors else (),
         int.from_bytes(row.running, "little") if row.running else (0 if done else None),
         _ENDS.get(row.cause, LeaseEnd.FINISHED) if row.ended else None,
-        row.useful_s,
-        row.lost_s,
-        row.loading_s,
+        _seconds(row.useful_s),
+        _seconds(row.lost_s),
+        _seconds(row.loading_s),
         row.energy_modelled_j,
         row.awake_modelled_j,
     )
+
+
+def _seconds(told: float) -> float:
+    """What a lot says that something took; 0 for what can be no duration."""
+    return told if 0.0 < told < inf else 0.0
 
 
 def _left(request: link_pb2.ConnectRequest, rows: Rows) -> NodesLeft:

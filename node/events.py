@@ -106,6 +106,7 @@ class Said:
     reused: int = 0
     prompt_tokens: int = 0
     likelihoods: Sequence[bytes] = ()
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

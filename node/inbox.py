@@ -44,7 +44,8 @@ class Inbox:
         """The executor said more of an answer."""
         assert isinstance(spoken.key, Token), "the lot's works are keyed by token"
         passage = spoken.first, spoken.tokens, spoken.start, spoken.text
-        self.put(Said(spoken.key, spoken.offset, *passage, spoken.reused, spoken.prompt_tokens, spoken.likelihoods))
+        beside = spoken.reused, spoken.prompt_tokens, spoken.likelihoods, spoken.busy_s
+        self.put(Said(spoken.key, spoken.offset, *passage, *beside))
 
     def resident(self, load_s: Mapping[str, float]) -> None:
         """Other models are in the executor's memory."""

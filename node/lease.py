@@ -16,6 +16,7 @@ class Speech:
     start: int  # characters of the answer before `text`
     reused: int = 0  # tokens that the car held from works before
     prompt_tokens: int = 0
+    busy_s: float = 0.0  # that the lease has taken until its last token
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     likelihoods: list[bytes] = field(default_factory=list)  # of all tokens, or of none
@@ -51,6 +52,7 @@ class Speech:
             self.reused,
             self.prompt_tokens,
             tuple(self.likelihoods[first:tokens]),
+            self.busy_s,
         )
 
     def _until(self, limit_bytes: int) -> tuple[int, int]:
@@ -160,12 +162,14 @@ class Lease:
         reused: int = 0,
         prompt_tokens: int = 0,
         likelihoods: Sequence[bytes] = (),
+        busy_s: float = 0.0,
     ) -> None:
         """More of an answer; a micro-batch that failed as a whole says it again when its items are tried alone."""
         speech = self.speeches.get(item)
         if speech is None:
             speech = self.speeches[item] = Speech(first, start, reused, prompt_tokens)
         speech.say(first, tokens, start, text, likelihoods)
+        speech.busy_s = max(speech.busy_s, busy_s)
 
     def take_said(self, limit_bytes: int) -> tuple[list[Partial], bool]:
         """What was said and not yet taken, up to about limit_bytes, and whether that was all."""

@@ -217,7 +217,7 @@ class Lot:
             case Said(token, item):
                 lease = self._leases.get(token)
                 if lease is not None and lease.ended is None:
-                    told = event.reused, event.prompt_tokens, event.likelihoods
+                    told = event.reused, event.prompt_tokens, event.likelihoods, event.busy_s
                     lease.say(item, event.first, event.tokens, event.start, event.text, *told)
                     self._spoken[token] = lease
             case ResultPut(token, item):

@@ -153,6 +153,7 @@ class Partial:
     reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
     prompt_tokens: int = 0  # of the prompt, as the model reads it
     likelihoods: Sequence[bytes] = ()  # of each of `tokens`, if the request asks for them
+    busy_s: float = 0.0  # accelerator-seconds that the lease has taken until then
 
 
 @dataclass(frozen=True, slots=True)

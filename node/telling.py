@@ -6,6 +6,7 @@ Of cars that keep a pace it is held back in the books until it is due.
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -92,7 +93,7 @@ class Telling:
         task.unreported_s += computed.busy_s
         task.unreported_paced_s += computed.paced_s
         for spoken in computed.spoken:
-            self._listener.spoke(spoken)
+            self._listener.spoke(replace(spoken, busy_s=task.unreported_s))
         return self._report(task, computed.places, computed.outcomes) or computed.step
 
     def _report(self, task: Task, places: Sequence[int], outcomes: Sequence[Any]) -> bool:

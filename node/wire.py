@@ -62,6 +62,7 @@ def encode(message: Message) -> link_pb2.ConnectRequest:
             reused=partial.reused,
             prompt_tokens=partial.prompt_tokens,
             likelihoods=partial.likelihoods,
+            busy_s=partial.busy_s,
         )
     return request
 

@@ -44,6 +44,7 @@ class Spoken:
     reused: int = 0  # tokens of the prompt and of what was begun that the car held from works before
     prompt_tokens: int = 0  # of the prompt, as the model reads it
     likelihoods: tuple[bytes, ...] = ()  # of each of `tokens`, as the wire has them, if the request asks for them
+    busy_s: float = 0.0  # its work's part of the time that the executor was at work until then
 
 
 @dataclass(frozen=True, slots=True)

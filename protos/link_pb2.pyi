@@ -259,6 +259,7 @@ class Partial(_message.Message):
     REUSED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     LIKELIHOODS_FIELD_NUMBER: _builtins.int
+    BUSY_S_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     """offset in the lease"""
     first: _builtins.int
@@ -271,6 +272,8 @@ class Partial(_message.Message):
     """tokens of the prompt and of what was begun that this car still held from work before"""
     prompt_tokens: _builtins.int
     """of the prompt, as the model reads it"""
+    busy_s: _builtins.float
+    """accelerator-seconds that this lease has taken until then; 0: the lot does not tell"""
     @_builtins.property
     def token(self) -> Global___Token: ...
     @_builtins.property
@@ -293,10 +296,11 @@ class Partial(_message.Message):
         reused: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         likelihoods: _abc.Iterable[_builtins.bytes] | None = ...,
+        busy_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "item", b"item", "likelihoods", b"likelihoods", "prompt_tokens", b"prompt_tokens", "reused", b"reused", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "first", b"first", "item", b"item", "likelihoods", b"likelihoods", "prompt_tokens", b"prompt_tokens", "reused", b"reused", "start", b"start", "text", b"text", "token", b"token", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,7 @@ class HandLot:
         ended: bool = False,
         cause: link_pb2.EndCause.ValueType = link_pb2.END_CAUSE_UNSPECIFIED,
         useful_s: float = 0.0,
+        lost_s: float = 0.0,
         departs: bool = False,
     ) -> list[link_pb2.Revocation]:
         """Say that these items of a lease are done, by their offsets in it; returns once that is acknowledged, with
@@ -105,6 +106,7 @@ class HandLot:
             ended=ended,
             cause=cause,
             useful_s=useful_s,
+            lost_s=lost_s,
         )
         left = [link_pb2.Departure(node=0, cause=link_pb2.DEPARTURE_CAUSE_UNPLUGGED)] if departs else []
         await self._stream.write(link_pb2.ConnectRequest(sequence=sequence, reports=[row], departures=left))
@@ -124,6 +126,7 @@ class HandLot:
         text: str,
         reused: int = 0,
         likelihoods: Sequence[bytes] = (),
+        busy_s: float = 0.0,
     ) -> None:
         """Say a part of the answer to the first item, of whose prompt seven tokens were read."""
         partial = link_pb2.Partial(
@@ -135,6 +138,7 @@ class HandLot:
             reused=reused,
             prompt_tokens=7,
             likelihoods=likelihoods,
+            busy_s=busy_s,
         )
         await self._stream.write(link_pb2.ConnectRequest(partials=[partial]))
 

@@ -5,8 +5,10 @@ import json
 import queue
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -21,10 +23,18 @@ from coordinator.client import Client
 from coordinator.errors import CarpoolError
 from protos import link_pb2, open_inference_pb2
 from tests.faults.durable import metric
-from tests.hand_lot import HandLot
+from tests.hand_lot import OPTIONS, HandLot
 from tests.live import Cluster, cluster, patient_cluster, until, within
 
 PATIENCE_S = 30.0
+SLOW, SOMETIMES = 50, 5
+SLOW_BYTES, SLOW_REQUESTS = 1 << 18, 320
+"""Of what each of them asks: together, with its answers, many times what a stream may hold."""
+HELD_BYTES = 48 << 20
+"""For each of them: 8 MB of requests, as much of answers, and as gRPC keeps of what it has received."""
+ROUNDS = 150
+TRIES = 5
+"""A machine that is busy with something else keeps everybody waiting: the best of so many counts."""
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +219,10 @@ def test_what_requests_took_is_told(client: triton.InferenceServerClient) -> Non
         assert getattr(told, name).ns > was.ns, name
     # The front's own reading and writing come on top of the request's time.
     assert sum(getattr(told, name).ns for name in parts) >= told.success.ns * 0.99
+    (batch,) = after.batch_stats
+    assert batch.batch_size == 1
+    for name in parts[1:]:
+        assert getattr(batch, name) == getattr(told, name)
 
 
 # Tensors
@@ -480,32 +494,59 @@ def test_what_is_no_message_is_refused_and_a_stream_goes_on(live: Cluster) -> No
     assert sorted(bool(each.error_message) for each in told) == [False, False, True]
 
 
-def test_who_does_not_read_a_stream_holds_up_nobody(live: Cluster, client: triton.InferenceServerClient) -> None:
-    count, array = 64, np.zeros(1 << 20, np.uint8)
+def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(live: Cluster) -> None:
+    """Some of them read a message now and then, most none at all."""
+    target, pid = live.coordinator.grpc, live.coordinator.process.pid
+    request = infer_request((SLOW_BYTES,), "UINT8", raw_input_contents=[bytes(SLOW_BYTES)])
+    idle = 0
+
+    async def requests() -> AsyncIterator[service_pb2.ModelInferRequest]:
+        nonlocal idle
+        for _ in range(SLOW_REQUESTS):
+            idle = 0
+            yield request
+
+    async def p99_s(client: triton_aio.InferenceServerClient, slow: Sequence[Any] = ()) -> float:
+        took_s = []
+        for turn in range(ROUNDS):
+            began_s = perf_counter()
+            await client.infer("noop", [tensor(np.zeros(4, np.uint8))], client_timeout=10.0)
+            took_s.append(perf_counter() - began_s)
+            if slow and turn % (ROUNDS // len(slow)) == 0:
+                await slow[turn * len(slow) // ROUNDS].read()
+        return sorted(took_s)[ROUNDS * 99 // 100]
+
+    async def stalled() -> bool | None:
+        """Those that send find no room any more."""
+        nonlocal idle
+        idle += 1
+        return idle > 50 or None
 
     async def scene() -> None:
-        request = infer_request(array.shape, "UINT8", raw_input_contents=[array.tobytes()])
-        sent = 0
+        async with triton_aio.InferenceServerClient(target) as client, AsyncExitStack() as channels:
+            most_s, before = 2 * await p99_s(client) + 0.02, resident_bytes(pid)
+            streams = []
+            for _ in range(SLOW):
+                channel = await channels.enter_async_context(grpc.aio.insecure_channel(target, options=OPTIONS))
+                streams.append(service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests()))
+            await until(stalled, 60.0)
+            during_s = [await p99_s(client, streams[:SOMETIMES])]
+            while during_s[-1] >= most_s and len(during_s) < TRIES:
+                during_s.append(await p99_s(client, streams[:SOMETIMES]))
+            held = resident_bytes(pid) - before
+            assert during_s[-1] < most_s, (
+                f"{[round(1e3 * each) for each in during_s]} ms, at most {1e3 * most_s:.0f}"
+            )
+            assert held < SLOW * HELD_BYTES, f"{held / SLOW / 1e6:.0f} MB each"
+            for stream in streams:
+                stream.cancel()
 
-        async def requests() -> AsyncIterator[service_pb2.ModelInferRequest]:
-            nonlocal sent
-            for number in range(count):
-                request.id = str(number)
-                sent = number
-                yield request
+    within(scene(), 120.0)
 
-        async with grpc.aio.insecure_channel(live.coordinator.grpc) as channel:
-            stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests())
 
-            async def some_sent() -> bool | None:
-                return sent > 5 or None
-
-            await until(some_sent)
-            for _ in range(20):
-                await asyncio.to_thread(client.infer, "noop", [tensor(array[:4])], client_timeout=10.0)
-            assert {(await stream.read()).infer_response.id for _ in range(count)} == {str(n) for n in range(count)}
-
-    within(scene())
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has."""
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) << 10
 
 
 def test_callers_who_go_while_they_are_told_leave_no_errors_in_the_log() -> None:
@@ -557,6 +598,74 @@ async def requests_of(*asked: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """What a stream is to ask."""
     for one in asked:
         yield one
+
+
+def seconds(told: service_pb2.StatisticDuration) -> tuple[int, float]:
+    """How often, and how long in all."""
+    return told.count, told.ns / 1e9
+
+
+def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
+    model, target = "handed over", live.coordinator.grpc
+    asked = infer_request(
+        *((1,), "BYTES", model),
+        name="text_input",
+        raw_input_contents=[b"\6\0\0\0where?"],
+        parameters={"triton_enable_empty_final_response": True},
+    )
+
+    def car(name: str) -> HandLot:
+        return HandLot(target, name, model=model, kind="generate")
+
+    async def scene(client: triton_aio.InferenceServerClient, stub: Any) -> None:
+        async with car("leaves") as lot:
+            await offered(target, model)
+            stream = stub.ModelStreamInfer(iter([asked]))
+            hearing = asyncio.create_task(stream.read())
+            grant = await lot.granted()
+            await lot.say(grant.token, 0, [0], 0, "At ", busy_s=0.25)
+            await hearing
+            await lot.report(
+                grant.token, {}, ended=True, cause=link_pb2.END_CAUSE_UNPLUGGED, lost_s=0.5, departs=True
+            )
+        async with car("is lost") as lot:
+            grant = await lot.granted()
+            await lot.say(grant.token, 1, [1], 3, "home", busy_s=0.125)
+            await stream.read()
+        async with car("stays") as lot:
+            grant = await lot.granted()
+            await lot.say(grant.token, 2, [2], 7, ".", busy_s=float("nan"))
+            await stream.read()
+            await lot.say(grant.token, 3, [3], 8, "!", busy_s=1.0)
+            await stream.read()
+            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0)
+            assert [(await stream.read()).error_message for _ in range(2)] == ["", ""]
+            failing = stub.ModelStreamInfer(iter([asked]))
+            hearing = asyncio.create_task(failing.read())
+            grant = await lot.granted()
+            await lot.say(grant.token, 0, [0], 0, "At ", busy_s=0.5)
+            await hearing
+            await lot.report(grant.token, {0: b"no answer"}, ended=True)
+            assert "cannot be read" in (await failing.read()).error_message
+        (told,) = (await client.get_inference_statistics(model)).model_stats
+        assert seconds(told.inference_stats.compute_infer) == (2, 0.5 + 0.125 + 2.0 + 0.5)
+        (batch,) = told.batch_stats
+        assert (batch.batch_size, seconds(batch.compute_infer)) == (1, seconds(told.inference_stats.compute_infer))
+        places = [told.response_stats[str(place)] for place in range(len(told.response_stats))]
+        computed = [(2, 0.75), (1, 0.125), (0, 0.0), (1, 1.0), (0, 0.0), (0, 0.0)]
+        assert [seconds(place.compute_infer) for place in places] == computed
+        assert [place.success.count for place in places] == [2, 1, 1, 1, 1, 0]
+        for place in places:
+            assert place.compute_output.count == place.success.count
+            assert place.success.ns == pytest.approx(place.compute_infer.ns + place.compute_output.ns, abs=2)
+        assert [place.fail.count for place in places] == [0, 1, 0, 0, 0, 0]
+        assert [place.empty_response.count for place in places] == [0, 0, 0, 0, 0, 1]
+
+    async def play() -> None:
+        async with triton_aio.InferenceServerClient(target) as client, grpc.aio.insecure_channel(target) as channel:
+            await scene(client, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+    within(play(), 20.0)
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -93,6 +93,24 @@ def test_texts_become_vectors(client: triton.InferenceServerClient) -> None:
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
+def test_what_requests_took_is_told_by_their_size(client: triton.InferenceServerClient) -> None:
+    def told() -> dict[int, Any]:
+        (model,) = client.get_inference_statistics("bert").model_stats
+        assert model.execution_count == sum(batch.compute_infer.count for batch in model.batch_stats)
+        assert model.inference_count == sum(
+            batch.batch_size * batch.compute_infer.count for batch in model.batch_stats
+        )
+        return {batch.batch_size: batch for batch in model.batch_stats}
+
+    assert 5 not in told()
+    for _ in range(2):
+        client.infer("bert", [text(*["a car is parked"] * 5)])
+    batch = told()[5]
+    for part in (batch.compute_input, batch.compute_infer, batch.compute_output):
+        assert part.count == 2
+        assert part.ns > 0
+
+
 def test_images_are_taken_as_pixels_and_as_pictures(client: triton.InferenceServerClient) -> None:
     pixels = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
     seen = client.infer("efficientnet", [tensor(pixels, "image")])

@@ -36,7 +36,6 @@ class ResultsRecord:
     ranges: tuple[Range, ...]
     reported: int
     accepted: int
-    useful_s: float = 0.0  # accelerator-seconds that led to them, as the report says
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,8 @@ class EndRecord:
 
     job: JobId
     outcome: Outcome
+    busy_s: tuple[tuple[Token, float], ...] = ()
+    """Of an interactive job: accelerator-seconds that reports of its leases told, led they to a result or not."""
 
 
 Record = JobRecord | ResultsRecord | FailureRecord | EndRecord

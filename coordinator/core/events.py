@@ -109,6 +109,11 @@ class Report:
     awake_modelled_j: float = 0.0
     spoke: bool = False  # tokens of its answers came, of which the core hears no more than this
 
+    @property
+    def busy_s(self) -> float:
+        """Accelerator-seconds that it tells, whatever came of them."""
+        return self.useful_s + self.lost_s
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LotJoined:

@@ -41,6 +41,7 @@ class Job:
 
     __slots__ = (
         "band",
+        "busy_s",
         "done",
         "ended",
         "entry",
@@ -79,6 +80,7 @@ class Job:
         self.done = 0
         self.failed = 0
         self.leases: dict[Token, Lease] = {}
+        self.busy_s: tuple[tuple[Token, float], ...] = ()  # as in `EndRecord`
         self.ended: Outcome | None = None
         self.promised = False  # the plan has let it in
         self.band = Band.PLANNED if spec.deadline_s < inf else Band.OPEN

@@ -284,7 +284,7 @@ class Scheduler:
             self.fleet.items_done[lease.node] += count
             effects.record(
                 lease.interactive,
-                ResultsRecord(lease.job, report.serial, lease.ranges, report.done, accepted, report.useful_s),
+                ResultsRecord(lease.job, report.serial, lease.ranges, report.done, accepted),
             )
         if report.done & ~undone:
             self.tally.results_rejected["duplicate"] += (report.done & ~undone).bit_count()
@@ -296,6 +296,8 @@ class Scheduler:
         lease.spoke = lease.spoke or report.spoke
         if accepted or report.spoke:
             job.heard_s = now_s
+        if lease.interactive and report.busy_s > 0:
+            job.busy_s += ((lease.token, report.busy_s),)
         self._ledger.prolong(lease, now_s)
         self._ledger.meter(
             lease,
@@ -508,7 +510,7 @@ class Scheduler:
             self._ledger.end(lease, LeaseEnd.REVOKED, now_s)
         label = "failed" if outcome is Outcome.DONE and job.failed == job.spec.items else outcome.value
         self.tally.jobs_finished[label, job.spec.model] += 1
-        effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome))
+        effects.record(job.spec.interactive, EndRecord(job.spec.job, outcome, job.busy_s))
         if job.spec.interactive:
             del self.jobs[job.spec.job]
 

@@ -1,13 +1,16 @@
-"""What every gRPC handler has around it: the caller's key, one table of statuses, and metrics."""
+"""What every gRPC handler has around it: reading, the caller's key, one table of statuses, and metrics."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from functools import wraps
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from coordinator.keys import LOCAL_TENANT, Keys, Role
 from coordinator.metrics import Metrics
@@ -19,6 +22,16 @@ _BEGINNING_BYTES, _END_BYTES = 1_600, 800
 """Of a message that is too long for a status."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]  # generic in the stubs only
+
+_MAKERS: dict[tuple[bool, bool], Callable[..., "Handler"]] = {  # by whether requests and answers are streams
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 
 
 class Edge:
@@ -44,6 +57,46 @@ class Service(Protocol):
     """Anything whose handlers stand behind an edge."""
 
     edge: Edge
+
+
+def handlers(of: ServiceDescriptor, service: object, bare: Collection[str] = ()) -> dict[str, "Handler"]:
+    """The methods of a service by name, as gRPC calls them. Those in `bare` get bytes and give bytes; to others
+    bytes that are no request come as the refusal to raise: see `unary`, `streaming` and `sound`."""
+    return {method.name: _handler(method, service, method.name in bare) for method in of.methods}
+
+
+def _handler(method: MethodDescriptor, service: object, bare: bool) -> "Handler":
+    make, call = _MAKERS[method.client_streaming, method.server_streaming], getattr(service, method.name)
+    if bare:
+        return make(call)
+    return make(
+        call,
+        request_deserializer=_reading(GetMessageClass(method.input_type)),
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
+
+
+def _reading(kind: type[Message]) -> Callable[[bytes], Message | Refused]:
+    def read_or_refuse(data: bytes) -> Message | Refused:  # what is raised here gRPC tells as Python's own error
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            return unreadable(data, kind)
+
+    return read_or_refuse
+
+
+def unreadable(data: bytes, kind: type[Message]) -> Refused:
+    """The refusal of bytes that are no request of this kind."""
+    return refuse(f"the {len(data)} bytes that came are no {kind.DESCRIPTOR.name}; mend the client")
+
+
+async def sound(requests: AsyncIterator["Asked"]) -> AsyncGenerator["Asked"]:
+    """A stream of requests; refused at the first that could not be read."""
+    async for request in requests:
+        if isinstance(request, Refused):
+            raise request
+        yield request
 
 
 S = TypeVar("S", bound=Service)
@@ -101,6 +154,8 @@ def streaming(
             code, started_s = "OK", perf_counter()
             self.edge.metrics.begin_rpc(method)
             try:
+                if isinstance(asked, Refused):  # as above
+                    raise asked
                 async for answered in handler(self, asked, context):
                     yield answered
             except Exception as error:

@@ -15,7 +15,7 @@ from coordinator.items import LENGTH, Items
 from coordinator.keys import Role
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Context, Edge, refuse, streaming, tell, unary
+from coordinator.services.edge import Context, Edge, refuse, sound, streaming, tell, unary
 from coordinator.store import Intake
 from coordinator.streams import Ending, Part
 from coordinator.wire import job_name, job_number
@@ -64,7 +64,7 @@ class JobService(jobs_pb2_grpc.JobServiceServicer):
         tenant = self.edge.caller(context, Role.TENANT)
         header: jobs_pb2.JobHeader | None = None
         intake: Intake | None = None
-        async for request in request_iterator:
+        async for request in sound(request_iterator):
             if header is None or intake is None:
                 header = self._header(request)
                 intake = self._runtime.submissions.intake(header.model)

@@ -12,7 +12,7 @@ from coordinator.keys import Role
 from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Context, Edge, refuse
+from coordinator.services.edge import Context, Edge, refuse, sound
 from coordinator.wire import Outgoing, Terms, facts, joined, offered_models, partials, payloads, response
 from protos import link_pb2, link_pb2_grpc
 
@@ -44,7 +44,8 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         try:
             self.edge.caller(context, Role.NODE)
             self._admit()
-            hello = await anext(request_iterator, None)
+            requests = sound(request_iterator)
+            hello = await anext(requests, None)
             if hello is None or not hello.HasField("hello"):
                 raise refuse("a lot's first message carries its hello")
             link = self._join(hello.hello)
@@ -55,7 +56,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         goodbye = False
         try:
             self._receive(link, hello)
-            reading = asyncio.create_task(self._read(link, request_iterator))
+            reading = asyncio.create_task(self._read(link, requests))
             writing = asyncio.create_task(self._write(link, context))
             try:
                 await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)

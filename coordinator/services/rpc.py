@@ -1,4 +1,9 @@
-"""The gRPC port: the services on it, their health, and reflection, by which callers find them."""
+"""The gRPC port: the services on it, their health, and reflection, by which callers find them.
+
+Answers go out as they are. grpc.aio could compress them (`set_compression`), but it takes grpc-encoding and
+grpc-accept-encoding out of the metadata before a handler sees them (1.81, tried): nobody here knows how a request
+came compressed, nor what its caller can read.
+"""
 
 import os
 from collections.abc import Callable
@@ -12,7 +17,7 @@ from coordinator.config import LimitSettings
 from coordinator.items import MESSAGE_BYTES
 from coordinator.keys import Keys
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Edge
+from coordinator.services.edge import Edge, handlers
 from coordinator.services.fleet import FleetService
 from coordinator.services.jobs import JobService
 from coordinator.services.link import LinkService
@@ -21,16 +26,7 @@ from coordinator.services.open_inference.service import OpenInferenceService
 from coordinator.services.transfer import TransferService
 from coordinator.services.weights import WeightsService
 from coordinator.wire import Terms
-from protos import (
-    fleet_pb2,
-    fleet_pb2_grpc,
-    jobs_pb2,
-    jobs_pb2_grpc,
-    link_pb2,
-    link_pb2_grpc,
-    weights_pb2,
-    weights_pb2_grpc,
-)
+from protos import fleet_pb2, jobs_pb2, link_pb2, weights_pb2
 
 _GRACE_S = 1.0  # for calls that are open when the server stops
 
@@ -42,10 +38,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES),
 )
 _OURS = (jobs_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, link_pb2.DESCRIPTOR, weights_pb2.DESCRIPTOR)
-_NAMES = (
-    *(service.full_name for file in _OURS for service in file.services_by_name.values()),
-    *(SERVICE_NAME, health.SERVICE_NAME),
-)
+_SERVICES = [service for file in _OURS for service in file.services_by_name.values()]
+_NAMES = (*(service.full_name for service in _SERVICES), SERVICE_NAME, health.SERVICE_NAME)
 
 
 class RpcPort:
@@ -57,12 +51,16 @@ class RpcPort:
         """`terms` are what lots are told when they join; calls that ask for it are told whether it is `ready`."""
         edge = Edge(keys, runtime.metrics)
         self._server = server = grpc.aio.server(options=_OPTIONS)
-        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobService(runtime, edge, limits), server)
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(runtime, edge), server)
-        links = LinkService(runtime, edge, terms, limits.joins_per_s)
-        link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
-        link_pb2_grpc.add_TransferServiceServicer_to_server(TransferService(runtime, edge), server)
-        weights_pb2_grpc.add_WeightsServiceServicer_to_server(WeightsService(edge, _cache()), server)
+        services = (
+            JobService(runtime, edge, limits),
+            FleetService(runtime, edge),
+            LinkService(runtime, edge, terms, limits.joins_per_s),
+            TransferService(runtime, edge),
+            WeightsService(edge, _cache()),
+        )
+        for of, service in zip(_SERVICES, services, strict=True):
+            handler = grpc.method_handlers_generic_handler(of.full_name, handlers(of, service))
+            server.add_generic_rpc_handlers((handler,))
         server.add_generic_rpc_handlers((PublicName(OpenInferenceService(runtime, edge, ready)),))
         self._status = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs miss it
         health_pb2_grpc.add_HealthServicer_to_server(self._status, server)

@@ -8,7 +8,7 @@ from io import BytesIO
 from coordinator.core.events import Token
 from coordinator.keys import Role
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Context, Edge, refuse, streaming, unary
+from coordinator.services.edge import Context, Edge, refuse, sound, streaming, unary
 from coordinator.wire import token
 from protos import link_pb2, link_pb2_grpc
 
@@ -66,7 +66,7 @@ class TransferService(link_pb2_grpc.TransferServiceServicer):
     ) -> link_pb2.PutResultsResponse:
         self.edge.caller(context, Role.NODE)
         parts: dict[tuple[Token, int], _Part] = {}
-        async for request in request_iterator:
+        async for request in sound(request_iterator):
             chunk, of = request.chunk, (token(request.token), request.chunk.item)
             part = parts.get(of) or parts.setdefault(of, _Part())
             part.add(chunk.data)

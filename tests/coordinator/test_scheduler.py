@@ -191,6 +191,18 @@ def test_a_result_counts_once_however_often_it_is_sent() -> None:
     assert town.scheduler.tally.results_rejected["duplicate"] == 1
 
 
+def test_what_a_request_took_is_told_at_its_end_with_what_was_thrown_away_and_each_message_once() -> None:
+    town = Town()
+    town.park(cars=2)
+    town.submit(1, interactive=True)
+    (first,) = town.grants()
+    town.report(first.token, sequence=7, ended=LeaseEnd.UNPLUGGED, lost_s=2.0)
+    (second,) = town.grants()
+    town.report(first.token, sequence=7, ended=LeaseEnd.UNPLUGGED, lost_s=2.0)
+    end = town.report(second.token, sequence=8, done=1, useful_s=0.1).answer[-1]
+    assert end == EndRecord(first.job, Outcome.DONE, ((first.token, 2.0), (second.token, 0.1)))
+
+
 def test_a_message_sent_again_after_a_reconnection_is_acknowledged_and_ignored() -> None:
     town = Town()
     town.park(cars=1)

@@ -737,6 +737,15 @@ def test_what_the_executor_says_again_is_told_once() -> None:
     assert partials(taken(lot)) == [Partial(A, 0, 6, [6], 7, "d")]
 
 
+def test_what_an_answer_took_until_then_is_told_with_what_was_said_of_it() -> None:
+    lot = plugged(1)
+    lot.handle([grant(A, 0, 1), replace(said(A, 0, "go", 0), busy_s=0.5)], 1.0)
+    assert [partial.busy_s for partial in partials(taken(lot))] == [0.5]
+    lot.handle([replace(said(A, 2, "o", 2), busy_s=0.75), replace(said(A, 3, "d", 3), busy_s=1.0)], 2.0)
+    assert [partial.busy_s for partial in partials(taken(lot))] == [1.0]
+    assert [partial.busy_s for partial in partials(list(lot.say_again(())))] == [1.0]
+
+
 def test_a_new_stream_is_told_again_what_was_said_and_of_a_dropped_lease_nothing() -> None:
     lot = plugged(2)
     lot.handle([grant(A, 0, 1), grant(B, 1, 1), said(A, 3, "go", 4, reused=9), said(B, 0, "we", 0)], 1.0)

@@ -103,6 +103,16 @@ def test_how_likely_each_token_was_is_told_with_it_by_whichever_car_tells_it(sma
         assert not any(part.likelihoods for part in quiet)
 
 
+def test_what_an_answer_took_until_then_is_told_with_each_part(small_cache: ModelCache) -> None:
+    ear = Ear()
+    with running(ear, small_cache, "llama") as executor:
+        spoken, _ = said(executor, ear, "key", chat("hello", max_tokens=8, ignore_eos=True))
+    took = [part.busy_s for part in spoken]
+    assert took == sorted(took)
+    assert 0.0 < took[0] < took[-1]
+    assert took[-1] == ear.finishes[-1].busy_s
+
+
 def test_works_that_are_not_streamed_are_not_spoken_of(small_cache: ModelCache) -> None:
     ear = Ear()
     with running(ear, small_cache, "llama") as executor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from coordinator.services.edge import refuse
+from coordinator.services.edge import unreadable
 from protos import open_inference_pb2 as pb2
 
 _LARGE_BYTES = 1 << 16
@@ -54,7 +54,7 @@ async def opened(data: bytes) -> Asked:
     try:
         return read(data)
     except DecodeError:
-        raise refuse(f"the {len(data)} bytes that came are no ModelInferRequest; mend the client") from None
+        raise unreadable(data, pb2.ModelInferRequest) from None
 
 
 async def closed(answered: Answered) -> bytes:

@@ -65,29 +65,40 @@ class Inference:
 
     async def pieces(self, tenant: str, request: Asked, remaining_s: float | None) -> AsyncGenerator[Answered]:
         """The answer as it is made, its last response marked; one response if the model is not decoupled."""
-        asked = self._read(request, remaining_s)
+        asked, request_id = self._read(request, remaining_s), request.message.id
+        del request  # what it brought is not kept while its answer waits to be read
         if not asked.decoupled:
-            response = await self._run(tenant, request.message.id, asked)
+            response = await self._run(tenant, request_id, asked)
+            del asked
             response.message.parameters[FINAL].bool_param = True
             yield response
             return
-        async with aclosing(self._saying(tenant, asked)) as saying:
-            async for said in saying:
-                started_s = perf_counter()
-                if isinstance(said, Part):
-                    tensors = spoken(said.text, None, asked.wanted) if said.text else []
-                    if not tensors:
-                        continue
-                    response = _response(request.message.id, asked, tensors)
-                    response.message.parameters[FINAL].bool_param = False
+        place, infer_s = 0, 0.0  # of the response that comes next: computed for it so far
+        took = self._runtime.requests.statistics.of(asked.model.name).response
+        try:
+            async with aclosing(self._saying(tenant, asked)) as saying:
+                async for said in saying:
+                    started_s = perf_counter()
+                    if isinstance(said, Part):
+                        infer_s += said.busy_s
+                        tensors = spoken(said.text, None, asked.wanted) if said.text else []
+                        if not tensors:
+                            continue
+                        response, final = _response(request_id, asked, tensors), False
+                    else:
+                        tensors, final = spoken("", said, asked.wanted), not asked.parameters.empty_final
+                        response = self._respond(request_id, asked, tensors, started_s)
+                    response.message.parameters[FINAL].bool_param = final
+                    took(place).tell(infer_s, perf_counter() - started_s)
+                    place, infer_s = place + 1, 0.0
                     yield response
-                else:
-                    response = self._respond(request.message.id, asked, spoken("", said, asked.wanted), started_s)
-                    response.message.parameters[FINAL].bool_param = not asked.parameters.empty_final
-                    yield response
+        except Refused:
+            took(place).fail.add(infer_s)
+            raise
         if asked.parameters.empty_final:
-            response = _response(request.message.id, asked, ())
+            response = _response(request_id, asked, ())
             response.message.parameters[FINAL].bool_param = True
+            took(place).empty.add(infer_s)
             yield response
 
     def _read(self, whole: Asked, remaining_s: float | None) -> _Read:
@@ -140,9 +151,9 @@ class Inference:
     def _respond(self, request_id: str, asked: _Read, tensors: Sequence[Tensor], started_s: float) -> Answered:
         """The last response of a request that succeeded."""
         response = _response(request_id, asked, tensors)
-        statistics = self._runtime.requests.statistics.of(asked.model.name)
-        statistics.input.seconds += asked.reading_s
-        statistics.output.add(perf_counter() - started_s)
+        batch = self._runtime.requests.statistics.of(asked.model.name).batch(len(asked.items))
+        batch.input.seconds += asked.reading_s
+        batch.output.add(perf_counter() - started_s)
         return response
 
 

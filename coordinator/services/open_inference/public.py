@@ -10,10 +10,8 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
-from coordinator.services.edge import Context, refuse
+from coordinator.services.edge import Context, handlers
 from coordinator.services.open_inference.service import OpenInferenceService
 from protos import open_inference_pb2 as pb2
 
@@ -24,7 +22,7 @@ _SERVICE = pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE_NAME = f"{PACKAGE}.{_SERVICE.name}"
 
 if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[Any, Any]  # generic in the stubs only
+    from coordinator.services.edge import Handler
 
 
 _BARE = ("ModelInfer", "ModelStreamInfer")
@@ -35,33 +33,14 @@ class PublicName(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic i
     """Calls of the public service: ours, and for any other one sentence."""
 
     def __init__(self, service: OpenInferenceService) -> None:
-        self._handlers = {method.name: _handler(method, service) for method in _SERVICE.methods}
+        self._handlers = handlers(_SERVICE, service, _BARE)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_Handler | None":
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """The handler of a call; None: it is of another service."""
         service, _, method = handler_call_details.method.removeprefix("/").partition("/")
         if service != SERVICE_NAME:
             return None
         return self._handlers.get(method) or grpc.unary_unary_rpc_method_handler(_not_offered(method))
-
-
-def _handler(method: Any, service: OpenInferenceService) -> "_Handler":
-    make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
-    if method.name in _BARE:
-        return make(getattr(service, method.name))
-    read = GetMessageClass(method.input_type).FromString
-
-    def read_or_refuse(data: bytes) -> object:  # what is raised here gRPC tells as Python's own error
-        try:
-            return read(data)
-        except DecodeError:
-            return refuse(f"the {len(data)} bytes that came are no {method.input_type.name}; mend the client")
-
-    return make(
-        getattr(service, method.name),
-        request_deserializer=read_or_refuse,
-        response_serializer=GetMessageClass(method.output_type).SerializeToString,
-    )
 
 
 def _not_offered(method: str) -> Any:

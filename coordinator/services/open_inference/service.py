@@ -10,7 +10,7 @@ from coordinator.services.open_inference.envelope import closed, opened
 from coordinator.services.open_inference.inference import Inference
 from coordinator.services.open_inference.signatures import VERSION, check_version, config, metadata
 from coordinator.services.open_inference.streams import InferenceStream
-from coordinator.statistics import ModelStatistics, Spent
+from coordinator.statistics import BatchStatistics, ModelStatistics, ResponseStatistics, Spent
 from protos import open_inference_pb2 as pb2
 
 _EXTENSIONS = (
@@ -156,10 +156,31 @@ def _told(name: str, statistics: ModelStatistics) -> pb2.ModelStatistics:
             success=_duration(statistics.success),
             fail=_duration(statistics.fail),
             queue=_duration(statistics.queue),
-            compute_input=_duration(statistics.input),
-            compute_infer=_duration(statistics.infer),
-            compute_output=_duration(statistics.output),
+            compute_input=_duration(statistics.all(lambda batch: batch.input)),
+            compute_infer=_duration(statistics.all(lambda batch: batch.infer)),
+            compute_output=_duration(statistics.all(lambda batch: batch.output)),
         ),
+        batch_stats=[_batch(items, batch) for items, batch in sorted(statistics.batches.items())],
+        response_stats={str(place): _responses(one) for place, one in enumerate(statistics.responses)},
+    )
+
+
+def _batch(items: int, statistics: BatchStatistics) -> pb2.InferBatchStatistics:
+    return pb2.InferBatchStatistics(
+        batch_size=items,
+        compute_input=_duration(statistics.input),
+        compute_infer=_duration(statistics.infer),
+        compute_output=_duration(statistics.output),
+    )
+
+
+def _responses(statistics: ResponseStatistics) -> pb2.InferResponseStatistics:
+    return pb2.InferResponseStatistics(
+        compute_infer=_duration(statistics.infer),
+        compute_output=_duration(statistics.output),
+        success=_duration(statistics.success),
+        fail=_duration(statistics.fail),
+        empty_response=_duration(statistics.empty),
     )
 
 

@@ -17,10 +17,11 @@ from protos import open_inference_pb2 as pb2
 
 _LOG = logging.getLogger(__name__)
 
-_IN_FLIGHT = 128
-_MOST_WEIGHT = 64
-"""A request in flight counts one, and one more for each MiB that it brings: a stream holds at most 128 requests and
-some 128 MB. Assumed: load generators have at most so many open in a stream."""
+_ROOM = 128
+_UNIT_BYTES = 1 << 16
+"""A request in flight takes room for one, and for one more for each 64 KiB that it brings: a stream holds at most
+128 requests that bring 8 MB, or one that brings more, or their answers. Assumed: load generators have at most so
+many open in a stream."""
 
 
 class InferenceStream:
@@ -30,14 +31,14 @@ class InferenceStream:
         self._inference = inference
         self._tenant = tenant
         self._context = context
-        self._room = asyncio.Semaphore(_IN_FLIGHT)
+        self._room = asyncio.Semaphore(_ROOM)
         self._writing = asyncio.Lock()
 
     async def serve(self, requests: AsyncIterator[bytes]) -> None:
         """Answer all; ends when the caller sends no more and has every answer."""
         async with asyncio.TaskGroup() as tasks:
             async for request in requests:
-                weight = 1 + min(_MOST_WEIGHT, len(request) >> 20)
+                weight = min(_ROOM, 1 + len(request) // _UNIT_BYTES)
                 for _ in range(weight):  # nobody else takes room
                     await self._room.acquire()
                 tasks.create_task(self._answer(request, weight))
@@ -48,6 +49,7 @@ class InferenceStream:
             asked = await opened(request)
             message = asked.message
             pieces = self._inference.pieces(self._tenant, asked, self._context.time_remaining())
+            del request, asked  # what it brought is not kept while its answer waits to be read
             async with aclosing(pieces):
                 async for piece in pieces:
                     await self._write(piece)
