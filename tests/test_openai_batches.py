@@ -55,7 +55,8 @@ def live(root: Path) -> Iterator[Cluster]:
         with patient_cluster("--state", str(root / "state")) as live:
             live.add("lot", "--models", f"{MODEL},{ENCODER}", "--dtype", "fp32")
             yield live
-            assert "Traceback" not in live.coordinator.errors()
+            errors = live.coordinator.errors()
+            assert not any(told in errors for told in ("Traceback", "leaves out"))
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +309,7 @@ def test_a_file_that_is_not_taken_is_told_why(
         ({"completion_window": "soon"}, "'soon' is no duration; give numbers with s, min, h or d"),
         ({"completion_window": "31d"}, "completion_window is '31d'; give 1s to 30d"),
         ({"metadata": {"a": 1}}, "metadata.a is 1; give a text"),
-        ({"metadata": {str(number): "" for number in range(17)}}, "metadata has 17 entries; the limit is 16"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "give an object of at most 16 entries"),
     ],
 )
 def test_a_batch_that_is_not_taken_is_told_why(client: OpenAI, fields: dict[str, Any], told: str) -> None:

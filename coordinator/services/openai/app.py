@@ -36,7 +36,9 @@ def openai_app(
     ]
     routes: list[BaseRoute] = [
         Route(path, Endpoint(list(same), keys, runtime.metrics))
-        for path, same in groupby([*table, *Document(table).operations()], key=lambda operation: operation.path)
+        for path, same in groupby(
+            [*table, *Document(table, keys.holders is not None).operations()], key=lambda operation: operation.path
+        )
     ]
     return Router([*routes, *others], redirect_slashes=False, default=_unknown)
 

@@ -5,20 +5,28 @@ from typing import Any
 from coordinator.batch import Batch, Order, Status
 from coordinator.batches import Batches
 from coordinator.core.events import JobId
+from coordinator.refusal import Refusal
 from coordinator.services.openai.batch_forms import FORMS
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call, answer
 from coordinator.services.openai.errors import BadField
 from coordinator.services.openai.files import EXPIRES
-from coordinator.services.openai.keys import idempotency_key
+from coordinator.services.openai.keys import KEYED, idempotency_key
 from coordinator.services.openai.operation import Operation
 from coordinator.services.openai.pages import asked, listed, query, told
-from coordinator.services.openai.schema import Schema, check
+from coordinator.services.openai.schema import Schema
 from coordinator.units import seconds
 from coordinator.wire import job_name
 
 _MOST_WINDOW_S = 30 * 86_400.0
-_MOST_METADATA, _MOST_NAME, _MOST_TEXT = 16, 64, 512  # entries, characters, as with OpenAI
+
+_METADATA: Schema = {
+    "type": "object",
+    "maxProperties": 16,
+    "propertyNames": {"type": "string", "maxLength": 64},
+    "additionalProperties": {"type": "string", "maxLength": 512},
+}
+"""As with OpenAI."""
 
 _BODY: Schema = {
     "type": "object",
@@ -26,7 +34,7 @@ _BODY: Schema = {
         "input_file_id": {"type": "string", "minLength": 1, "maxLength": 100},
         "endpoint": {"enum": [*FORMS]},
         "completion_window": {"type": "string", "minLength": 2, "maxLength": 40},
-        "metadata": {"type": "object"},
+        "metadata": _METADATA,
         "output_expires_after": {
             "type": "object",
             "properties": {"anchor": {"enum": ["created_at"]}, "seconds": EXPIRES},
@@ -90,10 +98,17 @@ class BatchCalls:
     def operations(self) -> list[Operation]:
         """Its rows of the table of routes."""
         return [
-            Operation("POST", "/v1/batches", "Do the requests of a file", self._create, BATCH, _BODY),
+            Operation(
+                *("POST", "/v1/batches", "Do the requests of a file", self._create, BATCH, _BODY),
+                headers=KEYED,
+                refuses=(Refusal.NOT_FOUND, Refusal.ALREADY_EXISTS, Refusal.OVERLOADED),
+            ),
             Operation("GET", "/v1/batches", "Batches, the newest first", self._list, listed(BATCH), query=_QUERY),
             Operation("GET", "/v1/batches/{id}", "One of them", self._one, BATCH),
-            Operation("POST", "/v1/batches/{id}/cancel", "End a batch", self._cancel, BATCH),
+            Operation(
+                *("POST", "/v1/batches/{id}/cancel", "End a batch", self._cancel, BATCH),
+                refuses=(Refusal.ALREADY_EXISTS,),  # it has ended
+            ),
         ]
 
     async def _create(self, call: Call) -> Answer:
@@ -105,7 +120,7 @@ class BatchCalls:
             body["input_file_id"],
             body["completion_window"],
             _window_s(body["completion_window"]),
-            _metadata(body),
+            body.get("metadata"),
             expires_s,
         )
         return answer(shape(await self._batches.create(call.tenant, order, key)))
@@ -130,16 +145,6 @@ def _window_s(text: str) -> float:
     if not 1.0 <= window_s <= _MOST_WINDOW_S:
         raise BadField("completion_window", f"completion_window is {text!r}; give 1s to 30d")
     return window_s
-
-
-def _metadata(body: dict[str, Any]) -> dict[str, str] | None:
-    metadata: dict[str, str] | None = body.get("metadata")
-    for name, text in (metadata or {}).items():
-        check(text, {"type": "string", "maxLength": _MOST_TEXT}, f"metadata.{name[:_MOST_NAME]}")
-        check(name, {"type": "string", "maxLength": _MOST_NAME}, "a name in metadata")
-    if metadata is not None and len(metadata) > _MOST_METADATA:
-        raise BadField("metadata", f"metadata has {len(metadata)} entries; the limit is {_MOST_METADATA}")
-    return metadata
 
 
 def shape(batch: Batch) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -23,6 +23,9 @@ _SLOWEST_BYTES_PER_S = 16 << 10
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 """Request ids of callers that are taken over: they stand in headers and logs."""
+
+REQUEST_ID: Mapping[str, Any] = {"type": "string", "pattern": f"^{_SANE.pattern}$"}
+"""The schema of the header `x-request-id` of every answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,36 +4,22 @@ import json
 import re
 from collections.abc import Sequence
 from html import escape
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from coordinator.services.openai.call import Answer, Call
+from coordinator.services.openai.call import REQUEST_ID, Answer, Call
+from coordinator.services.openai.errors import described as described_error
 from coordinator.services.openai.operation import Operation
 from coordinator.services.openai.schema import Schema, wanted
-
-_ERROR: Schema = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-            "required": ["message", "type", "param", "code"],
-        }
-    },
-    "required": ["error"],
-}
 
 
 class Document:
     """What is served, described."""
 
-    def __init__(self, table: Sequence[Operation]) -> None:
-        self._json = json.dumps(_openapi(table), indent=1).encode()
+    def __init__(self, table: Sequence[Operation], keyed: bool) -> None:
+        """`keyed`: whether keys are asked for."""
+        self._json = json.dumps(_openapi(table, keyed), indent=1).encode()
         self._page = _page(table).encode()
 
     def operations(self) -> list[Operation]:
@@ -50,10 +36,17 @@ class Document:
         return Answer(self._page, content_type=b"text/html; charset=utf-8")
 
 
-def _openapi(table: Sequence[Operation]) -> dict[str, Any]:
+def _openapi(table: Sequence[Operation], keyed: bool) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
+    errors = set[HTTPStatus]()
     for operation in table:
-        paths.setdefault(_plain(operation.path), {})[operation.method.lower()] = _described(operation)
+        ok, *others = operation.statuses(keyed)
+        errors.update(others)
+        described = _described(operation, keyed)
+        described["responses"] = {str(ok.value): _answer(operation)} | {
+            str(status.value): {"$ref": f"#/components/responses/{status.name}"} for status in others
+        }
+        paths.setdefault(_plain(operation.path), {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -63,44 +56,59 @@ def _openapi(table: Sequence[Operation]) -> dict[str, Any]:
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _ERROR},
+            "responses": {status.name: _error(status) for status in sorted(errors)},
         },
         "paths": paths,
     }
 
 
-def _described(operation: Operation) -> dict[str, Any]:
+def _answer(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {operation.content_type: {"schema": operation.answers}}
     if operation.streams:
         content["text/event-stream"] = {}
-    described: dict[str, Any] = {
-        "summary": operation.summary,
-        "operationId": operation.label,
-        "responses": {
-            "200": {"description": "well", "content": content},
-            "default": {
-                "description": "an error",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
+    return {"description": "well", "headers": _headers(), "content": content}
+
+
+def _error(status: HTTPStatus) -> dict[str, Any]:
+    schema, waits = described_error(status)
+    return {
+        "description": status.phrase,
+        "headers": _headers(*waits),
+        "content": {"application/json": {"schema": schema}},
     }
-    if not operation.open:
-        described["security"] = [{"key": []}, {}]  # without a key file nobody needs one
+
+
+def _headers(*numbers: str) -> dict[str, Any]:
+    """Of every such answer; these are whole numbers."""
+    schemas: dict[str, Schema] = {"x-request-id": REQUEST_ID}
+    schemas |= {name: {"type": "integer", "minimum": 0} for name in numbers}
+    return {name: {"required": True, "schema": schema} for name, schema in schemas.items()}
+
+
+def _described(operation: Operation, keyed: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"summary": operation.summary, "operationId": operation.label}
+    if keyed and not operation.open:
+        described["security"] = [{"key": []}]
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in re.findall(r"\{(\w+)", operation.path)
     ]
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+    parameters += [
+        {"name": name, "in": place, "schema": schema}
+        for place, known in (("query", operation.query), ("header", operation.headers))
+        for name, schema in known.items()
+    ]
     if parameters:
         described["parameters"] = parameters
-    for kind, schema in (("application/json", operation.body), ("multipart/form-data", operation.form)):
+    body = None if operation.body is None else _with_null(operation.body)
+    for kind, schema in (("application/json", body), ("multipart/form-data", operation.form)):
         if schema is not None:
-            described["requestBody"] = {"required": True, "content": {kind: {"schema": _with_null(schema)}}}
+            described["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     return described
 
 
 def _with_null(schema: Schema) -> Schema:
-    """The schema of a body as it is read: a field that is null counts for left out."""
+    """The schema of a JSON body as it is read: a field that is null counts for left out."""
     fields = {
         name: known if name in schema.get("required", ()) else {"anyOf": [known, {"type": "null"}]}
         for name, known in schema.get("properties", {}).items()

@@ -15,7 +15,8 @@ from coordinator.runtime import Runtime
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call
 from coordinator.services.openai.errors import BadField
-from coordinator.services.openai.offered import offered
+from coordinator.services.openai.keys import KEYED
+from coordinator.services.openai.offered import ASKING_REFUSES, offered
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
 from coordinator.services.openai.schema import NAME, TOKEN
@@ -80,7 +81,13 @@ class Embeddings:
 
     def operations(self) -> list[Operation]:
         """Its row of the table of routes."""
-        return [Operation("POST", _PATH, "Vectors of texts", self._embed, _ANSWER, BODY)]
+        return [
+            Operation(
+                *("POST", _PATH, "Vectors of texts", self._embed, _ANSWER, BODY),
+                headers=KEYED,
+                refuses=ASKING_REFUSES,
+            )
+        ]
 
     async def _embed(self, call: Call) -> Answer | None:
         body = await read(call, BODY)

@@ -1,7 +1,10 @@
 """Errors as clients of OpenAI read them: one table from the kind of refusal to their `type` and `code`."""
 
 import json
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from math import ceil
+from typing import Any
 
 from coordinator.refusal import Refusal, Refused
 
@@ -24,6 +27,7 @@ _NAMES: dict[Refusal, tuple[str, str | None]] = {
 }
 _OTHERS = ("server_error", "internal_error")
 
+_COME_BACK = frozenset({Refusal.OVERLOADED, Refusal.UNAVAILABLE})
 _WAIT_S = 1.0
 """After which a caller may come back who was told to, but not when (assumed)."""
 
@@ -54,7 +58,22 @@ def headers(refused: Refused) -> list[Header]:
     """What an error answer says beside its body: when to come back."""
     wait_s = refused.retry_after_s
     if wait_s is None:
-        if refused.refusal not in {Refusal.OVERLOADED, Refusal.UNAVAILABLE}:
+        if refused.refusal not in _COME_BACK:
             return []
         wait_s = _WAIT_S
     return [(b"retry-after", b"%d" % ceil(wait_s)), (b"retry-after-ms", b"%d" % round(1000 * wait_s))]
+
+
+def described(status: HTTPStatus) -> tuple[Mapping[str, Any], Collection[str]]:
+    """Error answers of this status: the schema of their body, and the headers that all of them have."""
+    refusals = [refusal for refusal in Refusal if refusal.http_status == status]
+    text = {"type": ["string", "null"]}
+    shape = {
+        "message": {"type": "string"},
+        "type": {"enum": sorted({_NAMES.get(refusal, _OTHERS)[0] for refusal in refusals})},
+        "param": text,
+        "code": text,
+    }
+    inner = {"type": "object", "properties": shape, "required": [*shape]}
+    waits = ("retry-after", "retry-after-ms") if _COME_BACK.issuperset(refusals) else ()
+    return {"type": "object", "properties": {"error": inner}, "required": ["error"]}, waits

@@ -8,7 +8,7 @@ from coordinator.files import File, Files
 from coordinator.refusal import Refusal, Refused
 from coordinator.services.openai.call import Answer, Call, answer
 from coordinator.services.openai.errors import BadField
-from coordinator.services.openai.keys import idempotency_key
+from coordinator.services.openai.keys import KEYED, idempotency_key
 from coordinator.services.openai.multipart import Form, read_form
 from coordinator.services.openai.operation import Operation
 from coordinator.services.openai.pages import asked, listed, query, told
@@ -38,10 +38,11 @@ _FORM: Schema = {
     "type": "object",
     "properties": {
         "purpose": {"enum": [INPUT]},
-        "file": {"type": "string", "format": "binary"},
+        "file": {"type": "string", "format": "binary", "minLength": 1},
         "expires_after[anchor]": {"enum": ["created_at"]},
         "expires_after[seconds]": EXPIRES,
     },
+    "propertyNames": {"minLength": 1},
     "required": ["purpose", "file"],
 }
 _DELETED: Schema = {
@@ -64,10 +65,18 @@ class FileCalls:
         """Its rows of the table of routes."""
         content = "/v1/files/{id}/content"
         return [
-            Operation("POST", "/v1/files", "Send a file", self._add, FILE, form=_FORM),
+            Operation(
+                *("POST", "/v1/files", "Send a file", self._add, FILE),
+                form=_FORM,
+                headers=KEYED,
+                refuses=(Refusal.ALREADY_EXISTS, Refusal.OVERLOADED),
+            ),
             Operation("GET", "/v1/files", "Files, the newest first", self._list, listed(FILE), query=_QUERY),
             Operation("GET", "/v1/files/{id}", "One of them", self._one, FILE),
-            Operation("DELETE", "/v1/files/{id}", "Forget a file", self._delete, _DELETED),
+            Operation(
+                *("DELETE", "/v1/files/{id}", "Forget a file", self._delete, _DELETED),
+                refuses=(Refusal.ALREADY_EXISTS,),  # a batch reads it
+            ),
             Operation(
                 *("GET", content, "What is in a file", self._content, {}),
                 content_type="application/octet-stream",
@@ -120,7 +129,7 @@ def _checked(form: Form) -> tuple[str, float | None]:
     """The file's name, and how long it is to be kept."""
     if form.filename is None:
         raise BadField("file", "the form has no field `file`; send one")
-    fields: dict[str, Any] = {"file": form.filename, **form.fields}
+    fields: dict[str, Any] = {"file": form.filename or "file", **form.fields}
     seconds = fields.get("expires_after[seconds]")
     if isinstance(seconds, str) and seconds.isdecimal() and len(seconds) < 10:
         fields["expires_after[seconds]"] = int(seconds)

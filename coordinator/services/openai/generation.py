@@ -16,7 +16,8 @@ from coordinator.runtime import Runtime
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call
 from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
-from coordinator.services.openai.offered import offered
+from coordinator.services.openai.keys import KEYED
+from coordinator.services.openai.offered import ASKING_REFUSES, offered
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
 from coordinator.services.openai.schema import NAME
@@ -102,7 +103,9 @@ def answering(
 
         return await replies.once(call, body, make)
 
-    return Operation("POST", path, summary, handle, answers, schema, streams=True)
+    return Operation(
+        *("POST", path, summary, handle, answers, schema), headers=KEYED, refuses=ASKING_REFUSES, streams=True
+    )
 
 
 class Generation:

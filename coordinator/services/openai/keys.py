@@ -1,17 +1,17 @@
 """Idempotency-Key: calls that a client may repeat."""
 
-from coordinator.refusal import Refusal, Refused
-from coordinator.services.openai.call import Call
+from collections.abc import Mapping
 
-_MOST_CHARACTERS = 256
+from coordinator.services.openai.call import Call
+from coordinator.services.openai.schema import Schema, check
+
+_NAME = "idempotency-key"
+KEYED: Mapping[str, Schema] = {_NAME: {"type": "string", "maxLength": 256}}
+"""Headers of a call that may have one."""
 
 
 def idempotency_key(call: Call) -> str:
     """The key of a call; empty when it has none."""
-    key = call.header("idempotency-key")
-    if len(key) > _MOST_CHARACTERS:
-        raise Refused(
-            Refusal.BAD_INPUT,
-            f"the idempotency key has {len(key)} characters; the limit is {_MOST_CHARACTERS}: shorten it",
-        )
+    key = call.header(_NAME)
+    check(key, KEYED[_NAME], _NAME)
     return key

@@ -7,6 +7,9 @@ from coordinator.runtime import Runtime
 from coordinator.services.openai.errors import BadField
 from coordinator.wire import OfferedModel
 
+ASKING_REFUSES = (Refusal.NOT_FOUND, Refusal.ALREADY_EXISTS, Refusal.OVERLOADED)
+"""What asks a model, under an idempotency key or without: no model, a key of another call, too much to do."""
+
 
 def offered(runtime: Runtime, body: dict[str, Any], kind: str, path: str) -> OfferedModel:
     """Refused when nobody offers it, or when it is of another kind than `path` serves."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +20,10 @@ _LOG = logging.getLogger(__name__)
 Schema = Mapping[str, Any]
 Handler = Callable[[Call], Awaitable[Answer | None]]
 
+_ALWAYS = frozenset({Refusal.FAILED, Refusal.UNAVAILABLE})
+_WITH_A_KEY = frozenset({Refusal.NO_KEY, Refusal.NOT_ALLOWED})
+_WITH_A_BODY = frozenset({Refusal.BAD_INPUT, Refusal.TOO_SLOW, Refusal.TOO_LARGE, Refusal.WRONG_FORM})
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -32,6 +37,8 @@ class Operation:
     body: Schema | None = None  # schema of a JSON body; None: it takes none
     form: Schema | None = None  # schema of a multipart body
     query: Mapping[str, Schema] = field(default_factory=dict)  # parameters behind the question mark
+    headers: Mapping[str, Schema] = field(default_factory=dict)  # that the handler reads
+    refuses: Collection[Refusal] = ()  # by the handler, beside what all with such a path, body or key are
     streams: bool = False  # the answer may be told as it is made, as server-sent events
     open: bool = False  # no key is asked for
     content_type: str = "application/json"  # of a good answer
@@ -40,6 +47,19 @@ class Operation:
     def label(self) -> str:
         """Its name in metrics."""
         return f"{self.method} {self.path}"
+
+    def statuses(self, keyed: bool) -> list[HTTPStatus]:
+        """All that an answer of it may have; `keyed`: whether keys are asked for here."""
+        refusals = {*self.refuses, *_ALWAYS}
+        if keyed and not self.open:
+            refusals |= _WITH_A_KEY
+        if self.body is not None or self.form is not None:
+            refusals |= _WITH_A_BODY
+        if self.query or self.headers:
+            refusals.add(Refusal.BAD_INPUT)
+        if "{" in self.path:
+            refusals.add(Refusal.NOT_FOUND)
+        return [HTTPStatus.OK, *sorted({HTTPStatus(refusal.http_status) for refusal in refusals})]
 
 
 class Endpoint:
@@ -75,6 +95,8 @@ class Endpoint:
                     await call.give(given)
             except Refused as refused:
                 code = refused.refusal.status.name
+                if operation is not None and refused.refusal.http_status not in operation.statuses(keyed=True):
+                    _LOG.error("%s answers %s, which its description leaves out", label, refused.refusal.name)
                 await call.refuse(refused)
             except Exception:
                 code = "INTERNAL"

@@ -54,6 +54,8 @@ def _wrong(value: Any, schema: Schema, where: str) -> tuple[str, str, str] | Non
         return where, _shown(value), wanted(schema)
     if isinstance(value, str):
         fits = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+    elif isinstance(value, dict):
+        fits = len(value) <= schema.get("maxProperties", len(value))
     elif isinstance(value, list):
         fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
     elif isinstance(value, int | float):
@@ -84,6 +86,13 @@ def _wrong_property(value: dict[str, Any], schema: Schema, where: str) -> tuple[
             return f"{where}.{name}".lstrip("."), "missing", wanted(schema["properties"][name])
     for name, known in schema.get("properties", {}).items():
         if name in value and (wrong := _wrong(value[name], known, f"{where}.{name}".lstrip("."))) is not None:
+            return wrong
+    names, others = schema.get("propertyNames", {}), schema.get("additionalProperties", {})
+    for name in value if names or others else ():
+        wrong = _wrong(name, names, f"a name in {where or 'the body'}")
+        if wrong is None and name not in schema.get("properties", {}):
+            wrong = _wrong(value[name], others, f"{where}.{name}".lstrip("."))
+        if wrong is not None:
             return wrong
     return None
 
@@ -118,6 +127,7 @@ def wanted(schema: Schema) -> str:
         ("minimum", "maximum", ""),
         ("minLength", "maxLength", " characters"),
         ("minItems", "maxItems", " entries"),
+        ("minProperties", "maxProperties", " entries"),
     ):
         if least in schema and most in schema:
             words += f" from {schema[least]} to {schema[most]}" if not unit else ""
