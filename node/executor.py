@@ -8,29 +8,23 @@ nothing, the echo, waits for no thread: it is answered on the spot.
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from itertools import chain, count
 from math import inf
 
-from node import attempt
-from node.attempt import Failure
+from node.batching import LOOK_S, Batching
 from node.books import Books
+from node.demand import Demand
 from node.gathering import Gathering
 from node.loading import Models
 from node.models import ModelCache
 from node.pacing import AT_ONCE, Pace
-from node.resident import Want
-from node.running import Batch, Computed, Task, batches_of
+from node.running import Task
 from node.stepping import Stepping
 from node.telling import Telling
 from node.turns import Turns
 from node.work import Key, Listener, ModelSpeed, Work
-from node.workloads import Control, Stopped
-
-_LOOK_S = 0.005
-"""How often a wait for the wire looks for a stop or for interactive work. Assumed: far below an owner's 100 ms."""
 
 
 class Executor:
@@ -50,7 +44,6 @@ class Executor:
         positions: int | None = None,  # of the keys and values of each model that holds some
         batch_delay_s: float = 0.0,  # for which requests may wait for others to share a micro-batch with
     ) -> None:
-        self._listener = listener
         self._pace = pace
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: look around
         self._models = Models(
@@ -69,11 +62,12 @@ class Executor:
         self._gathered_s = inf  # when the first of what gathers begins
         self._numbers = count()
         self._turns: Turns[Task] = Turns(self._ready, self._gathered if self._gathering else None)
-        self._turn: Task | None = None  # it has the thread's turn
-        self._ahead: Task | None = None  # its next micro-batch is announced already
         self._books = Books(freed=lambda: self._inbox.put(None))
         self._telling = Telling(listener, self._books, pace)
-        self._stepping = Stepping(listener, self._telling, self._books, self._turns, self._models)
+        parts = listener, self._telling, self._books, self._turns, self._models
+        self._stepping = Stepping(*parts)
+        self._batching = Batching(*parts, pace is not None, self._admit)
+        self._demand = Demand(*parts, self._stepping)
         self._closed = False
         self._died: BaseException | None = None
         self._started: Future[tuple[ModelSpeed, ...]] = Future()
@@ -92,7 +86,7 @@ class Executor:
         task = Task(work, len(work.inputs), next(self._numbers), time.perf_counter())
         workload = self._workloads.get(work.model)
         if not (work.solo or workload is None or workload.computes):
-            self._answer(task)
+            self._batching.answer(task)
             return
         coming = AT_ONCE if self._pace is None else self._pace.coming(sum(map(len, work.inputs)))
         self._books.add(task, coming)
@@ -128,20 +122,6 @@ class Executor:
     def _end(self) -> None:
         self._closed = True
 
-    def _answer(self, task: Task) -> None:
-        """Run at once, on the caller's thread, a work that computes nothing: no accelerator is to be waited for."""
-        inputs, model, control = task.work.inputs, task.work.model, Control()
-        began_s = time.perf_counter()
-        outcomes = list(attempt.read(self._workloads[model], inputs, self._limits[model], control))
-        sound = [place for place, item in enumerate(outcomes) if not isinstance(item, Failure)]
-        results = attempt.run(self._workloads[model], [outcomes[place] for place in sound], control)
-        for place, result in zip(sound, results, strict=True):
-            outcomes[place] = result
-        task.unreported_s = time.perf_counter() - began_s
-        finished = task.finish(range(len(inputs)), outcomes)
-        assert finished is not None, "nothing was dropped"
-        self._listener.finished(finished)
-
     def _serve(self) -> None:
         try:
             speeds = self._load()
@@ -153,7 +133,7 @@ class Executor:
             while not self._closed:
                 self._admit()
                 self._telling.release()
-                if not self._serve_once() and not self._tend() and not self._closed:
+                if not self._serve_once() and not self._demand.tend() and not self._closed:
                     self._admit(wait=True)
         except BaseException as error:
             self._died = error
@@ -163,7 +143,7 @@ class Executor:
         """Run what is next; False when there is nothing that may run now."""
         self._gathered_s = inf
         served = self._serve_next()
-        self._turn = None
+        self._demand.turn = None
         return served
 
     def _serve_next(self) -> bool:
@@ -172,7 +152,7 @@ class Executor:
             return self._stepping.may_run(alone) and self._step(alone)
         urgent, batch = self._turns.urgent_ones(), self._turns.firsts()
         for task in chain(urgent, filter(self._books.may_run, batch)):
-            self._turn = task
+            self._demand.turn = task
             if task.solo:  # it has nothing else in flight
                 return self._run_alone(task) or task.over
             if self._run(task) or task.over:  # then others may have their turn now
@@ -189,7 +169,7 @@ class Executor:
         if task.work.interactive:
             self._run_urgent(task)
         else:
-            self._run_turn(task)
+            self._batching.run_next(task, self._run_urgent_in_between)
         return True
 
     def _run_alone(self, task: Task) -> bool:
@@ -198,14 +178,11 @@ class Executor:
             return False
         if others := self._stepping.others:
             return self._stepping.drain(others[0])
-        if not self._announced_alone(task):
+        if not self._batching.announced_alone(task):
             return True
         if self._stepping.runs(task):
             return self._step(task)
-        if self._prepared(task):
-            assert task.batches is not None, "prepared"
-            while task.batches:
-                self._execute(task.batches.popleft(), None)
+        self._batching.run_alone(task)
         return True
 
     def _step(self, task: Task) -> bool:
@@ -216,7 +193,7 @@ class Executor:
             self._turns.pass_on(task)
         stepped = self._stepping.step(task, self._run_urgent_in_between)
         if isinstance(stepped, threading.Event):
-            stepped.wait(_LOOK_S)
+            stepped.wait(LOOK_S)
         return bool(stepped)
 
     def _load(self) -> tuple[ModelSpeed, ...]:
@@ -239,45 +216,6 @@ class Executor:
         self._gathered_s = min(self._gathered_s, until_s)
         return False
 
-    def _tend(self) -> bool:
-        """Have the models loaded that are waited for, and tell of it; those that cannot be fail their works.
-        Whether other works may be ready than before."""
-        models = self._models
-        if models.whole:
-            return False
-        left, there = set(models.leaving), set(models.workloads)
-        changed = models.settle(self._wants)
-        for model in models.workloads.keys() - there:
-            self._book_loading(model)
-        if changed:
-            self._listener.resident(models.load_s())
-        for task in self._turns.waiting() if models.broken else ():
-            if (failure := models.broken.get(task.work.model)) is not None:
-                self._telling.fail(task, failure)
-        return changed or models.leaving != left
-
-    def _book_loading(self, model: str) -> None:
-        """The work that comes first of those that waited for a model is what it was loaded for."""
-        tasks = [task for task in self._turns.waiting() if task.work.model == model]
-        if tasks:
-            first = min(tasks, key=lambda task: (not task.work.interactive, task.number))
-            first.unreported_loading_s += self._models.took_s(model)
-
-    def _wants(self) -> list[Want]:
-        """What all works on their way need of the models; one that was stopped, too, until its rows have left."""
-        at_work = self._books.at_work
-        works = at_work.union(self._turns.waiting(), self._stepping.seated)
-        return [
-            Want(
-                task.work.model,
-                task.work.interactive,
-                task.number,
-                task in at_work or task is self._turn or task.announced is not None or bool(task.rows),
-            )
-            for task in works
-            if task.work.model not in self._models.broken
-        ]
-
     def _admit(self, wait: bool = False) -> None:
         """Take what arrived, waiting for something if asked to."""
         while True:
@@ -292,7 +230,7 @@ class Executor:
             wait = False
             if task is not None:
                 self._turns.add(task, task.work.interactive)
-        self._tend()
+        self._demand.tend()
 
     def _run_urgent(self, first: Task) -> None:
         """Run an interactive work to its end, with those that may share its micro-batches."""
@@ -302,8 +240,7 @@ class Executor:
         self._turns.take(tasks)
         if self._gathering is not None:
             self._gathering.begun(first.group, len(tasks))
-        for batch in self._prepare(tasks):
-            self._execute(batch, None)
+        self._batching.run(tasks)
 
     def _run_urgent_in_between(self) -> None:
         """Called from inside batch work, between two layers. What takes many steps comes between two steps only."""
@@ -321,92 +258,3 @@ class Executor:
                 break
             self._admit()
         outer.others_s += time.perf_counter() - began_s
-
-    def _run_turn(self, task: Task) -> None:
-        """Run the next micro-batch of a batch work, unless something more urgent came, or its owner."""
-        if self._prepared(task):
-            # Which car is next depends on whose chip is free then.
-            alone = self._pace is not None or task.work.model in self._models.leaving
-            self._announce(task, None if alone else self._turns.following(task))
-            if self._on_the_wire(task):
-                self._run_next(task, self._run_urgent_in_between)
-
-    def _run_next(self, task: Task, urgent: Callable[[], None] | None) -> None:
-        assert task.batches, "prepared and not over"
-        self._turns.pass_on(task)
-        batch = task.batches.popleft()
-        task.announced, task.announced_after = task.announced_after, None
-        self._execute(batch, urgent)
-
-    def _announced_alone(self, task: Task) -> bool:
-        """Announce a solo work, when nothing else is announced any more, and wait; False when it was stopped."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and not ahead.over and self._on_the_wire(ahead, interruptible=False):
-            self._run_next(ahead, None)
-        task.announced = self._listener.announce(task.work.key, task.work.offsets)
-        return self._on_the_wire(task, interruptible=False)
-
-    def _announce(self, task: Task, following: Task | None) -> None:
-        """Announce the next micro-batch if it is not yet, and the one after it: then that one need not wait."""
-        assert task.batches, "prepared and not over"
-        key, this = task.work.key, task.batches[0].offsets
-        if following is task:
-            if task.announced_after is None:
-                task.announced_after = self._listener.announce(key, (*this, *task.batches[1].offsets))
-            task.announced = task.announced or task.announced_after
-            self._ahead = task
-            return
-        task.announced = task.announced or self._listener.announce(key, this)
-        if following is None or following.solo or following.announced is not None or self._stepping.runs(following):
-            return
-        if self._prepared(following):
-            assert following.batches, "prepared"
-            following.announced = self._listener.announce(following.work.key, following.batches[0].offsets)
-            self._ahead = following
-
-    def _on_the_wire(self, task: Task, interruptible: bool = True) -> bool:
-        """Wait until the next micro-batch of a task was announced; False when something else comes first."""
-        assert task.announced is not None, "announced before"
-        while not task.announced.wait(_LOOK_S):
-            self._admit()
-            self._telling.release()
-            if task.unwanted or (interruptible and self._turns.urgent is not None):
-                return False
-        return not task.unwanted
-
-    def _prepared(self, task: Task) -> bool:
-        """Prepare a task if it is not yet; False when nothing of it is to be run."""
-        if task.batches is None:
-            task.batches = self._prepare([task])
-        return not task.over
-
-    def _prepare(self, tasks: Sequence[Task]) -> deque[Batch]:
-        """Read the payloads of tasks of one group, report what is bad, and cut the rest into micro-batches."""
-        model = tasks[0].work.model
-        urgent = None if tasks[0].work.interactive or tasks[0].solo else self._run_urgent_in_between
-        prepared = self._telling.read(tasks, self._workloads[model], self._limits[model], urgent)
-        if prepared is None:
-            return deque()
-        sound = [index for index, item in enumerate(prepared) if not isinstance(item, Failure)]
-        plan = self._workloads[model].plan([prepared[index] for index in sound])
-        return batches_of(tasks, prepared, [[sound[index] for index in batch] for batch in plan])
-
-    def _execute(self, batch: Batch, urgent: Callable[[], None] | None) -> None:
-        """Run one micro-batch and report it."""
-        running = self._telling.enter(tuple((task, len(places)) for task, places in batch.parts), urgent)
-        if running is None:
-            return
-        workload = self._workloads[batch.parts[0][0].work.model]
-        try:
-            outcomes = attempt.run(workload, batch.items, running.control)
-        except Stopped:
-            self._books.leave(running, ())
-            return
-        paced_s = self._telling.paced_s(lambda: workload.cost(batch.items, outcomes))
-        computed, first = [], 0
-        for task, places in batch.parts:
-            part = outcomes[first : first + len(places)] if len(batch.parts) > 1 else outcomes
-            first += len(places)
-            share_s = paced_s * len(places) / len(batch.items)
-            computed.append(Computed(task, places, part, running.busy_s(task), share_s))
-        self._telling.settle(running, computed, paced_s)
