@@ -1,6 +1,7 @@
 """Triton's own client asks real models, small ones, and their metadata is what came with them."""
 
 import json
+import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_images_are_taken_as_pixels_and_as_pictures(client: triton.InferenceServ
 def test_an_answer_is_the_models_own_whole_and_in_pieces(
     client: triton.InferenceServerClient, target: str, cache: ModelCache
 ) -> None:
-    fields = {"max_tokens": 20, "temperature": 0.7, "seed": 3, "ignore_eos": True}
+    fields = {"max_tokens": 100, "temperature": 0.7, "seed": 3, "ignore_eos": True}
     (alone,) = run_alone(load(cache.get("llama"), "cpu", "fp32"), [chat("where is it?", **fields)])
     assert isinstance(alone, bytes)
     expected = json.loads(alone)
@@ -178,3 +179,34 @@ def test_an_answer_is_the_models_own_whole_and_in_pieces(
             assert len(pieces) > 2
 
     within(scene())
+
+
+def test_what_each_response_took_is_told_as_the_car_measured_it(client: triton.InferenceServerClient) -> None:
+    heard: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    model = "llama"
+
+    def told() -> tuple[float, list[tuple[int, int]]]:
+        (statistics,) = client.get_inference_statistics(model).model_stats
+        places = [statistics.response_stats[str(place)] for place in range(len(statistics.response_stats))]
+        return statistics.inference_stats.compute_infer.ns, [
+            (place.success.count, place.compute_infer.ns) for place in places
+        ]
+
+    infer_ns, before = told()
+    client.start_stream(lambda result, error: heard.put((result, error)))
+    fields = {"max_tokens": 100, "ignore_eos": True}
+    client.async_stream_infer(model, [text("where is it?")], parameters=fields)
+    responses = 0
+    while True:
+        result, error = heard.get(timeout=30.0)
+        assert error is None
+        responses += 1
+        if result.get_response().parameters["triton_final_response"].bool_param:
+            break
+    client.stop_stream()
+    whole_ns, after = told()
+    before += [(0, 0)] * (len(after) - len(before))
+    took = [(count - counted, ns - known) for (count, ns), (counted, known) in zip(after, before, strict=True)]
+    assert [count for count, _ in took] == [1] * responses + [0] * (len(took) - responses)
+    assert all(ns > 0 for _, ns in took[: responses - 1])
+    assert 0.9 * (whole_ns - infer_ns) <= sum(ns for _, ns in took) <= whole_ns - infer_ns + len(took)

@@ -37,11 +37,16 @@ class InferenceStream:
     async def serve(self, requests: AsyncIterator[bytes]) -> None:
         """Answer all; ends when the caller sends no more and has every answer."""
         async with asyncio.TaskGroup() as tasks:
-            async for request in requests:
+            while True:
+                await self._room.acquire()  # for one, before it is read; nobody else takes room
+                request = await anext(requests, None)
+                if request is None:
+                    return
                 weight = min(_ROOM, 1 + len(request) // _UNIT_BYTES)
-                for _ in range(weight):  # nobody else takes room
+                for _ in range(weight - 1):
                     await self._room.acquire()
                 tasks.create_task(self._answer(request, weight))
+                del request
 
     async def _answer(self, request: bytes, weight: int) -> None:
         message = pb2.ModelInferRequest()  # until it was read
