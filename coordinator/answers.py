@@ -1,10 +1,12 @@
-"""Results written as lines of an OpenAI batch output file.
+"""Results as OpenAI writes them: bodies of answers, and lines of a batch output file.
 
 Owns the form of OUT. Knows the requests of INPUT, but no network, file or terminal.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,14 +91,7 @@ class AnswerLines(Lines):
 
     def _body(self, payloads: list[bytes], request_id: str) -> str:
         if self._kind == "embed":
-            read = [vectors.read(payload) for payload in payloads]
-            rows = ", ".join(
-                f'{{"object": "embedding", "index": {index}, "embedding": [{_numbers(vector)}]}}'
-                for index, (vector, _) in enumerate(read)
-            )
-            tokens = sum(tokens for _, tokens in read)
-            usage = f'{{"prompt_tokens": {tokens}, "total_tokens": {tokens}}}'
-            return f'{{"object": "list", "data": [{rows}], "model": {json.dumps(self._model)}, "usage": {usage}}}'
+            return "".join(embeddings(self._model, payloads))
         if self._kind == "generate":
             return json.dumps(self._completion(json.loads(payloads[0]), request_id), ensure_ascii=False)
         if self._kind == "classify":
@@ -112,28 +107,48 @@ class AnswerLines(Lines):
         return json.dumps({"object": "list", "data": data, "model": self._model}, ensure_ascii=False)
 
     def _completion(self, result: dict[str, Any], request_id: str) -> dict[str, Any]:
-        prompt, completion = result["prompt_tokens"], result["completion_tokens"]
         return {
             "id": f"chatcmpl-{request_id}",
             "object": "chat.completion",
             "created": self._created_s,
             "model": self._model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": result["text"]},
-                    "logprobs": result.get("logprobs"),
-                    "finish_reason": result["finish_reason"],
-                }
-            ],
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": prompt + completion,
-            },
+            "choices": [message(0, result["text"], result.get("logprobs"), result["finish_reason"])],
+            "usage": usage(result["prompt_tokens"], result["completion_tokens"]),
         }
+
+
+def embeddings(model: str, results: Sequence[bytes], *, base64: bool = False) -> Iterator[str]:
+    """An answer with these vectors, JSON, a piece for each. Raises ValueError when one cannot be read."""
+    yield '{"object": "list", "data": ['
+    tokens = 0
+    for index, result in enumerate(results):
+        try:
+            vector, count = vectors.read(result)
+        except ValueError as error:
+            raise ValueError(f"input[{index}] failed: {error}") from None
+        tokens += count
+        told = f'"{b64encode(vector.tobytes()).decode()}"' if base64 else f"[{_numbers(vector)}]"
+        yield f'{", " if index else ""}{{"object": "embedding", "index": {index}, "embedding": {told}}}'
+    spent = json.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
+    yield f'], "model": {json.dumps(model)}, "usage": {spent}}}'
+
+
+def message(index: int, text: str, logprobs: Mapping[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
+    """A choice of a chat completion."""
+    said = {"role": "assistant", "content": text, "refusal": None}
+    return {"index": index, "message": said, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Tokens that were read, and that were made."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _numbers(vector: NDArray[np.float32]) -> str:
     """A vector [D] as decimals; nine digits bring back the same float32."""
-    return ", ".join(["%.9g"] * len(vector)) % tuple(vector.tolist())
+    return _decimals(len(vector)) % tuple(vector.tolist())
+
+
+@lru_cache(maxsize=16)
+def _decimals(length: int) -> str:
+    return ", ".join(["%.9g"] * length)

@@ -23,7 +23,7 @@ def _generated(form: ChoiceForm, asked: Asked, results: Sequence[bytes], request
         choice.end(end)
         choices.append(choice)
     head = {"id": f"{form.mark}-{request_id}", "created": created_s, "model": asked.model}
-    return written(form, asked, choices, head).decode()
+    return "".join(written(form, asked, choices, head))
 
 
 def _likelihoods(result: bytes) -> list[Any]:
@@ -47,7 +47,7 @@ def _embed(body: dict[str, Any]) -> Asking:
         raise BadField("dimensions", f"dimensions is {body['dimensions']}; {told}")
 
     def answer(results: Sequence[bytes], request_id: str, created_s: int) -> str:
-        return embeddings.embedded(body, results).decode()
+        return "".join(embeddings.embedded(body, results))
 
     return Asking(embeddings.payloads(body["input"]), answer)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from coordinator.answers import message
 from coordinator.runtime import Runtime
 from coordinator.services.openai.choices import Asked, Choice, Form
 from coordinator.services.openai.generation import COMMON, USAGE, answering, ask
@@ -73,13 +74,8 @@ class ChatForm(Form):
         self._logprobs = logprobs
 
     def choice(self, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(choice.pieces), "refusal": None}
-        return {
-            "index": choice.index,
-            "message": message,
-            "logprobs": self._content(choice.likelihoods),
-            "finish_reason": choice.finish_reason,
-        }
+        logprobs = self._content(choice.likelihoods)
+        return message(choice.index, "".join(choice.pieces), logprobs, choice.finish_reason)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         return _piece(choice.index, {"role": "assistant", "content": ""}, None, None)

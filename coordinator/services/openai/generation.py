@@ -7,7 +7,7 @@ goes to the car as it came, which refuses by name what it does not know.
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
@@ -15,13 +15,14 @@ from uuid import uuid4
 from coordinator.runtime import Runtime
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call
-from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
+from coordinator.services.openai.choices import Asked, Choice, Form, spent, together
 from coordinator.services.openai.keys import KEYED
 from coordinator.services.openai.offered import ASKING_REFUSES, offered
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
 from coordinator.services.openai.schema import NAME
 from coordinator.services.openai.telling import Telling
+from coordinator.services.openai.turns import in_pieces, in_turns
 from coordinator.streams import Ending, Part
 
 _MOST_CHOICES = 16
@@ -124,7 +125,7 @@ class Generation:
             await telling.tell(lambda choice: self._say(call.tenant, asked, choice))
             return None
         await together(self._collect(call.tenant, asked, choice) for choice in choices)
-        return Answer(written(self._form, asked, choices, head))
+        return Answer(await in_turns(written(self._form, asked, choices, head)))
 
     async def _collect(self, tenant: str, asked: Asked, choice: Choice) -> None:
         saying = self._say(tenant, asked, choice)
@@ -141,11 +142,10 @@ class Generation:
         return self._runtime.requests.generate(tenant, "openai", asked.model, payload, None)
 
 
-def written(form: Form, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> bytes:
-    """The body of an answer that is complete; `head` is its id, when it was created, and the model."""
+def written(form: Form, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> Iterator[str]:
+    """An answer that is complete, JSON, in pieces; `head` is its id, when it was created, and the model."""
     told = [form.choice(choice) for choice in choices]
-    body = {**head, "object": form.whole, "choices": told, "usage": usage(choices, asked.each)}
-    return json.dumps(body).encode()
+    return in_pieces({**head, "object": form.whole, "choices": told, "usage": spent(choices, asked.each)})
 
 
 def _next_seed(seed: int, index: int) -> int:

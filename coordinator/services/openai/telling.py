@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from coordinator.services.openai.call import Call
-from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
+from coordinator.services.openai.choices import Asked, Choice, Form, spent, together
 from coordinator.streams import Ending, Part
 
 _COMMENT_S = 15.0
@@ -41,7 +41,7 @@ class Telling:
             raise errors.exceptions[0] from None
         last = b"".join(endings)
         if self._asked.include_usage:
-            last += self._event([], usage(self._choices, self._asked.each))
+            last += self._event([], spent(self._choices, self._asked.each))
         await self._call.write(last + b"data: [DONE]\n\n", last=True)
 
     async def _tell(self, choice: Choice, saying: AsyncGenerator[Part | Ending], pulse: "_Pulse") -> bytes:
@@ -71,12 +71,12 @@ class Telling:
         return ended
 
     def _so_far(self, choice: Choice) -> dict[str, int] | None:
-        return usage([choice], 1) if self._asked.continuous_usage else None
+        return spent([choice], 1) if self._asked.continuous_usage else None
 
-    def _event(self, choices: list[dict[str, Any]], spent: dict[str, int] | None) -> bytes:
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
         chunk: dict[str, Any] = {**self._head, "choices": choices}
         if self._asked.include_usage:
-            chunk["usage"] = spent
+            chunk["usage"] = usage
         return b"data: %b\n\n" % json.dumps(chunk, separators=(",", ":")).encode()
 
 
