@@ -51,7 +51,7 @@ class Choice:
         self.prompt_tokens, self.completion_tokens = ending.prompt_tokens, ending.completion_tokens
 
 
-class Form(ABC):
+class Style(ABC):
     """How answers are written."""
 
     whole: str  # `object` of a whole answer
