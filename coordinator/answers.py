@@ -24,7 +24,7 @@ class Line(NamedTuple):
     answered: bool  # it has an answer, not an error
 
 
-class Asked(NamedTuple):
+class Answerable(NamedTuple):
     """One request that results answer."""
 
     custom_id: str
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 class Lines:
     """Lines of an output file, made from results in the order of the items."""
 
-    def __init__(self, name: str, requests: Iterable[Asked]) -> None:
+    def __init__(self, name: str, requests: Iterable[Answerable]) -> None:
         """Ids of requests are `name` and a number."""
         self._name = name
         self._requests = iter(requests)
@@ -60,12 +60,12 @@ class Lines:
                 self._number += 1
                 self._next = next(self._requests, None)
 
-    def _line(self, asked: Asked, results: list[bytes | Failure]) -> Line:
-        custom_id = json.dumps(asked.custom_id, ensure_ascii=False)
+    def _line(self, request: Answerable, results: list[bytes | Failure]) -> Line:
+        custom_id = json.dumps(request.custom_id, ensure_ascii=False)
         request_id = f"{self._name}-{self._number}"
         failure = next((result for result in results if isinstance(result, Failure)), None)
         try:
-            end = self._failed(failure) if failure else self._answered(asked, results, request_id)
+            end = self._failed(failure) if failure else self._answered(request, results, request_id)
             answered = failure is None
         except (ValueError, KeyError, TypeError) as error:
             end, answered = self._failed(Failure("model", f"the model's result cannot be read: {error}")), False
@@ -75,8 +75,8 @@ class Lines:
         error = json.dumps({"code": failure.code, "message": failure.message}, ensure_ascii=False)
         return f'"response": null, "error": {error}'
 
-    def _answered(self, asked: Asked, results: list[bytes | Failure], request_id: str) -> str:
-        body = asked.answer([result for result in results if isinstance(result, bytes)], request_id)
+    def _answered(self, request: Answerable, results: list[bytes | Failure], request_id: str) -> str:
+        body = request.answer([result for result in results if isinstance(result, bytes)], request_id)
         response = f'{{"status_code": 200, "request_id": "{request_id}", "body": {body}}}'
         return f'"response": {response}, "error": null'
 
@@ -87,7 +87,7 @@ class AnswerLines(Lines):
     def __init__(self, batch: Batch, job_id: str, model: str, kind: str, created_s: int) -> None:
         """`created_s` is when the job was submitted, Unix seconds (chat completions carry it)."""
         self._model, self._kind, self._created_s = model, kind, created_s
-        super().__init__(job_id, (Asked(custom_id, len(items), self._body) for custom_id, items in batch))
+        super().__init__(job_id, (Answerable(custom_id, len(items), self._body) for custom_id, items in batch))
 
     def _body(self, payloads: list[bytes], request_id: str) -> str:
         if self._kind == "embed":
