@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
-from coordinator.answers import Asked
+from coordinator.answers import Answerable
 from coordinator.errors import CarpoolError
 from coordinator.formats import Batch, Request, read_object, repeated
 from coordinator.refusal import Refused
@@ -141,12 +141,12 @@ class BatchInput:
         """Its requests, of which it was seen before that they are sound."""
         return Batch(self._requests, sound.requests, sound.items)
 
-    def asked(self) -> Iterator[Asked]:
+    def answerable(self) -> Iterator[Answerable]:
         """The same, as results answer them."""
         for line, text in self._lines():
             custom_id, body = self._request(line, text)
             items, answer = self._asking(line, body)
-            yield Asked(custom_id, len(items), partial(_answered, answer, self._created_s))
+            yield Answerable(custom_id, len(items), partial(_answered, answer, self._created_s))
 
     def _requests(self) -> Iterator[Request]:
         for line, text in self._lines():

@@ -69,7 +69,7 @@ class BatchOutput:
         self, batch: Batch, reads: BatchInput, undone: Failure, drafts: Sequence[Draft]
     ) -> tuple[int, int]:
         """A line for each request, in one of two files: how many have an answer, how many an error."""
-        lines = await asyncio.to_thread(Lines, batch.id.replace("batch_", "batch_req_"), reads.asked())
+        lines = await asyncio.to_thread(Lines, batch.id.replace("batch_", "batch_req_"), reads.answerable())
         counts = [0, 0]
 
         def take(payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> None:

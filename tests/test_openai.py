@@ -25,6 +25,8 @@ WORDS = "words"
 CALLS = "POST /v1/chat/completions"
 """A model whose cars say what a test has them say."""
 VECTORS = "vectors"
+SERVED = 20
+"""In the time in which a large answer is written at once it is fewer than ten."""
 ENCODER = "bert"
 ASKED: Any = [{"role": "user", "content": "where is the car parked?"}]
 
@@ -278,6 +280,44 @@ def test_token_numbers_go_to_the_car_as_arrays(live: Cluster) -> None:
             said = await asking
             assert [one.embedding for one in said.data] == [[5.0, 6.0], [7.0]]
             assert said.usage.total_tokens == 6
+
+    within(work())
+
+
+def test_others_are_served_while_a_large_answer_is_written(live: Cluster) -> None:
+    inputs, width = 512, 4096
+    host, _, port = live.coordinator.addresses["http"].rpartition(":")
+    body = json.dumps({"model": VECTORS, "input": ["park"] * inputs}).encode()
+    told = vector(*np.linspace(-1, 1, width))
+
+    async def work() -> None:
+        large, small = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        done, ended = asyncio.Event(), asyncio.Event()
+        others = 0
+
+        async def ask_others() -> None:
+            nonlocal others
+            while not ended.is_set():
+                small[1].write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await small[0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+                others += done.is_set()
+
+        async with by_hand(live, VECTORS) as car, asyncio.TaskGroup() as tasks:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            large[1].write(head.encode() + body)
+            grant = await car.granted()
+            assert len(grant.inputs) == inputs
+            for first in range(0, inputs - 1, 64):
+                await car.report(grant.token, dict.fromkeys(range(first, min(first + 64, inputs - 1)), told))
+            asking = tasks.create_task(ask_others())
+            done.set()
+            await car.report(grant.token, {inputs - 1: told}, ended=True)
+            assert (await large[0].read(12)) == b"HTTP/1.1 200"
+            ended.set()
+            await asking
+        for _, writer in (large, small):
+            writer.close()
+        assert others > SERVED, f"{others} others were answered meanwhile"
 
     within(work())
 

@@ -203,7 +203,7 @@ def test_a_chat_completion_reads_as_openai_says() -> None:
     (line,) = answers(Batch.of([("a", [b"x"])]), "generate", [json.dumps(result).encode()], {})
     body = line["response"]["body"]
     assert body["object"] == "chat.completion"
-    assert body["choices"][0]["message"] == {"role": "assistant", "content": "Because."}
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "Because.", "refusal": None}
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["usage"] == {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 

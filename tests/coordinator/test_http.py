@@ -1,6 +1,7 @@
 """Health and metrics over real HTTP."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.keys import Keys
 from coordinator.services.http import health_routes, listen, metrics_app, serve
-from coordinator.services.openai.call import Call
+from coordinator.services.openai.call import Answer, Call
+from coordinator.services.openai.multipart import read_form
 from coordinator.services.openai.operation import Endpoint, Operation
 from tests.coordinator.busy_metrics import busy_metrics
 
@@ -138,6 +140,54 @@ def test_a_call_that_the_stop_cuts_off_is_told_so_in_the_form_of_its_interface(b
             assert told.startswith(b"HTTP/1.1 200" if begun else b"HTTP/1.1 503")
             assert b'{"error": {"message": "the coordinator is shutting down' in told
             writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_body_that_comes_too_slowly_is_refused_and_a_large_one_has_longer(form: bool) -> None:
+    most_bytes = 1 << 24
+
+    async def take(call: Call) -> Answer:
+        if not form:
+            return Answer(b"%d" % len(await call.body(most_bytes)))
+        files: list[bytes] = []
+
+        async def write(data: bytes) -> None:
+            files.append(data)
+
+        await read_form(call, most_bytes, write)
+        return Answer(b"%d" % sum(map(len, files)))
+
+    taking = Operation("POST", "/", "Takes", take, body=None if form else {}, form={} if form else None)
+    app = Endpoint([taking], Keys(), busy_metrics(), patience_s=0.2)
+    begin = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' if form else b""
+    end = b"\r\n--b--\r\n" if form else b""
+    content = bytes(1 << 20)  # which may take a minute and four seconds more
+    body = begin + content + end
+    kind = "multipart/form-data; boundary=b"
+    head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        stop = asyncio.Event()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(serve(app, listening, stop))
+            large, slow = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
+            large[1].write(head + body[:-1])
+            slow[1].write(head + begin + content[:100])
+            told = await slow[0].read()  # until the server closes
+            assert told.startswith(b"HTTP/1.1 408 ")
+            assert b"\r\nconnection: close\r\n" in told
+            error = json.loads(told.partition(b"\r\n\r\n")[2])["error"]
+            assert (error["type"], error["code"]) == ("invalid_request_error", "request_timeout")
+            assert error["message"].startswith(f"{len(begin) + 100} bytes of the body came within 0 s; a body may")
+            large[1].write(body[-1:])
+            assert (await large[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            assert await large[0].readexactly(7) == b"1048576"
+            for _, writer in (large, slow):
+                writer.close()
+            stop.set()
 
     asyncio.run(run())
 

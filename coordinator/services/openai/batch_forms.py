@@ -7,23 +7,22 @@ from typing import Any
 
 from coordinator.batch_input import Asking, Form
 from coordinator.services.openai import chat, completions, embeddings
-from coordinator.services.openai.choices import Asked, Choice, checked
-from coordinator.services.openai.choices import Form as ChoiceForm
+from coordinator.services.openai.choices import Asked, Choice, Style, checked
 from coordinator.services.openai.errors import BadField
 from coordinator.services.openai.generation import written
 from coordinator.services.openai.schema import check
 from coordinator.streams import ending
 
 
-def _generated(form: ChoiceForm, asked: Asked, results: Sequence[bytes], request_id: str, created_s: int) -> str:
+def _generated(style: Style, asked: Asked, results: Sequence[bytes], request_id: str, created_s: int) -> str:
     choices = []
     for index, result in enumerate(results):
         text, end = ending(result)
         choice = Choice(index, [text], _likelihoods(result))
         choice.end(end)
         choices.append(choice)
-    head = {"id": f"{form.mark}-{request_id}", "created": created_s, "model": asked.model}
-    return written(form, asked, choices, head).decode()
+    head = {"id": f"{style.mark}-{request_id}", "created": created_s, "model": asked.model}
+    return "".join(written(style, asked, choices, head))
 
 
 def _likelihoods(result: bytes) -> list[Any]:
@@ -33,11 +32,11 @@ def _likelihoods(result: bytes) -> list[Any]:
 
 
 def _generate(
-    schema: Mapping[str, Any], asks: Callable[[dict[str, Any]], tuple[ChoiceForm, Asked]], body: dict[str, Any]
+    schema: Mapping[str, Any], asks: Callable[[dict[str, Any]], tuple[Style, Asked]], body: dict[str, Any]
 ) -> Asking:
     check(body, schema)
-    form, asked = asks(body)
-    return Asking(asked.payloads, partial(_generated, form, asked))
+    style, asked = asks(body)
+    return Asking(asked.payloads, partial(_generated, style, asked))
 
 
 def _embed(body: dict[str, Any]) -> Asking:
@@ -47,7 +46,7 @@ def _embed(body: dict[str, Any]) -> Asking:
         raise BadField("dimensions", f"dimensions is {body['dimensions']}; {told}")
 
     def answer(results: Sequence[bytes], request_id: str, created_s: int) -> str:
-        return embeddings.embedded(body, results).decode()
+        return "".join(embeddings.embedded(body, results))
 
     return Asking(embeddings.payloads(body["input"]), answer)
 

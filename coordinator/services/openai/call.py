@@ -17,7 +17,7 @@ from coordinator.services.openai.errors import Header, error, headers
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
 """A body has so long to come (assumed), and a second more for each so many bytes:"""
 _SLOWEST_BYTES_PER_S = 16 << 10
 
@@ -46,7 +46,8 @@ def answer(value: Any, status: int = 200) -> Answer:
 class Call:
     """What a handler is given."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, patience_s: float = PATIENCE_S) -> None:
+        """`patience_s` stands in place of PATIENCE_S."""
         self.tenant = ""
         self.route: str = scope["path"]
         self.path: dict[str, str] = scope.get("path_params") or {}
@@ -58,6 +59,7 @@ class Call:
         """Hears each piece of a stream."""
         self._scope = scope
         self._receive = receive
+        self._patience_s = patience_s
         self._send = send
         own = self.header("x-request-id")
         self.request_id = own if _SANE.fullmatch(own) else f"req_{uuid4().hex}"
@@ -79,14 +81,14 @@ class Call:
         began_s, size, more = loop.time(), 0, True
         while more:
             try:
-                async with asyncio.timeout_at(began_s + _PATIENCE_S + size / _SLOWEST_BYTES_PER_S):
+                async with asyncio.timeout_at(began_s + self._patience_s + size / _SLOWEST_BYTES_PER_S):
                     message = await self._receive()
             except TimeoutError:
                 waited_s = loop.time() - began_s
                 raise Refused(
                     Refusal.TOO_SLOW,
-                    f"{size} bytes of the body came within {waited_s:.0f} s; a body may take {_PATIENCE_S:.0f} s"
-                    f" and a second more for each {_SLOWEST_BYTES_PER_S} bytes",
+                    f"{size} bytes of the body came within {waited_s:.0f} s; a body may take"
+                    f" {self._patience_s:.0f} s and a second more for each {_SLOWEST_BYTES_PER_S} bytes",
                 ) from None
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError("the client has gone")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from coordinator.answers import message
 from coordinator.runtime import Runtime
-from coordinator.services.openai.choices import Asked, Choice, Form
+from coordinator.services.openai.choices import Asked, Choice, Style
 from coordinator.services.openai.generation import COMMON, USAGE, answering, ask
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
@@ -63,7 +64,7 @@ _ANSWER: Schema = {
 }
 
 
-class ChatForm(Form):
+class ChatStyle(Style):
     """Answers as messages."""
 
     whole, piece, mark = "chat.completion", "chat.completion.chunk", "chatcmpl"
@@ -73,13 +74,8 @@ class ChatForm(Form):
         self._logprobs = logprobs
 
     def choice(self, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(choice.pieces), "refusal": None}
-        return {
-            "index": choice.index,
-            "message": message,
-            "logprobs": self._content(choice.likelihoods),
-            "finish_reason": choice.finish_reason,
-        }
+        logprobs = self._content(choice.likelihoods)
+        return message(choice.index, "".join(choice.pieces), logprobs, choice.finish_reason)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         return _piece(choice.index, {"role": "assistant", "content": ""}, None, None)
@@ -104,6 +100,6 @@ def chat(runtime: Runtime, replies: Replies) -> Operation:
     return answering(runtime, replies, _PATH, "The next message of a conversation", _ANSWER, BODY, chat_asked)
 
 
-def chat_asked(body: dict[str, Any]) -> tuple[Form, Asked]:
+def chat_asked(body: dict[str, Any]) -> tuple[Style, Asked]:
     """What a body asks for, whether its model is here or not."""
-    return ChatForm(body.get("logprobs", False)), ask(body, [{}])
+    return ChatStyle(body.get("logprobs", False)), ask(body, [{}])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TypeVar
 
+from coordinator.answers import usage
 from coordinator.refusal import Refusal, Refused
 from coordinator.streams import Ending, Part
 
@@ -50,7 +51,7 @@ class Choice:
         self.prompt_tokens, self.completion_tokens = ending.prompt_tokens, ending.completion_tokens
 
 
-class Form(ABC):
+class Style(ABC):
     """How answers are written."""
 
     whole: str  # `object` of a whole answer
@@ -83,11 +84,11 @@ async def together(works: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     return [task.result() for task in tasks]
 
 
-def usage(choices: Sequence[Choice], each: int) -> dict[str, int]:
+def spent(choices: Sequence[Choice], each: int) -> dict[str, int]:
     """Tokens of all choices, of which `each` share a prompt."""
     prompt = sum(choice.prompt_tokens for choice in choices[::each])
     completion = sum(choice.completion_tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return usage(prompt, completion)
 
 
 def _read(likelihoods: Iterable[bytes]) -> list[Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from coordinator.runtime import Runtime
-from coordinator.services.openai.choices import Asked, Choice, Form
+from coordinator.services.openai.choices import Asked, Choice, Style
 from coordinator.services.openai.errors import BadField
 from coordinator.services.openai.generation import COMMON, USAGE, answering, ask
 from coordinator.services.openai.operation import Operation, Schema
@@ -61,7 +61,7 @@ _ANSWER: Schema = {
 }
 
 
-class TextForm(Form):
+class TextStyle(Style):
     """Answers as plain texts."""
 
     whole, piece, mark = "text_completion", "text_completion", "cmpl"
@@ -112,7 +112,7 @@ def completions(runtime: Runtime, replies: Replies) -> Operation:
     return answering(runtime, replies, _PATH, "How texts go on", _ANSWER, BODY, text_asked)
 
 
-def text_asked(body: dict[str, Any]) -> tuple[Form, Asked]:
+def text_asked(body: dict[str, Any]) -> tuple[Style, Asked]:
     """What a body asks for, whether its model is here or not."""
     fields = dict(body)
     prompt, top, best_of = fields.pop("prompt"), fields.pop("logprobs", None), fields.pop("best_of", 1)
@@ -123,4 +123,4 @@ def text_asked(body: dict[str, Any]) -> tuple[Form, Asked]:
     if top is not None:
         fields |= {"logprobs": True, "top_logprobs": top}
     prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
-    return TextForm(top is not None), ask(fields, [{"prompt": one} for one in prompts])
+    return TextStyle(top is not None), ask(fields, [{"prompt": one} for one in prompts])

@@ -138,7 +138,7 @@ def _row(operation: Operation) -> str:
     needed = schema.get("required", ())
     fields = "".join(
         f"<tr><td><code>{escape(name)}</code><td>{'needed' if name in needed else ''}<td>{escape(wanted(known))}"
-        for name, known in (*schema.get("properties", {}).items(), *operation.query.items())
+        for name, known in {**schema.get("properties", {}), **operation.query, **operation.headers}.items()
     )
     table = f"<table><tr><th>field<th><th>takes{fields}</table>" if fields else ""
     name = f"{operation.method} {_plain(operation.path)}"

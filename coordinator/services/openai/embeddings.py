@@ -1,14 +1,12 @@
 """/v1/embeddings: vectors of texts, or of texts as token numbers."""
 
 import io
-import json
-from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from coordinator import vectors
+from coordinator import answers
 from coordinator.errors import Failure
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
@@ -20,6 +18,7 @@ from coordinator.services.openai.offered import ASKING_REFUSES, offered
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
 from coordinator.services.openai.schema import NAME, TOKEN
+from coordinator.services.openai.turns import in_turns
 
 _PATH = "/v1/embeddings"
 _MOST_INPUTS = 2048
@@ -94,10 +93,10 @@ class Embeddings:
 
         async def make() -> Answer:
             inputs = self.inputs(body)
-            answers = await self._runtime.requests.run(call.tenant, "openai", body["model"], inputs, None)
-            results = [_result(answer, index) for index, answer in enumerate(answers)]
+            told = await self._runtime.requests.run(call.tenant, "openai", body["model"], inputs, None)
+            results = [_result(answer, index) for index, answer in enumerate(told)]
             try:
-                return Answer(embedded(body, results))
+                return Answer(await in_turns(embedded(body, results)))
             except ValueError as error:
                 raise Refused(Refusal.FAILED, str(error)) from None
 
@@ -113,20 +112,9 @@ class Embeddings:
         return payloads(body["input"])
 
 
-def embedded(body: dict[str, Any], results: Sequence[bytes]) -> bytes:
-    """The answer, JSON, from the results of the cars. Raises ValueError when one cannot be read."""
-    as_floats = body.get("encoding_format", "float") == "float"
-    data, tokens = [], 0
-    for index, payload in enumerate(results):
-        try:
-            vector, count = vectors.read(payload)
-        except ValueError as error:
-            raise ValueError(f"input[{index}] failed: {error}") from None
-        tokens += count
-        embedding = vector.tolist() if as_floats else b64encode(vector.tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": embedding})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": usage}).encode()
+def embedded(body: dict[str, Any], results: Sequence[bytes]) -> Iterator[str]:
+    """The answer, JSON, in pieces, from the results of the cars. Raises ValueError when one cannot be read."""
+    return answers.embeddings(body["model"], results, base64=body.get("encoding_format") == "base64")
 
 
 def _result(answer: bytes | Failure, index: int) -> bytes:

@@ -7,7 +7,7 @@ goes to the car as it came, which refuses by name what it does not know.
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
@@ -15,13 +15,14 @@ from uuid import uuid4
 from coordinator.runtime import Runtime
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call
-from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
+from coordinator.services.openai.choices import Asked, Choice, Style, spent, together
 from coordinator.services.openai.keys import KEYED
 from coordinator.services.openai.offered import ASKING_REFUSES, offered
 from coordinator.services.openai.operation import Operation, Schema
 from coordinator.services.openai.replies import Replies
 from coordinator.services.openai.schema import NAME
 from coordinator.services.openai.telling import Telling
+from coordinator.services.openai.turns import in_pieces, in_turns
 from coordinator.streams import Ending, Part
 
 _MOST_CHOICES = 16
@@ -89,7 +90,7 @@ def answering(
     summary: str,
     answers: Schema,
     schema: Schema,
-    asks: Callable[[dict[str, Any]], tuple[Form, Asked]],
+    asks: Callable[[dict[str, Any]], tuple[Style, Asked]],
 ) -> Operation:
     """The operation that has cars answer what `asks` reads of a body."""
 
@@ -98,8 +99,8 @@ def answering(
 
         async def make() -> Answer | None:
             offered(runtime, body, "generate", path)
-            form, asked = asks(body)
-            return await Generation(runtime, form).answer(call, asked, body.get("stream", False))
+            style, asked = asks(body)
+            return await Generation(runtime, style).answer(call, asked, body.get("stream", False))
 
         return await replies.once(call, body, make)
 
@@ -111,20 +112,20 @@ def answering(
 class Generation:
     """Asks cars for answers."""
 
-    def __init__(self, runtime: Runtime, form: Form) -> None:
+    def __init__(self, runtime: Runtime, style: Style) -> None:
         self._runtime = runtime
-        self._form = form
+        self._style = style
 
     async def answer(self, call: Call, asked: Asked, stream: bool) -> Answer | None:
         """The answers to one call; None: they were told as they were made."""
         choices = [Choice(index) for index in range(len(asked.payloads))]
-        head = {"id": f"{self._form.mark}-{uuid4().hex}", "created": int(time.time()), "model": asked.model}
+        head = {"id": f"{self._style.mark}-{uuid4().hex}", "created": int(time.time()), "model": asked.model}
         if stream:
-            telling = Telling(call, self._form, asked, head, choices)
+            telling = Telling(call, self._style, asked, head, choices)
             await telling.tell(lambda choice: self._say(call.tenant, asked, choice))
             return None
         await together(self._collect(call.tenant, asked, choice) for choice in choices)
-        return Answer(written(self._form, asked, choices, head))
+        return Answer(await in_turns(written(self._style, asked, choices, head)))
 
     async def _collect(self, tenant: str, asked: Asked, choice: Choice) -> None:
         saying = self._say(tenant, asked, choice)
@@ -141,11 +142,10 @@ class Generation:
         return self._runtime.requests.generate(tenant, "openai", asked.model, payload, None)
 
 
-def written(form: Form, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> bytes:
-    """The body of an answer that is complete; `head` is its id, when it was created, and the model."""
-    told = [form.choice(choice) for choice in choices]
-    body = {**head, "object": form.whole, "choices": told, "usage": usage(choices, asked.each)}
-    return json.dumps(body).encode()
+def written(style: Style, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> Iterator[str]:
+    """An answer that is complete, JSON, in pieces; `head` is its id, when it was created, and the model."""
+    told = [style.choice(choice) for choice in choices]
+    return in_pieces({**head, "object": style.whole, "choices": told, "usage": spent(choices, asked.each)})
 
 
 def _next_seed(seed: int, index: int) -> int:

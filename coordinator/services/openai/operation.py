@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from coordinator.keys import Keys, Role
 from coordinator.metrics import Metrics
 from coordinator.refusal import Refusal, Refused
-from coordinator.services.openai.call import Answer, Call
+from coordinator.services.openai.call import PATIENCE_S, Answer, Call
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,17 +65,21 @@ class Operation:
 class Endpoint:
     """The operations of one path, as an ASGI application."""
 
-    def __init__(self, operations: Sequence[Operation], keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self, operations: Sequence[Operation], keys: Keys, metrics: Metrics, patience_s: float = PATIENCE_S
+    ) -> None:
+        """`patience_s` stands in place of PATIENCE_S."""
         self.path = operations[0].path
         self._by_method = {operation.method: operation for operation in operations}
         if "GET" in self._by_method:
             self._by_method["HEAD"] = self._by_method["GET"]
         self._keys = keys
         self._metrics = metrics
+        self._patience_s = patience_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call; ends quietly when its client goes."""
-        call = Call(scope, receive, send)
+        call = Call(scope, receive, send, self._patience_s)
         operation = self._by_method.get(scope["method"])
         label = operation.label if operation is not None else f"other {self.path}"
         connection = scope.get("state", {}).get("connection")

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from coordinator.services.openai.call import Call
-from coordinator.services.openai.choices import Asked, Choice, Form, together, usage
+from coordinator.services.openai.choices import Asked, Choice, Style, spent, together
 from coordinator.streams import Ending, Part
 
 _COMMENT_S = 15.0
@@ -18,14 +18,14 @@ class Telling:
     """One stream of answers."""
 
     def __init__(
-        self, call: Call, form: Form, asked: Asked, head: Mapping[str, Any], choices: Sequence[Choice]
+        self, call: Call, style: Style, asked: Asked, head: Mapping[str, Any], choices: Sequence[Choice]
     ) -> None:
         """`head` is the id of all pieces, when they were created, and the model."""
         self._call = call
-        self._form = form
+        self._style = style
         self._asked = asked
         self._choices = choices
-        self._head = {**head, "object": form.piece}
+        self._head = {**head, "object": style.piece}
         self._open = len(choices)
 
     async def tell(self, say: Callable[[Choice], AsyncGenerator[Part | Ending]]) -> None:
@@ -41,25 +41,25 @@ class Telling:
             raise errors.exceptions[0] from None
         last = b"".join(endings)
         if self._asked.include_usage:
-            last += self._event([], usage(self._choices, self._asked.each))
+            last += self._event([], spent(self._choices, self._asked.each))
         await self._call.write(last + b"data: [DONE]\n\n", last=True)
 
     async def _tell(self, choice: Choice, saying: AsyncGenerator[Part | Ending], pulse: "_Pulse") -> bytes:
         """Tell one answer; returns what is left to be said, if it was the last that was open."""
         began, ended = b"", b""
-        if (opening := self._form.opening(choice)) is not None:
+        if (opening := self._style.opening(choice)) is not None:
             began = self._event([opening], None)
         async with aclosing(saying):
             async for said in saying:
                 if isinstance(said, Ending):
                     choice.end(said)
-                    ended = began + self._event([self._form.more(choice, "", [])], self._so_far(choice))
+                    ended = began + self._event([self._style.more(choice, "", [])], self._so_far(choice))
                     continue
                 text, likelihoods = choice.hear(said)
                 choice.pieces.clear()
                 choice.likelihoods.clear()
                 if text or likelihoods or self._asked.continuous_usage:
-                    began += self._event([self._form.more(choice, text, likelihoods)], self._so_far(choice))
+                    began += self._event([self._style.more(choice, text, likelihoods)], self._so_far(choice))
                 if began:
                     await self._call.write(began)
                     pulse.felt()
@@ -71,12 +71,12 @@ class Telling:
         return ended
 
     def _so_far(self, choice: Choice) -> dict[str, int] | None:
-        return usage([choice], 1) if self._asked.continuous_usage else None
+        return spent([choice], 1) if self._asked.continuous_usage else None
 
-    def _event(self, choices: list[dict[str, Any]], spent: dict[str, int] | None) -> bytes:
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
         chunk: dict[str, Any] = {**self._head, "choices": choices}
         if self._asked.include_usage:
-            chunk["usage"] = spent
+            chunk["usage"] = usage
         return b"data: %b\n\n" % json.dumps(chunk, separators=(",", ":")).encode()
 
 
