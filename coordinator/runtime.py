@@ -289,6 +289,14 @@ class Runtime:
                 if view.ended is not None:
                     return
 
+    async def recorded(self, job: JobId, first: int, limit_bytes: int) -> Results:
+        """What is recorded of a job from item `first` on, up to a gap; items of damaged records have failed."""
+        damage: list[str] = []
+        found = await self.reading(self._store.results(job, first, limit_bytes, damage))
+        for message in damage:
+            self.damaged(message)
+        return found
+
     @contextmanager
     def keeping(self, job: JobId) -> Iterator[None]:
         """Inside, a job is not forgotten, however long ago it ended."""
