@@ -67,12 +67,9 @@ class BatchOutput:
         counts = [0, 0]
 
         def take(payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> None:
-            texts: tuple[list[str], list[str]] = ([], [])
             for line in lines.take(payloads, failures, first):
-                texts[not line.answered].append(line.text)
-            for index, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
-                counts[index] += len(text)
-                draft.write("".join(text).encode())
+                counts[not line.answered] += 1
+                drafts[not line.answered].write(line.text.encode())
 
         item, job = 0, JobId(batch.job)
         while item < batch.items:

@@ -42,7 +42,7 @@ class Document:
 
 
 LEAST_BYTES = 4096
-"""What a content is counted as at least: a block of a disk."""
+"""What a content is counted as at least: a block of a disk. `schema` counts so, too."""
 
 Admit = Callable[[int], None]
 """Asked before a content grows by so many bytes; raises what keeps it from that."""

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from coordinator.store import Corrupt
 from coordinator.store.contents import Contents, content_pieces, opened_content
-from coordinator.store.documents import LEAST_BYTES, Admit, Content, Document, Draft, anything
+from coordinator.store.documents import Admit, Content, Document, Draft, anything
 from coordinator.store.rows import Row, checksum_of
 from coordinator.store.writing import Put
 
@@ -35,8 +35,7 @@ class Filing:
 
     async def size(self, tenant: str) -> int:
         """Bytes of all contents of a tenant, each LEAST_BYTES at least."""
-        each = f"SELECT coalesce(sum(max(bytes, {LEAST_BYTES})), 0) FROM documents WHERE tenant = ?"
-        ((size,),) = await self._read(each, (tenant,))
+        ((size,),) = await self._read("SELECT coalesce(sum(bytes), 0) FROM sizes WHERE tenant = ?", (tenant,))
         return int(size)
 
     async def put(self, documents: Sequence[Document], dropped: Collection[str] = ()) -> None:

@@ -217,6 +217,32 @@ def test_contents_in_memory_have_a_bound() -> None:
     play(scene())
 
 
+def test_what_contents_take_is_known_of_an_older_store_too_and_checked(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def write() -> None:
+        await filed(store, 1, b"small")
+        await store.documents.put([await filed(store, 2, b"x" * 5000)])
+
+    play(write())
+    store.close()
+    connection = apsw.Connection(str(tmp_path / "carpool.db"))
+    connection.execute("DROP TRIGGER content_comes; DROP TRIGGER content_goes; DROP TABLE sizes")
+    connection.execute("PRAGMA user_version = 4")
+    again = SqliteStore(tmp_path)
+
+    async def look() -> None:
+        assert await again.documents.size("local") == 4096 + 5000
+
+    play(look())
+    again.close()
+    assert check(tmp_path).troubles == []
+    connection.execute("UPDATE sizes SET bytes = 9000")
+    connection.close()
+    told = "contents of local take 9096 bytes, and 9000 were recorded; restore a backup"
+    assert check(tmp_path).troubles == [told]
+
+
 def test_what_contents_of_a_tenant_take_is_known(store: Store) -> None:
     async def scene() -> None:
         await filed(store, 1, b"small")
@@ -261,7 +287,7 @@ def test_a_copy_that_is_taken_while_documents_come_and_go_is_a_store(tmp_path: P
 def test_a_store_of_an_older_version_is_copied_before_it_is_brought_up_to_date(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "state").close()
     connection = apsw.Connection(str(tmp_path / "state" / "carpool.db"))
-    connection.execute("DROP TABLE documents; PRAGMA user_version = 3")
+    connection.execute("DROP TABLE documents; DROP TABLE sizes; PRAGMA user_version = 3")
     connection.close()
     assert backup(tmp_path / "state", tmp_path / "copy") > 0
     SqliteStore(tmp_path / "copy").close()
