@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from coordinator.answers import Lines
@@ -13,7 +12,6 @@ from coordinator.errors import Failure
 from coordinator.files import Files
 from coordinator.refusal import Refused
 from coordinator.runtime import Runtime
-from coordinator.store import Full
 from coordinator.store.documents import Document, Draft
 
 OUTPUT = "batch_output"
@@ -43,25 +41,21 @@ class BatchOutput:
     async def made(self, batch: Batch, reads: BatchInput, undone: Failure) -> Output:
         """Both files, but for one that would be empty; `undone` is told of requests without a result.
 
-        Raises Full, or what the runtime refuses, and then keeps nothing.
+        What the files refuse is raised, and then nothing is kept.
         """
-        drafts: list[Draft] = []
         made: dict[str, Document] = {}
         try:
-            drafts.append(await self._files.draft())
-            drafts.append(await self._files.draft())
-            completed, failed = await self._write(batch, reads, undone, drafts)
-            for draft, name in zip(drafts, ("output", "error"), strict=True):
-                if draft.bytes:
-                    filename = f"{batch.id}_{name}.jsonl"
-                    expires_s = batch.order.output_expires_s
-                    made[name] = await self._files.kept(batch.tenant, draft, filename, OUTPUT, expires_s)
-        except (Full, Refused):
+            async with self._files.draft(batch.tenant) as answers, self._files.draft(batch.tenant) as errors:
+                drafts = (answers, errors)
+                completed, failed = await self._write(batch, reads, undone, drafts)
+                for draft, name in zip(drafts, ("output", "error"), strict=True):
+                    if draft.bytes:
+                        filename = f"{batch.id}_{name}.jsonl"
+                        expires_s = batch.order.output_expires_s
+                        made[name] = await self._files.kept(batch.tenant, draft, filename, OUTPUT, expires_s)
+        except Refused:
             await self._runtime.shelf.record([], dropped=[document.name for document in made.values()])
             raise
-        finally:
-            for draft in drafts:
-                await asyncio.to_thread(draft.discard)
         output, error = (made[name].name if name in made else None for name in ("output", "error"))
         return Output(tuple(made.values()), completed, failed, output, error)
 
@@ -73,24 +67,18 @@ class BatchOutput:
         counts = [0, 0]
 
         def take(payloads: Sequence[bytes], failures: Mapping[int, Failure], first: int) -> None:
-            texts: tuple[list[str], list[str]] = ([], [])
             for line in lines.take(payloads, failures, first):
-                texts[not line.answered].append(line.text)
-            for index, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
-                counts[index] += len(text)
-                draft.write("".join(text).encode())
+                counts[not line.answered] += 1
+                drafts[not line.answered].write(line.text.encode())
 
-        item = 0
+        item, job = 0, JobId(batch.job)
         while item < batch.items:
-            gap = batch.items
-            if batch.job:
-                job = JobId(batch.job)
-                async with aclosing(self._runtime.jobs.results(batch.tenant, job, item, _PART_BYTES)) as results:
-                    async for first, part, _ in results:
-                        await asyncio.to_thread(take, part.payloads, part.failures, first)
-                        item = first + len(part.payloads)
-                if item < batch.items:
-                    gap = await self._runtime.jobs.next_settled(job, item) or batch.items
+            part = await self._runtime.jobs.recorded(job, item, _PART_BYTES)
+            await asyncio.to_thread(take, part.payloads, part.failures, item)
+            item += len(part.payloads)
+            if part.payloads:
+                continue
+            gap = await self._runtime.jobs.next_settled(job, item) or batch.items
             while item < gap:
                 end = min(gap, item + _PART_ITEMS)
                 failures = dict.fromkeys(range(item, end), undone)

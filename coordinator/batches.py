@@ -28,7 +28,7 @@ from coordinator.files import Files
 from coordinator.items import Items
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
-from coordinator.store import Corrupt, Full
+from coordinator.store import Corrupt
 from coordinator.store.documents import Document
 
 _LOG = logging.getLogger(__name__)
@@ -228,12 +228,12 @@ class Batches:
         batch = opened.batch
         requests = reads.batch(Sound(batch.model, batch.total, batch.items))
         if not batch.job and batch.total:
-            await self._with_room(partial(self._submit, opened, requests))
+            await self._with_room(opened, partial(self._submit, opened, requests))
         with self._runtime.jobs.keeping(JobId(opened.batch.job)):
             outcome = await self._outcome(opened)
             if opened.batch.total:
                 await self._change(opened, Status.FINALIZING)
-                await self._with_room(partial(self._finish, opened, reads, outcome))
+                await self._with_room(opened, partial(self._finish, opened, reads, outcome))
             else:
                 await self._change(opened, outcome)
 
@@ -280,22 +280,28 @@ class Batches:
         else:
             expected = None if quote.finish_s == inf else time() + quote.finish_s - monotonic()
             on_time = quote.on_time
-        await self._change(opened, Status.IN_PROGRESS, job=job, expected=expected, on_time=on_time)
+        await self._change(opened, Status.IN_PROGRESS, job=job, expected=expected, on_time=on_time, wrong=())
 
     async def _outcome(self, opened: _Open) -> Status:
         """Wait until its job has ended, and end it when its window is over or its tenant asks: how it ends."""
-        if opened.batch.job:
-            tenant, job = opened.batch.tenant, JobId(opened.batch.job)
-            async with aclosing(self._runtime.jobs.watch(tenant, job)) as views:
-                async for view in views:
-                    if view.ended is Outcome.DONE:
-                        return Status.COMPLETED
-                    if view.ended is not None:
-                        break
-                    if opened.batch.status is Status.CANCELLING or opened.over:
-                        await self._runtime.jobs.cancel(tenant, job)
+        if opened.batch.job and await self._job_ends(opened) is Outcome.DONE:
+            return Status.COMPLETED
         expired = opened.batch.status is not Status.CANCELLING and opened.over
         return Status.EXPIRED if expired else Status.CANCELLED
+
+    async def _job_ends(self, opened: _Open) -> Outcome:
+        tenant, job = opened.batch.tenant, JobId(opened.batch.job)
+        try:
+            async with aclosing(self._runtime.jobs.watch(tenant, job)) as views:
+                async for view in views:
+                    if view.ended is not None:
+                        return view.ended
+                    if opened.batch.status is Status.CANCELLING or opened.over:
+                        await self._runtime.jobs.cancel(tenant, job)
+        except Refused as refused:
+            if refused.refusal is not Refusal.DAMAGED:
+                raise
+        return Outcome.DONE  # of a row that is damaged: the core knows no such job, and its results are there
 
     # What comes of it
 
@@ -314,6 +320,7 @@ class Batches:
                 failed=output.failed,
                 output_file_id=output.output_file_id,
                 error_file_id=output.error_file_id,
+                wrong=(),
             )
 
     # What is recorded
@@ -337,17 +344,18 @@ class Batches:
             opened.batch = changed
             return changed
 
-    async def _with_room(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do this; again and again while there is no room for it."""
+    async def _with_room(self, opened: _Open, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this; again and again while there is no room for it, which its tenant is told."""
         while True:
             try:
                 await work()
                 return
-            except Full as full:
-                self._runtime.trouble.no_room(full)
             except Refused as refused:
-                if refused.refusal is not Refusal.OVERLOADED:
+                if refused.refusal not in (Refusal.OVERLOADED, Refusal.OVER_QUOTA):
                     raise
+                told = str(refused)
+            if not opened.batch.wrong:
+                await self._change(opened, opened.batch.status, wrong=(Wrong("no_room", told),))
             await asyncio.sleep(_NO_ROOM_S)
 
     async def _counted(self, batch: Batch) -> Batch:

@@ -55,6 +55,11 @@ class StoreSettings:
     keep_bytes: int = 64 << 30
     """While inputs and results of all jobs, live ones too, are more than this, finished jobs are forgotten sooner,
     in the order of their ends (assumed)."""
+    tenant_file_bytes: int = 32 << 30
+    """Of the files of one tenant together, what its batches wrote included; each counts as 4 KiB at least (assumed:
+    half of `keep_bytes`)."""
+    memory_file_bytes: int = 1 << 30
+    """Of all files together, where `folder` is ":memory:" (assumed)."""
     spare_finished_s: float = 300.0
     """Nothing is forgotten so soon after a job's end or the coordinator's start: its tenant fetches its results
     (assumed)."""

@@ -4,13 +4,14 @@ A file is a document of the store; it is forgotten some time after it was made, 
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from secrets import token_hex
 from time import time
 from typing import BinaryIO
 
+from coordinator.config import StoreSettings
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.store import Corrupt, Full
@@ -42,29 +43,70 @@ class File:
         return cls(document.name, document.tenant, size, created_at, expires_at, body["filename"], body["purpose"])
 
 
+class _Account:
+    """What a tenant who writes has."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self.writers = 0
+        self.recorded = 0  # bytes of its files, as of the last look
+        self.drafts: set[Draft] = set()
+
+    def admit(self, size: int) -> None:
+        """Refused when so many bytes more are too many; from any thread."""
+        used = self.recorded + sum(draft.bytes for draft in [*self.drafts])
+        if used + size > self._most_bytes:
+            raise Refused(
+                Refusal.OVER_QUOTA,
+                f"your files take {used:,} bytes, and {size:,} more would be over {self._most_bytes:,}, the limit"
+                " of a tenant; delete some",
+            )
+
+
 class Files:
     """All files of all tenants; nobody sees another's."""
 
-    def __init__(self, runtime: Runtime, keep_s: float) -> None:
-        """A file is kept so long, unless it says how long."""
+    def __init__(self, runtime: Runtime, keep: StoreSettings) -> None:
+        """`keep` says how long a file is kept that does not say it, and how much a tenant may have."""
         self._runtime = runtime
         self._documents = runtime.shelf.documents
-        self._keep_s = keep_s
+        self._keep = keep
         self._keyed = asyncio.Lock()
+        self._accounts: dict[str, _Account] = {}  # of tenants who write just now
 
-    async def draft(self) -> Draft:
-        """Begin a content. Refused without room for it."""
+    @asynccontextmanager
+    async def draft(self, tenant: str) -> AsyncIterator[Draft]:
+        """Inside, a content is made, of a tenant; refused without room for it."""
+        account = self._accounts.setdefault(tenant, _Account(self._keep.tenant_file_bytes))
+        account.writers += 1
         try:
-            return await asyncio.to_thread(self._documents.draft)
+            account.recorded = await self._runtime.trouble.reading(self._documents.size(tenant))
+            draft = await asyncio.to_thread(self._documents.draft, account.admit)
+            account.drafts.add(draft)
+            try:
+                yield draft
+            finally:
+                try:
+                    await asyncio.to_thread(draft.discard)
+                    account.recorded = await self._runtime.trouble.reading(self._documents.size(tenant))
+                finally:
+                    account.drafts.discard(draft)
         except Full as full:
             raise self._runtime.trouble.no_room(full) from None
+        finally:
+            account.writers -= 1
+            if not account.writers:
+                del self._accounts[tenant]
 
     async def write(self, draft: Draft, data: bytes) -> None:
-        """Add to a content."""
+        """Add to a content. Refused when there is no room, or when its tenant has too much."""
         try:
             await asyncio.to_thread(draft.write, data)
         except Full as full:
             raise self._runtime.trouble.no_room(full) from None
+        except Refused:
+            self._runtime.metrics.count_rejection("over_quota")
+            raise
 
     async def kept(
         self, tenant: str, draft: Draft, filename: str, purpose: str, expires_s: float | None = None, key: str = ""
@@ -81,7 +123,7 @@ class Files:
         except Full as full:
             raise self._runtime.trouble.no_room(full) from None
         now = time()
-        until = now + (self._keep_s if expires_s is None else expires_s)
+        until = now + (self._keep.keep_finished_s if expires_s is None else expires_s)
         body = {"filename": filename, "purpose": purpose}
         return Document(name, FILE, tenant, now, body, key, until, content=content)
 

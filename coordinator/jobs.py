@@ -117,6 +117,14 @@ class Jobs:
                 if view.ended is not None:
                     return
 
+    async def recorded(self, job: JobId, first: int, limit_bytes: int) -> Results:
+        """What is recorded of a job from item `first` on, up to a gap; items of damaged records have failed."""
+        damage: list[str] = []
+        found = await self._trouble.reading(self._store.results(job, first, limit_bytes, damage))
+        for message in damage:
+            self._trouble.damaged(message)
+        return found
+
     async def next_settled(self, job: JobId, first: int) -> int | None:
         """The first recorded item behind a gap in the results of an ended job; None: there are no more."""
         return await self._trouble.reading(self._store.next_settled(job, first))

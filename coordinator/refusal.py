@@ -9,7 +9,7 @@ REFUSAL_KEY = "refusal"
 
 
 class Refusal(Enum):
-    """A kind of refusal: (gRPC status, HTTP status)."""
+    """A kind of refusal: (gRPC status, HTTP status, and what tells it from another with the same)."""
 
     BAD_INPUT = (grpc.StatusCode.INVALID_ARGUMENT, 400)
     NO_KEY = (grpc.StatusCode.UNAUTHENTICATED, 401)
@@ -22,6 +22,7 @@ class Refusal(Enum):
     TOO_LARGE = (grpc.StatusCode.INVALID_ARGUMENT, 413)
     WRONG_FORM = (grpc.StatusCode.INVALID_ARGUMENT, 415)
     OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429)
+    OVER_QUOTA = (grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "what the tenant has itself")  # an enum's values differ
     UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, 503)
     FAILED = (grpc.StatusCode.ABORTED, 500)  # on the vehicles, which were asked as they should be
     DAMAGED = (grpc.StatusCode.DATA_LOSS, 500)
@@ -30,12 +31,14 @@ class Refusal(Enum):
     @property
     def status(self) -> grpc.StatusCode:
         """The gRPC status."""
-        return self.value[0]
+        status: grpc.StatusCode = self.value[0]
+        return status
 
     @property
     def http_status(self) -> int:
         """The HTTP status."""
-        return self.value[1]
+        status: int = self.value[1]
+        return status
 
 
 class Refused(Exception):

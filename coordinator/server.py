@@ -91,7 +91,7 @@ def _store(settings: StoreSettings, metrics: Metrics) -> Iterator[Store]:
         folder = settings.folder or exits.enter_context(TemporaryDirectory(prefix="carpool-state-"))
         try:
             if folder == MEMORY:
-                store: Store = MemoryStore(metrics.observe_commit)
+                store: Store = MemoryStore(metrics.observe_commit, settings.memory_file_bytes)
             else:
                 store = SqliteStore(Path(folder), metrics.observe_commit, free_bytes=settings.free_bytes)
         except (Corrupt, Occupied) as error:
@@ -128,7 +128,7 @@ async def _serve(
             sockets[flag] = listen(host, port)
         except OSError as error:
             raise CannotServe(_in_use(host, port, flag)) from error
-    files = Files(runtime, config.store.keep_finished_s)
+    files = Files(runtime, config.store)
     batches = Batches(runtime, files, FORMS, config.limits, config.store.keep_finished_s)
     try:
         unended = await batches.unended()

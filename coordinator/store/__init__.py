@@ -98,6 +98,10 @@ class Results:
     failures: dict[int, Failure]  # by item
 
 
+DAMAGED = Failure("damaged", "the result of this request was damaged on the coordinator's disk; send it again")
+"""What becomes of an item whose record is damaged, where the others are wanted all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreState:
     """How a store is, for metrics."""
@@ -138,10 +142,11 @@ class Store(Protocol):
     async def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
         """Inputs of these items, in order."""
 
-    async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+    async def results(self, job: JobId, first: int, limit_bytes: int, damage: list[str] | None = None) -> Results:
         """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
 
-        Raises NoSuchJob.
+        Raises NoSuchJob. With `damage` nothing is raised: an item whose record is damaged is a failure, DAMAGED,
+        and what is wrong with the record is added there; what is missing is a gap.
         """
 
     async def next_settled(self, job: JobId, first: int) -> int | None:

@@ -99,6 +99,12 @@ def _names(connection: apsw.Connection, database: Path) -> Iterator[str]:
                 f"{database} names {named.get(segment, 0)} bytes of segment {segment}, and {live} were recorded;"
                 " restore a backup"
             )
+    for tenant, told, found in connection.execute(
+        "SELECT tenant, bytes, (SELECT coalesce(sum(max(bytes, 4096)), 0) FROM documents"
+        " WHERE documents.tenant = sizes.tenant AND sha256 NOT NULL) FROM sizes"
+    ):
+        if told != found:
+            yield f"contents of {tenant} take {found} bytes, and {told} were recorded; restore a backup"
     for job, item in connection.execute(
         "SELECT failures.job, item FROM failures JOIN results ON results.job = failures.job AND first ="
         " (SELECT max(first) FROM results WHERE job = failures.job AND first <= item) WHERE item < first + items"

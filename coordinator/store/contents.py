@@ -6,15 +6,15 @@ left over from a kill and deleted at the next start. Blocks.
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.store import Corrupt, Full
-from coordinator.store.documents import Content, Draft
+from coordinator.store.documents import Admit, Content, Draft
 from coordinator.store.segments import sync_folder
 
 CONTENTS = "files"
@@ -22,6 +22,7 @@ CONTENTS = "files"
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _PART = ".part"
+_PIECE_BYTES = 1 << 20
 
 
 class Contents:
@@ -34,10 +35,10 @@ class Contents:
         self._numbers = count(1)
         folder.mkdir(exist_ok=True)
 
-    def draft(self) -> Draft:
+    def draft(self, admit: Admit) -> Draft:
         """Begin a content. Raises Full."""
         self._check_room()
-        return _Draft(self.folder, self.folder / f"{next(self._numbers)}{_PART}", self._check_room)
+        return _Draft(self.folder, self.folder / f"{next(self._numbers)}{_PART}", self._check_room, admit)
 
     def clear(self, named: Collection[str]) -> None:
         """Delete what is neither a content of these documents nor anything else."""
@@ -54,8 +55,8 @@ class Contents:
 
 
 class _Draft(Draft):
-    def __init__(self, folder: Path, path: Path, check_room: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, path: Path, check_room: Callable[[], None], admit: Admit) -> None:
+        super().__init__(admit)
         self._folder, self._path, self._check_room = folder, path, check_room
         self._file = path.open("wb")
 
@@ -99,6 +100,21 @@ def opened_content(path: Path, content: Content) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def content_pieces(path: Path, content: Content) -> Iterator[int]:
+    """The same piece by piece: how many bytes were read each time. Raises Corrupt, and FileNotFoundError."""
+    with path.open("rb") as file:
+        left, found = content.bytes, sha256()
+        try:
+            while left and (piece := file.read(min(left, _PIECE_BYTES))):
+                found.update(piece)
+                left -= len(piece)
+                yield len(piece)
+            if left or file.read(1) or found.digest() != content.sha256:
+                raise Corrupt(f"{path} is not the {content.bytes} bytes that were written; restore a backup")
+        except OSError as error:
+            raise Corrupt(f"{path} cannot be read ({error.strerror}); restore a backup") from None
 
 
 def _full(error: OSError) -> Exception:

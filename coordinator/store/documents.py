@@ -1,17 +1,14 @@
 """Documents: what fronts keep of their tenants beside jobs, each a few words of theirs and perhaps a content of any
-size. Here is the contract, and documents that go with their process; `filing` has those that do not.
+size. Here is the contract; `memory_documents` go with their process, those of `filing` do not.
 
 A document belongs to whoever wrote it: the store knows neither files nor batches.
 """
 
-import asyncio
-import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
 from math import inf
 from typing import Any, BinaryIO, Protocol
 
@@ -44,15 +41,28 @@ class Document:
         return json.dumps(self.body, separators=(",", ":"), sort_keys=True)
 
 
+LEAST_BYTES = 4096
+"""What a content is counted as at least: a block of a disk. `schema` counts so, too."""
+
+Admit = Callable[[int], None]
+"""Asked before a content grows by so many bytes; raises what keeps it from that."""
+
+
+def anything(size: int) -> None:
+    """No bound."""
+
+
 class Draft(ABC):
     """A content in the making. Blocks; one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, admit: Admit) -> None:
         self.bytes = 0
+        self._admit = admit
         self._sha256 = sha256()
 
     def write(self, data: bytes) -> None:
-        """Add to it. Raises Full."""
+        """Add to it. Raises Full, and what `admit` does."""
+        self._admit(len(data))
         self._write(data)
         self._sha256.update(data)
         self.bytes += len(data)
@@ -76,8 +86,11 @@ class Draft(ABC):
 class Documents(Protocol):
     """What every store promises of documents. Reads see what is recorded, and raise Corrupt."""
 
-    def draft(self) -> Draft:
+    def draft(self, admit: Admit = anything) -> Draft:
         """Begin a content. Raises Full."""
+
+    async def size(self, tenant: str) -> int:
+        """Bytes of all contents of a tenant, each LEAST_BYTES at least."""
 
     async def put(self, documents: Sequence[Document], dropped: Collection[str] = ()) -> None:
         """Record these, new or changed, and forget those that are named, all or none; returns when it is durable.
@@ -107,85 +120,3 @@ class Documents(Protocol):
     def open(self, document: Document) -> BinaryIO:
         """The content of a document, which was checked. Blocks. Raises Corrupt, and FileNotFoundError when it was
         forgotten meanwhile."""
-
-
-class _MemoryDraft(Draft):
-    def __init__(self, contents: dict[str, bytes]) -> None:
-        super().__init__()
-        self._contents, self._buffer = contents, io.BytesIO()
-
-    def _write(self, data: bytes) -> None:
-        self._buffer.write(data)
-
-    def _keep(self, name: str) -> None:
-        self._contents[name] = self._buffer.getvalue()
-
-    def discard(self) -> None:
-        self._buffer.close()
-
-
-class MemoryDocuments:
-    """All of them in dictionaries."""
-
-    def __init__(self) -> None:
-        self._documents: dict[str, tuple[int, Document]] = {}  # with numbers in the order of their coming
-        self._contents: dict[str, bytes] = {}
-        self._numbers = count(1)
-
-    def draft(self) -> Draft:
-        """Begin a content."""
-        return _MemoryDraft(self._contents)
-
-    async def put(self, documents: Sequence[Document], dropped: Collection[str] = ()) -> None:
-        """Record these and forget those that are named."""
-        for document in documents:
-            number, _ = self._documents.get(document.name) or (next(self._numbers), None)
-            self._documents[document.name] = (number, document)
-        for name in dropped:
-            self._documents.pop(name, None)
-            self._contents.pop(name, None)
-        await asyncio.sleep(0)
-
-    async def get(self, name: str) -> Document | None:
-        """A document."""
-        _, document = self._documents.get(name, (0, None))
-        return document
-
-    async def find(self, tenant: str, kind: str, key: str) -> Document | None:
-        """The document of a tenant under this key."""
-        wanted = (tenant, kind, key)
-        return next((it for it in self._all() if key and (it.tenant, it.kind, it.key) == wanted), None)
-
-    async def page(
-        self, tenant: str, kind: str, limit: int, after: str = "", *, oldest_first: bool = False, purpose: str = ""
-    ) -> list[Document]:
-        """Documents of a tenant that follow the one named `after`, the newest first."""
-        if after and after not in self._documents:
-            return []
-        behind, _ = self._documents.get(after, (0 if oldest_first else inf, None))
-        found = [
-            document
-            for number, document in sorted(self._documents.values(), key=lambda entry: entry[0])
-            if (document.tenant, document.kind) == (tenant, kind)
-            and (number > behind if oldest_first else number < behind)
-            and (not purpose or document.body.get("purpose") == purpose)
-        ]
-        return (found if oldest_first else found[::-1])[:limit]
-
-    async def live(self, kind: str) -> list[Document]:
-        """Those about which there is more to do."""
-        return [document for document in self._all() if document.live and document.kind == kind]
-
-    async def over(self, now: float, held: Collection[str] = ()) -> list[Document]:
-        """Those that may be forgotten by now."""
-        over = (it for it in self._all() if it.until <= now and it.name not in held)
-        return sorted(over, key=lambda it: it.until)
-
-    def open(self, document: Document) -> BinaryIO:
-        """The content of a document."""
-        if document.name not in self._contents:
-            raise FileNotFoundError(document.name)
-        return io.BytesIO(self._contents[document.name])
-
-    def _all(self) -> list[Document]:
-        return [document for _, document in self._documents.values()]

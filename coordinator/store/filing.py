@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from math import inf
 from typing import Any, BinaryIO
 
 from coordinator.store import Corrupt
-from coordinator.store.contents import Contents, opened_content
-from coordinator.store.documents import Content, Document, Draft
+from coordinator.store.contents import Contents, content_pieces, opened_content
+from coordinator.store.documents import Admit, Content, Document, Draft, anything
 from coordinator.store.rows import Row, checksum_of
 from coordinator.store.writing import Put
 
 DOCUMENT = "name, kind, tenant, key, created, until, live, body, bytes, sha256, checksum"
-_SOME = 100  # documents to be forgotten at a time
+_SOME = 100  # documents to be forgotten, or looked at, at a time
+_LOOK_BYTES = 4 << 20  # of contents, in one look of the scrub: as many as it reads of records
 
 
 class Filing:
@@ -28,9 +29,14 @@ class Filing:
         """`put` hands something to the writer, `read` asks the reader."""
         self._contents, self._put, self._read = contents, put, read
 
-    def draft(self) -> Draft:
+    def draft(self, admit: Admit = anything) -> Draft:
         """Begin a content. Raises Full."""
-        return self._contents.draft()
+        return self._contents.draft(admit)
+
+    async def size(self, tenant: str) -> int:
+        """Bytes of all contents of a tenant, each LEAST_BYTES at least."""
+        ((size,),) = await self._read("SELECT coalesce(sum(bytes), 0) FROM sizes WHERE tenant = ?", (tenant,))
+        return int(size)
 
     async def put(self, documents: Sequence[Document], dropped: Collection[str] = ()) -> None:
         """Record these, new or changed, and forget those that are named; returns when it is durable."""
@@ -81,6 +87,35 @@ class Filing:
         """The content of a document, which was checked. Blocks. Raises Corrupt, and FileNotFoundError."""
         assert document.content is not None, "it has one"
         return opened_content(self._contents.folder / document.name, document.content)
+
+    async def scrub(self, pause: Callable[[], Awaitable[None]], trouble: Callable[[str], None]) -> None:
+        """Go once through all documents and their contents, pause between two looks, and tell what is damaged.
+        Raises Corrupt when the database is."""
+        number = looked = 0
+        while True:
+            await pause()
+            page = f"SELECT number, {DOCUMENT} FROM documents WHERE number > ? ORDER BY number LIMIT {_SOME}"
+            rows = await self._read(page, (number,))
+            if not rows:
+                return
+            number = rows[-1][0]
+            for _, name, *row in rows:
+                try:
+                    pieces = self._pieces(stored_document((name, *row)))
+                    while size := await asyncio.to_thread(next, pieces, 0):
+                        looked += size
+                        if looked >= _LOOK_BYTES:
+                            looked = 0
+                            await pause()
+                except FileNotFoundError:
+                    if await self.get(name) is not None:
+                        trouble(f"the content of {name} is missing; restore a backup")
+                except Corrupt as corrupt:
+                    trouble(str(corrupt))
+
+    def _pieces(self, document: Document) -> Iterator[int]:
+        content = document.content
+        return content_pieces(self._contents.folder / document.name, content) if content else iter(())
 
     async def _documents(self, where: str, *values: Any) -> list[Document]:
         rows = await self._read(f"SELECT {DOCUMENT} FROM documents WHERE {where}", values)

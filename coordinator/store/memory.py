@@ -24,7 +24,7 @@ from coordinator.store import (
     Submission,
     accepted_payloads,
 )
-from coordinator.store.documents import MemoryDocuments
+from coordinator.store.memory_documents import MemoryDocuments
 
 
 class _Intake(Intake):
@@ -54,11 +54,13 @@ class _Job:
 class MemoryStore:
     """Everything in dictionaries; a commit is done when it is asked for."""
 
-    def __init__(self, observe: Callable[[float, int], None] = lambda duration_s, operations: None) -> None:
-        """`observe` is told of each commit: its seconds, its operations."""
+    def __init__(
+        self, observe: Callable[[float, int], None] = lambda duration_s, operations: None, file_bytes: float = inf
+    ) -> None:
+        """`observe` is told of each commit: its seconds, its operations. `file_bytes` bounds contents."""
         self.epoch, self.newest_job = 1, JobId(0)
         self._observe = observe
-        self.documents = MemoryDocuments()
+        self.documents = MemoryDocuments(file_bytes)
         """What fronts keep beside jobs."""
         self._jobs: dict[JobId, _Job] = {}
         self._keys: dict[tuple[str, str], JobId] = {}
@@ -97,14 +99,16 @@ class MemoryStore:
         inputs = self._jobs[job].inputs
         return [payload for first, count in ranges for payload in inputs[first : first + count]]
 
-    async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+    async def results(self, job: JobId, first: int, limit_bytes: int, damage: list[str] | None = None) -> Results:
         """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
 
-        Raises NoSuchJob.
+        Raises NoSuchJob, without `damage`. Nothing is damaged.
         """
         stored = self._jobs.get(job)
         if stored is None:
-            raise NoSuchJob
+            if damage is None:
+                raise NoSuchJob
+            return Results([], {})
         payloads: list[bytes] = []
         failures: dict[int, Failure] = {}
         for item in range(first, len(stored.results)):

@@ -14,7 +14,7 @@ from coordinator.core.effects import Outcome
 from coordinator.core.events import JobId
 from coordinator.core.ranges import Range
 from coordinator.errors import Failure
-from coordinator.store import Corrupt, NoSuchJob, Results, StoredJob
+from coordinator.store import DAMAGED, Corrupt, NoSuchJob, Results, StoredJob
 from coordinator.store.opening import opened
 from coordinator.store.rows import JOB, Row, check_failure, stored_job
 from coordinator.store.segments import Kind, Place
@@ -77,15 +77,18 @@ class Reader:
                 self._records.popitem(last=False)
         return record
 
-    def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
-        """Results from item `first` on, up to the first gap or a little over `limit_bytes`. Raises NoSuchJob."""
+    def results(self, job: JobId, first: int, limit_bytes: int, damage: list[str] | None = None) -> Results:
+        """Results from item `first` on, up to the first gap or a little over `limit_bytes`. Raises NoSuchJob.
+
+        With `damage`, items of damaged records are DAMAGED, and what is wrong is added there.
+        """
         self._query("BEGIN", ())  # results that are recorded meanwhile are not missing
         try:
-            return self._results(job, first, limit_bytes)
+            return self._results(job, first, limit_bytes, damage)
         finally:
             self._query("COMMIT", ())
 
-    def _results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+    def _results(self, job: JobId, first: int, limit_bytes: int, damage: list[str] | None) -> Results:
         payloads: list[bytes] = []
         failures: dict[int, Failure] = {}
         item = first
@@ -103,28 +106,38 @@ class Reader:
             while row is not None and row[0] + row[1] <= item:
                 row = next(rows, None)
             if failure is not None and failure[0] == item:
-                check_failure(job, *failure)
-                failures[item] = Failure(failure[1], failure[2])
+                failures[item] = _failure(job, failure, damage)
                 payloads.append(b"")
                 item += 1
                 failure = next(failed, None)
             elif row is not None and row[0] <= item:
-                record = self._segments.read(Kind.RESULTS, job, row[0], Place(*row[2:]))
-                if len(record) != row[1]:
-                    raise Corrupt(f"{self._database} is damaged at job {job}; restore a backup")
-                part = record[item - row[0] :]
-                payloads.extend(part)
-                item += len(part)
+                end = row[0] + row[1]
+                part = self._part(job, row, damage)[item - row[0] :]
+                if not part:
+                    failures.update(dict.fromkeys(range(item, end), DAMAGED))
+                payloads.extend(part or [b""] * (end - item))
                 limit_bytes -= sum(map(len, part))
+                item = end
             else:
                 break
-        if item == first:
+        if item == first and damage is None:
             stored = self.jobs("job = ?", (job,))
             if not stored:
                 raise NoSuchJob
             if stored[0].outcome is Outcome.DONE and item < stored[0].spec.items:
                 raise Corrupt(f"{self._database} names no result {item} of job {job}; restore a backup")
         return Results(payloads, failures)
+
+    def _part(self, job: JobId, row: Row, damage: list[str] | None) -> list[bytes]:
+        """The record that a row of `results` names; empty: it is damaged, and that is told."""
+        try:
+            record = self._segments.read(Kind.RESULTS, job, row[0], Place(*row[2:]))
+            if len(record) != row[1]:
+                raise Corrupt(f"{self._database} is damaged at job {job}; restore a backup")
+        except Corrupt as corrupt:
+            _tell(corrupt, damage)
+            return []
+        return record
 
     def next_settled(self, job: JobId, first: int) -> int | None:
         """The first item from `first` on with a result or a failure whose record begins there or later."""
@@ -171,3 +184,20 @@ class Reader:
             return iter(self._connection.execute(query, values).fetchall())
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise Corrupt(f"{self._database} is damaged: {error}; restore a backup") from None
+
+
+def _failure(job: JobId, row: Row, damage: list[str] | None) -> Failure:
+    """What a row of `failures` tells, or DAMAGED."""
+    try:
+        check_failure(job, *row)
+    except Corrupt as corrupt:
+        _tell(corrupt, damage)
+        return DAMAGED
+    return Failure(row[1], row[2])
+
+
+def _tell(corrupt: Corrupt, damage: list[str] | None) -> None:
+    """Add it, or, where nobody takes it in, raise it."""
+    if damage is None:
+        raise corrupt
+    damage.append(str(corrupt))

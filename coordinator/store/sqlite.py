@@ -146,12 +146,13 @@ class SqliteStore:
             return [payload for first, count in ranges for payload in recent[first : first + count]]
         return await self._read(lambda reader: reader.inputs(job, ranges))
 
-    async def results(self, job: JobId, first: int, limit_bytes: int) -> Results:
+    async def results(self, job: JobId, first: int, limit_bytes: int, damage: list[str] | None = None) -> Results:
         """Results from item `first` on, as far as they are recorded, but not much over `limit_bytes`.
 
-        Raises NoSuchJob.
+        Raises NoSuchJob. With `damage` nothing is raised: an item whose record is damaged is a failure, DAMAGED,
+        and what is wrong with the record is added there; what is missing is a gap.
         """
-        return await self._read(lambda reader: reader.results(job, first, limit_bytes))
+        return await self._read(lambda reader: reader.results(job, first, limit_bytes, damage))
 
     async def next_settled(self, job: JobId, first: int) -> int | None:
         """The first settled item from `first` on, which is not settled itself; None: there are no more."""
@@ -216,6 +217,10 @@ class SqliteStore:
                         after, troubles = None, [str(corrupt)]
                     for message in troubles:
                         trouble(message)
+            try:
+                await self.documents.scrub(partial(asyncio.sleep, _SCRUB_S), trouble)
+            except Corrupt as corrupt:
+                trouble(str(corrupt))
 
     def state(self) -> StoreState:
         """How it is now."""

@@ -13,6 +13,7 @@ from coordinator.store import Corrupt, Full, Operation, Store
 from coordinator.store.backup import backup
 from coordinator.store.checks import check
 from coordinator.store.documents import Document
+from coordinator.store.memory import MemoryStore
 from coordinator.store.sqlite import SqliteStore
 from tests.coordinator.test_store import commit, play, results, store, submission
 
@@ -163,6 +164,98 @@ def test_a_damaged_content_is_named_and_never_served(tmp_path: Path) -> None:
     assert third == "the database's row of paper-3 is damaged; restore a backup"
 
 
+def test_a_scrub_reads_contents_too(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    contents = {1: b"sound", 2: b"x" * 5_000_000, 3: b"longer", 4: b"missing", 5: b"", 6: b"", 7: b"row"}
+
+    async def scene() -> None:
+        for number, data in contents.items():
+            await filed(store, number, data)
+        paths = {number: tmp_path / "files" / f"paper-{number}" for number in contents}
+        with paths[2].open("r+b") as file:
+            file.seek(4_999_999)
+            file.write(b"y")
+        paths[3].write_bytes(b"longer than it was")
+        paths[4].unlink()
+        paths[6].write_bytes(b"no more empty")
+        connection = apsw.Connection(str(tmp_path / "carpool.db"))
+        connection.execute("UPDATE documents SET tenant = 'other' WHERE name = 'paper-7'")
+        found: asyncio.Queue[str] = asyncio.Queue()
+        scrubbing = asyncio.create_task(store.scrub(found.put_nowait))
+        assert [await found.get() for _ in range(5)] == [
+            f"{paths[2]} is not the 5000000 bytes that were written; restore a backup",
+            f"{paths[3]} is not the 6 bytes that were written; restore a backup",
+            "the content of paper-4 is missing; restore a backup",
+            f"{paths[6]} is not the 0 bytes that were written; restore a backup",
+            "the database's row of paper-7 is damaged; restore a backup",
+        ]
+        assert "paper-2" in await found.get(), "it goes round"
+        scrubbing.cancel()
+        connection.close()
+
+    play(scene())
+    store.close()
+
+
+def test_contents_in_memory_have_a_bound() -> None:
+    async def scene() -> None:
+        documents = MemoryStore(file_bytes=10).documents
+        kept, other = documents.draft(), documents.draft()
+        kept.write(b"1234567")
+        with pytest.raises(Full, match="take 7 bytes, and a coordinator without a disk takes 10; delete some"):
+            other.write(b"1234")
+        document = paper(1, content=kept.keep("paper-1"))
+        await documents.put([document])
+        kept.discard()
+        other.write(b"123")
+        with pytest.raises(Full, match="take 10 bytes"):
+            other.write(b"4")
+        other.discard()
+        await documents.put([], dropped=["paper-1", "paper-1"])
+        documents.draft().write(b"1234567890")
+
+    play(scene())
+
+
+def test_what_contents_take_is_known_of_an_older_store_too_and_checked(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def write() -> None:
+        await filed(store, 1, b"small")
+        await store.documents.put([await filed(store, 2, b"x" * 5000)])
+
+    play(write())
+    store.close()
+    connection = apsw.Connection(str(tmp_path / "carpool.db"))
+    connection.execute("DROP TRIGGER content_comes; DROP TRIGGER content_goes; DROP TABLE sizes")
+    connection.execute("PRAGMA user_version = 4")
+    again = SqliteStore(tmp_path)
+
+    async def look() -> None:
+        assert await again.documents.size("local") == 4096 + 5000
+
+    play(look())
+    again.close()
+    assert check(tmp_path).troubles == []
+    connection.execute("UPDATE sizes SET bytes = 9000")
+    connection.close()
+    told = "contents of local take 9096 bytes, and 9000 were recorded; restore a backup"
+    assert check(tmp_path).troubles == [told]
+
+
+def test_what_contents_of_a_tenant_take_is_known(store: Store) -> None:
+    async def scene() -> None:
+        await filed(store, 1, b"small")
+        await filed(store, 2, b"x" * 5000)
+        await filed(store, 3, b"other", tenant="other")
+        await store.documents.put([paper(4)])
+        assert await store.documents.size("local") == 4096 + 5000
+        await store.documents.put([], dropped=["paper-2"])
+        assert [await store.documents.size(tenant) for tenant in ("local", "other", "none")] == [4096, 4096, 0]
+
+    play(scene())
+
+
 def test_a_copy_that_is_taken_while_documents_come_and_go_is_a_store(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "state")
 
@@ -194,7 +287,7 @@ def test_a_copy_that_is_taken_while_documents_come_and_go_is_a_store(tmp_path: P
 def test_a_store_of_an_older_version_is_copied_before_it_is_brought_up_to_date(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "state").close()
     connection = apsw.Connection(str(tmp_path / "state" / "carpool.db"))
-    connection.execute("DROP TABLE documents; PRAGMA user_version = 3")
+    connection.execute("DROP TABLE documents; DROP TABLE sizes; PRAGMA user_version = 3")
     connection.close()
     assert backup(tmp_path / "state", tmp_path / "copy") > 0
     SqliteStore(tmp_path / "copy").close()

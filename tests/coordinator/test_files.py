@@ -36,15 +36,14 @@ def test_nothing_stays_of_a_file_whose_caller_goes_as_it_is_kept(tmp_path: Path)
     store = SqliteStore(tmp_path)
 
     async def scene() -> None:
-        files = Files(runtime_of(store), 60.0)
-        draft = await files.draft()
-        await files.write(draft, b"a batch")
-        adding = asyncio.create_task(files.add("local", draft, "a.jsonl", "batch", None, "key"))
-        while not [*(tmp_path / "files").glob("file-*")]:
-            await asyncio.sleep(0)
-        adding.cancel()
-        await asyncio.wait((adding,))
-        await asyncio.to_thread(draft.discard)
+        files = Files(runtime_of(store), StoreSettings())
+        async with files.draft("local") as draft:
+            await files.write(draft, b"a batch")
+            adding = asyncio.create_task(files.add("local", draft, "a.jsonl", "batch", None, "key"))
+            while not [*(tmp_path / "files").glob("file-*")]:
+                await asyncio.sleep(0)
+            adding.cancel()
+            await asyncio.wait((adding,))
         assert adding.cancelled()
         assert await files.page("local", 10) == []
         await asyncio.get_running_loop().shutdown_default_executor()

@@ -8,13 +8,19 @@ from coordinator.refusal import Refusal, Refused
 from coordinator.services.openai.errors import error, headers
 
 
-@pytest.mark.parametrize("refusal", Refusal)
+@pytest.mark.parametrize("refusal", [one for one in Refusal if one is not Refusal.OVER_QUOTA])
 def test_every_refusal_has_a_shape_and_those_of_the_moment_say_when_to_come_back(refusal: Refusal) -> None:
     told = json.loads(error(Refused(refusal, "no")))["error"]
     assert told.keys() == {"message", "type", "param", "code"}
     assert told["type"].endswith("_error")
     assert (told["type"] == "server_error") == (refusal.http_status >= 500)
     assert (b"retry-after" in dict(headers(Refused(refusal, "no")))) == (refusal.http_status in {429, 503})
+
+
+def test_a_quota_is_told_as_openai_does_and_not_tried_again() -> None:
+    refused = Refused(Refusal.OVER_QUOTA, "no")
+    assert json.loads(error(refused))["error"]["type"] == "insufficient_quota"
+    assert headers(refused) == [(b"x-should-retry", b"false")]
 
 
 def test_a_wait_is_told_in_whole_seconds_and_in_milliseconds() -> None:

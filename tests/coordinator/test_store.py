@@ -16,7 +16,7 @@ from coordinator.core.effects import EndRecord, FailureRecord, JobRecord, Outcom
 from coordinator.core.events import JobId, JobSpec
 from coordinator.errors import Failure
 from coordinator.items import Items
-from coordinator.store import Corrupt, NoSuchJob, Operation, Store, Submission, checkpoints, segments
+from coordinator.store import DAMAGED, Corrupt, NoSuchJob, Operation, Store, Submission, checkpoints, segments
 from coordinator.store.checks import check
 from coordinator.store.memory import MemoryStore
 from coordinator.store.opening import Occupied
@@ -25,7 +25,7 @@ from coordinator.store.sqlite import SqliteStore
 
 Opened = Callable[[], Store]
 SCENE_S = 30.0
-TABLES = ("jobs", "inputs", "results", "failures", "segments", "commits", "documents")
+TABLES = ("jobs", "inputs", "results", "failures", "segments", "commits", "documents", "sizes")
 
 
 @pytest.fixture(params=["memory", "sqlite in memory", "sqlite on disk"])
@@ -218,6 +218,38 @@ def test_a_scrub_finds_a_damaged_record_and_a_read_of_it_refuses(tmp_path: Path)
         with pytest.raises(Corrupt, match="checksum does not fit its bytes; restore a backup"):
             await store.results(JobId(1), 0, 100)
         assert (await store.results(JobId(2), 0, 100)).payloads == [b"other0"]
+
+    play(scene())
+    store.close()
+
+
+def test_where_damage_is_asked_for_only_items_of_damaged_records_fail(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        job = JobId(1)
+        await commit(store, await submission(store, 1, [b"x"] * 8))
+        await commit(store, results(1, ((0, 2),), 0b11, 0b11, b"a"), results(1, ((2, 3),), 0b111, 0b111, b"b"))
+        await commit(store, Operation(FailureRecord(job, 5, "model", "it raised")))
+        await commit(store, Operation(FailureRecord(job, 6, "model", "it raised")))
+        await commit(store, results(1, ((7, 1),), 1, 1, b"c"), Operation(EndRecord(job, Outcome.DONE)))
+        (segment,) = (tmp_path / "segments").iterdir()
+        segment.write_bytes(segment.read_bytes().replace(b"b1", b"b7"))
+        connection = apsw.Connection(str(tmp_path / "carpool.db"))
+        connection.execute("UPDATE failures SET message = 'it rained' WHERE item = 6")
+        connection.execute("UPDATE jobs SET items = 9")
+        damage: list[str] = []
+        found = await store.results(job, 0, 1 << 20, damage)
+        assert found.payloads == [b"a0", b"a1", b"", b"", b"", b"", b"", b"c0"]
+        assert found.failures == {**dict.fromkeys((2, 3, 4, 6), DAMAGED), 5: Failure("model", "it raised")}
+        record, row = damage
+        assert f"{segment} at byte" in record
+        assert row == "the database's row of item 6 of job 1 is damaged; restore a backup"
+        assert (await store.results(job, 3, 1 << 20, damage)).payloads == found.payloads[3:]
+        assert (await store.results(job, 8, 1 << 20, damage)).payloads == [], "its row is not wanted"
+        with pytest.raises(Corrupt, match="checksum does not fit its bytes; restore a backup"):
+            await store.results(job, 0, 1 << 20)
+        connection.close()
 
     play(scene())
     store.close()
@@ -502,7 +534,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
     connection.execute("UPDATE segments SET records = 4")
     connection.close()
     (old,) = check(tmp_path).troubles
-    assert old.endswith("is of version 1, this Carpool reads 4; start a coordinator on it once")
+    assert old.endswith("is of version 1, this Carpool reads 5; start a coordinator on it once")
     again = SqliteStore(tmp_path)
     assert again.newest_job == 7
 

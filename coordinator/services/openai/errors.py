@@ -22,6 +22,7 @@ _NAMES: dict[Refusal, tuple[str, str | None]] = {
     Refusal.TOO_LARGE: ("invalid_request_error", "request_too_large"),
     Refusal.WRONG_FORM: ("invalid_request_error", "unsupported_media_type"),
     Refusal.OVERLOADED: ("rate_limit_error", "rate_limit_exceeded"),
+    Refusal.OVER_QUOTA: ("insufficient_quota", "insufficient_quota"),
     Refusal.UNAVAILABLE: ("server_error", "unavailable"),
     Refusal.TOO_LATE: ("server_error", "deadline_exceeded"),
 }
@@ -55,7 +56,9 @@ def error(refused: Refused) -> bytes:
 
 
 def headers(refused: Refused) -> list[Header]:
-    """What an error answer says beside its body: when to come back."""
+    """What an error answer says beside its body: when to come back, or that it is of no use."""
+    if refused.refusal is Refusal.OVER_QUOTA:
+        return [(b"x-should-retry", b"false")]  # as OpenAI's clients read it
     wait_s = refused.retry_after_s
     if wait_s is None:
         if refused.refusal not in _COME_BACK:

@@ -85,13 +85,10 @@ class FileCalls:
 
     async def _add(self, call: Call) -> Answer:
         key = idempotency_key(call)
-        draft = await self._files.draft()
-        try:
+        async with self._files.draft(call.tenant) as draft:
             form = await read_form(call, self._most_bytes, lambda data: self._files.write(draft, data))
             name, expires_s = _checked(form)
             file = await self._files.add(call.tenant, draft, name, form.fields["purpose"], expires_s, key)
-        finally:
-            await asyncio.to_thread(draft.discard)
         return answer(shape(file))
 
     async def _list(self, call: Call) -> Answer:
