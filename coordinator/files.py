@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from secrets import token_hex
+from threading import Lock
 from time import time
 from typing import BinaryIO
 
@@ -47,20 +48,30 @@ class _Account:
     """What a tenant who writes has."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
         self.writers = 0
         self.recorded = 0  # bytes of its files, as of the last look
-        self.drafts: set[Draft] = set()
+        self.looks = asyncio.Lock()
+        """Held during a look, lest an older one be believed after a newer."""
+        self._most_bytes = most_bytes
+        self._written = 0  # bytes of what is being made
+        self._lock = Lock()
 
-    def admit(self, size: int) -> None:
-        """Refused when so many bytes more are too many; from any thread."""
-        used = self.recorded + sum(draft.bytes for draft in [*self.drafts])
-        if used + size > self._most_bytes:
-            raise Refused(
-                Refusal.OVER_QUOTA,
-                f"your files take {used:,} bytes, and {size:,} more would be over {self._most_bytes:,}, the limit"
-                " of a tenant; delete some",
-            )
+    def write(self, size: int) -> None:
+        """So many bytes more are being made; from any thread. Refused when they are too many."""
+        with self._lock:
+            used = self.recorded + self._written
+            if used + size > self._most_bytes:
+                raise Refused(
+                    Refusal.OVER_QUOTA,
+                    f"your files take {used:,} bytes, and {size:,} more would be over {self._most_bytes:,}, the"
+                    " limit of a tenant; delete some",
+                )
+            self._written += size
+
+    def made(self, size: int) -> None:
+        """So many bytes are not being made any more: they are recorded, or gone."""
+        with self._lock:
+            self._written -= size
 
 
 class Files:
@@ -80,23 +91,26 @@ class Files:
         account = self._accounts.setdefault(tenant, _Account(self._keep.tenant_file_bytes))
         account.writers += 1
         try:
-            account.recorded = await self._runtime.trouble.reading(self._documents.size(tenant))
-            draft = await asyncio.to_thread(self._documents.draft, account.admit)
-            account.drafts.add(draft)
+            await self._look(account, tenant)
+            draft = await asyncio.to_thread(self._documents.draft, account.write)
             try:
                 yield draft
             finally:
                 try:
                     await asyncio.to_thread(draft.discard)
-                    account.recorded = await self._runtime.trouble.reading(self._documents.size(tenant))
+                    await self._look(account, tenant)
                 finally:
-                    account.drafts.discard(draft)
+                    account.made(draft.admitted)
         except Full as full:
             raise self._runtime.trouble.no_room(full) from None
         finally:
             account.writers -= 1
             if not account.writers:
                 del self._accounts[tenant]
+
+    async def _look(self, account: _Account, tenant: str) -> None:
+        async with account.looks:
+            account.recorded = await self._runtime.trouble.reading(self._documents.size(tenant))
 
     async def write(self, draft: Draft, data: bytes) -> None:
         """Add to a content. Refused when there is no room, or when its tenant has too much."""

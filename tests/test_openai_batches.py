@@ -471,7 +471,7 @@ def test_a_batch_ends_exactly_once_though_its_coordinator_is_killed_in_the_middl
     [
         "after_commit:3",  # the batch is recorded, and nobody was told
         "after_commit:5",  # its job is recorded, and the batch does not say so
-        "before_commit:9",  # its files are written, and no document names them
+        "after_content:2",  # its output is written, and no document names it
         "after_commit:9",  # it has ended, and nobody was told
     ],
 )

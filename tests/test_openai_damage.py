@@ -96,7 +96,7 @@ def test_a_batch_whose_ended_job_is_damaged_has_all_its_answers(
             assert [*await rows(client, done.output_file_id)] == [f"chat-{number}" for number in range(5)]
         assert "the database's row of job 1 is damaged; restore a backup" in live.coordinator.errors()
 
-    monkeypatch.setenv("CARPOOL_FAILPOINT", "before_commit:9")  # its files are written, and no document names them
+    monkeypatch.setenv("CARPOOL_FAILPOINT", "after_content:2")  # its output is written, and no document names it
     with patient_cluster("--state", str(state)) as live:
         within(scene(live))
 

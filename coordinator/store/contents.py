@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from coordinator.store import Corrupt, Full
 from coordinator.store.documents import Admit, Content, Draft
+from coordinator.store.failpoints import reach
 from coordinator.store.segments import sync_folder
 
 CONTENTS = "files"
@@ -76,6 +77,7 @@ class _Draft(Draft):
             sync_folder(self._folder)
         except OSError as error:
             raise _full(error) from None
+        reach("after_content")
 
     def discard(self) -> None:
         with suppress(OSError):  # what could not be written before cannot be now

@@ -57,12 +57,14 @@ class Draft(ABC):
 
     def __init__(self, admit: Admit) -> None:
         self.bytes = 0
+        self.admitted = 0  # bytes; more than `bytes` when a write failed
         self._admit = admit
         self._sha256 = sha256()
 
     def write(self, data: bytes) -> None:
         """Add to it. Raises Full, and what `admit` does."""
         self._admit(len(data))
+        self.admitted += len(data)
         self._write(data)
         self._sha256.update(data)
         self.bytes += len(data)

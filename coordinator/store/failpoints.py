@@ -9,6 +9,7 @@ import signal
 NAMES = (
     *("before_commit", "after_commit", "before_answer", "in_checkpoint", "after_checkpoint"),
     "between_segment_and_row",
+    "after_content",
 )
 
 _name, _, _turns = os.environ.get("CARPOOL_FAILPOINT", "").partition(":")

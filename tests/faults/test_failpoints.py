@@ -19,11 +19,13 @@ CLIENTS = 16
 TURNS = {"in_checkpoint": 3, "after_checkpoint": 3}
 LOG_PAGES = "256"
 """A checkpoint comes after so many, that is after some ten commits."""
+OF_FILES = ("after_content",)
+"""Jobs do not get there: see tests/test_openai_batches.py."""
 TURN = 60
 """How often a coordinator gets to the place before it dies there, unless `TURNS` says otherwise."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_FILES])
 def test_a_coordinator_that_dies_there_loses_and_doubles_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
