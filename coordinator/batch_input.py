@@ -55,7 +55,7 @@ class Asking(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Reader:
     """How requests to one endpoint are read."""
 
     kind: str  # of the models that serve it
@@ -79,7 +79,7 @@ class BatchInput:
         self,
         opened: Callable[[], BinaryIO],
         endpoint: str,
-        form: Form,
+        reader: Reader,
         created_s: int,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -89,7 +89,7 @@ class BatchInput:
         self._created_s = created_s
         self._opened = opened
         self._endpoint = endpoint
-        self._form = form
+        self._reader = reader
 
     def check(self, admit: Callable[[str, Sequence[bytes]], None], most_items: int) -> Sound:
         """What is in it. Raises NotSound. `admit` raises Refused for items that no car would take of a model."""
@@ -202,7 +202,7 @@ class BatchInput:
             told = "asks for a stream, and a batch is answered in a file; leave body.stream out"
             raise _Line("invalid_request", line, told, "body.stream")
         try:
-            return self._form.read(body)
+            return self._reader.read(body)
         except Refused as refused:
             param = getattr(refused, "param", None)
             told = f"cannot be served: {refused}"

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from coordinator import formats
 from coordinator.batch import BATCH, Batch, Order, Status
-from coordinator.batch_input import BatchInput, Form, NotSound, Sound, Wrong
+from coordinator.batch_input import BatchInput, NotSound, Reader, Sound, Wrong
 from coordinator.batch_output import BatchOutput
 from coordinator.config import LimitSettings
 from coordinator.core.effects import Outcome
@@ -77,14 +77,14 @@ class Batches:
     """All batches of all tenants; nobody sees another's."""
 
     def __init__(
-        self, runtime: Runtime, files: Files, forms: Mapping[str, Form], limits: LimitSettings, keep_s: float
+        self, runtime: Runtime, files: Files, readers: Mapping[str, Reader], limits: LimitSettings, keep_s: float
     ) -> None:
-        """`forms` by endpoint; a batch is kept `keep_s` after its end."""
+        """`readers` by endpoint; a batch is kept `keep_s` after its end."""
         self._runtime = runtime
         self._documents = runtime.shelf.documents
         self._files = files
         self._output = BatchOutput(runtime, files)
-        self._forms = forms
+        self._readers = readers
         self._limits = limits
         self._keep_s = keep_s
         self._open: dict[str, _Open] = {}
@@ -112,9 +112,9 @@ class Batches:
 
     async def create(self, tenant: str, order: Order, key: str = "") -> Batch:
         """Record a new batch; under a key that is known the batch of before, refused when that is another."""
-        if order.endpoint not in self._forms:
+        if order.endpoint not in self._readers:
             raise Refused(
-                Refusal.BAD_INPUT, f"no batch is made for {order.endpoint!r}; there are {', '.join(self._forms)}"
+                Refusal.BAD_INPUT, f"no batch is made for {order.endpoint!r}; there are {', '.join(self._readers)}"
             )
         async with self._keyed if key else nullcontext():
             known = await self._runtime.trouble.reading(self._documents.find(tenant, BATCH, key)) if key else None
@@ -214,9 +214,8 @@ class Batches:
         order = opened.batch.order
         file = await self._files.document(opened.batch.tenant, order.input_file_id)
         created_s = int(opened.batch.created)
-        reads = BatchInput(
-            partial(self._content, file), order.endpoint, self._form(opened.batch), created_s, lambda: self._closed
-        )
+        content, reader = partial(self._content, file), self._reader(opened.batch)
+        reads = BatchInput(content, order.endpoint, reader, created_s, lambda: self._closed)
         if not opened.batch.total:
             if opened.resumed and (model := await asyncio.to_thread(reads.model)):
                 await self._runtime.catalogue.appears(model, _LOTS_COME_S)
@@ -245,7 +244,7 @@ class Batches:
 
     async def _sound(self, opened: _Open, reads: BatchInput) -> Sound:
         """What is in its file, which was gone through. Raises NotSound."""
-        kind = self._form(opened.batch).kind
+        kind = self._reader(opened.batch).kind
         return await asyncio.to_thread(reads.check, partial(self._admit, kind), self._limits.job_items)
 
     def _admit(self, kind: str, model: str, payloads: Sequence[bytes]) -> None:
@@ -368,8 +367,8 @@ class Batches:
             return replace(batch, completed=completed, failed=failed)
         return batch
 
-    def _form(self, batch: Batch) -> Form:
-        return self._forms[batch.order.endpoint]
+    def _reader(self, batch: Batch) -> Reader:
+        return self._readers[batch.order.endpoint]
 
 
 def _parts(requests: formats.Batch) -> Iterator[Items]:

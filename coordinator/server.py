@@ -21,7 +21,7 @@ from coordinator.runtime import Runtime
 from coordinator.services.http import health_routes, listen, metrics_app
 from coordinator.services.http import serve as serve_http
 from coordinator.services.openai.app import openai_app
-from coordinator.services.openai.batch_forms import FORMS
+from coordinator.services.openai.batch_readers import READERS
 from coordinator.services.rpc import RpcPort
 from coordinator.store import Corrupt, Store
 from coordinator.store.memory import MemoryStore
@@ -129,7 +129,7 @@ async def _serve(
         except OSError as error:
             raise CannotServe(_in_use(host, port, flag)) from error
     files = Files(runtime, config.store)
-    batches = Batches(runtime, files, FORMS, config.limits, config.store.keep_finished_s)
+    batches = Batches(runtime, files, READERS, config.limits, config.store.keep_finished_s)
     try:
         unended = await batches.unended()
     except Corrupt as corrupt:

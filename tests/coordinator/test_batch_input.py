@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.batch_input import MOST_WRONG, BatchInput, Form, NotSound, Sound, Stopped
-from coordinator.services.openai.batch_forms import FORMS
+from coordinator.batch_input import MOST_WRONG, BatchInput, NotSound, Reader, Sound, Stopped
+from coordinator.services.openai.batch_readers import READERS
 
 CHAT = "/v1/chat/completions"
 
 
-def checked(data: bytes, stopped: Callable[[], bool] = lambda: False, form: Form = FORMS[CHAT]) -> Sound:
-    reads = BatchInput(lambda: io.BytesIO(data), CHAT, form, 0, stopped)
+def checked(data: bytes, stopped: Callable[[], bool] = lambda: False, reader: Reader = READERS[CHAT]) -> Sound:
+    reads = BatchInput(lambda: io.BytesIO(data), CHAT, reader, 0, stopped)
     return reads.check(lambda model, payloads: None, 1_000_000)
 
 

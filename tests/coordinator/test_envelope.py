@@ -5,7 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.services.open_inference.envelope import Answered, read, write, write_streamed
+from coordinator.services.open_inference.envelope import InferAnswer, read, write, write_streamed
 from protos import open_inference_pb2 as pb2
 
 LARGE = 1 << 16
@@ -103,8 +103,8 @@ def test_a_message_of_many_fields_is_left_to_protobuf() -> None:
 def test_an_answer_is_written_as_protobuf_writes_it(contents: list[bytes]) -> None:
     message = pb2.ModelInferResponse(model_name="m", id="7")
     whole = pb2.ModelInferResponse(model_name="m", id="7", raw_output_contents=contents)
-    assert write(Answered(message, contents)) == whole.SerializeToString()
-    streamed = pb2.ModelStreamInferResponse.FromString(write_streamed(Answered(message, contents)))
+    assert write(InferAnswer(message, contents)) == whole.SerializeToString()
+    streamed = pb2.ModelStreamInferResponse.FromString(write_streamed(InferAnswer(message, contents)))
     assert streamed == pb2.ModelStreamInferResponse(infer_response=whole)
     error = pb2.ModelStreamInferResponse(error_message="no")
     assert pb2.ModelStreamInferResponse.FromString(write_streamed(error)) == error

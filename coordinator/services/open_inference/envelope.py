@@ -32,7 +32,7 @@ _ANSWER = pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InferRequest:
     """A request; its raw contents are in `raw`, whether they are in the message or not."""
 
     message: pb2.ModelInferRequest
@@ -40,14 +40,14 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class InferAnswer:
     """An answer; its raw contents are in `raw`, and none in the message."""
 
     message: pb2.ModelInferResponse
     raw: Sequence[bytes] = ()
 
 
-async def opened(data: bytes) -> Asked:
+async def opened(data: bytes) -> InferRequest:
     """A request from the wire; refused when it is none."""
     if len(data) >= _HUGE_BYTES:
         await asyncio.sleep(_TURN_S)
@@ -57,12 +57,12 @@ async def opened(data: bytes) -> Asked:
         raise unreadable(data, pb2.ModelInferRequest) from None
 
 
-async def closed(answered: Answered) -> bytes:
+async def closed(answered: InferAnswer) -> bytes:
     """An answer for the wire."""
     return await _others_first(write(answered))
 
 
-async def closed_streamed(told: Answered | pb2.ModelStreamInferResponse) -> bytes:
+async def closed_streamed(told: InferAnswer | pb2.ModelStreamInferResponse) -> bytes:
     """What a stream tells, for the wire."""
     return await _others_first(write_streamed(told))
 
@@ -73,30 +73,30 @@ async def _others_first(data: bytes) -> bytes:
     return data
 
 
-def read(data: bytes) -> Asked:
+def read(data: bytes) -> InferRequest:
     """A request from the wire. Raises protobuf's DecodeError when it is none."""
     parted = _part(data) if len(data) >= _LARGE_BYTES else None
     if parted is not None:
         rest, raw = parted
-        return Asked(pb2.ModelInferRequest.FromString(rest), raw)
+        return InferRequest(pb2.ModelInferRequest.FromString(rest), raw)
     message = pb2.ModelInferRequest.FromString(data)
-    return Asked(message, tuple(message.raw_input_contents))
+    return InferRequest(message, tuple(message.raw_input_contents))
 
 
-def write(answered: Answered) -> bytes:
+def write(answered: InferAnswer) -> bytes:
     """An answer for the wire."""
     return b"".join(_parts(answered))
 
 
-def write_streamed(told: Answered | pb2.ModelStreamInferResponse) -> bytes:
+def write_streamed(told: InferAnswer | pb2.ModelStreamInferResponse) -> bytes:
     """What a stream tells, an answer or an error, for the wire."""
-    if not isinstance(told, Answered):
+    if not isinstance(told, InferAnswer):
         return told.SerializeToString()
     parts = _parts(told)
     return b"".join((_written(_ANSWER), _written(sum(map(len, parts))), *parts))
 
 
-def _parts(answered: Answered) -> list[bytes]:
+def _parts(answered: InferAnswer) -> list[bytes]:
     parts = [answered.message.SerializeToString()]
     for raw in answered.raw:
         parts += (_written(_OUTPUT), _written(len(raw)), raw)

@@ -9,7 +9,7 @@ from coordinator.errors import Failure
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import refuse
-from coordinator.services.open_inference.envelope import Answered, Asked
+from coordinator.services.open_inference.envelope import InferAnswer, InferRequest
 from coordinator.services.open_inference.parameters import Parameters, read_parameters
 from coordinator.services.open_inference.payloads import answers, check_best, payloads, spoken
 from coordinator.services.open_inference.signatures import VERSION, check_version, signature
@@ -48,7 +48,7 @@ class Inference:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def answer(self, tenant: str, request: Asked, remaining_s: float | None) -> Answered:
+    async def answer(self, tenant: str, request: InferRequest, remaining_s: float | None) -> InferAnswer:
         """The whole answer; cancelling the call gives the vehicle free."""
         asked = self._read(request, remaining_s)
         if not asked.decoupled:
@@ -63,7 +63,9 @@ class Inference:
         started_s = perf_counter()
         return self._respond(request.message.id, asked, spoken("".join(text), end, asked.wanted), started_s)
 
-    async def pieces(self, tenant: str, request: Asked, remaining_s: float | None) -> AsyncGenerator[Answered]:
+    async def pieces(
+        self, tenant: str, request: InferRequest, remaining_s: float | None
+    ) -> AsyncGenerator[InferAnswer]:
         """The answer as it is made, its last response marked; one response if the model is not decoupled."""
         asked, request_id = self._read(request, remaining_s), request.message.id
         del request  # what it brought is not kept while its answer waits to be read
@@ -101,7 +103,7 @@ class Inference:
             took(place).empty.add(infer_s)
             yield response
 
-    def _read(self, whole: Asked, remaining_s: float | None) -> _Read:
+    def _read(self, whole: InferRequest, remaining_s: float | None) -> _Read:
         started_s, request = perf_counter(), whole.message
         model = self._runtime.catalogue.offered(request.model_name)
         check_version(model.name, request.model_version)
@@ -125,7 +127,7 @@ class Inference:
         reading_s = perf_counter() - started_s
         return _Read(model, told.decoupled, given, items, wanted, best, parameters, reading_s)
 
-    async def _run(self, tenant: str, request_id: str, asked: _Read) -> Answered:
+    async def _run(self, tenant: str, request_id: str, asked: _Read) -> InferAnswer:
         results = []
         for row, answer in enumerate(
             await self._runtime.requests.run(
@@ -148,7 +150,7 @@ class Inference:
             tenant, _API, asked.model.name, payload, asked.parameters.timeout_s, asked.value
         )
 
-    def _respond(self, request_id: str, asked: _Read, tensors: Sequence[Tensor], started_s: float) -> Answered:
+    def _respond(self, request_id: str, asked: _Read, tensors: Sequence[Tensor], started_s: float) -> InferAnswer:
         """The last response of a request that succeeded."""
         response = _response(request_id, asked, tensors)
         batch = self._runtime.requests.statistics.of(asked.model.name).batch(len(asked.items))
@@ -157,7 +159,7 @@ class Inference:
         return response
 
 
-def _response(request_id: str, asked: _Read, tensors: Sequence[Tensor]) -> Answered:
+def _response(request_id: str, asked: _Read, tensors: Sequence[Tensor]) -> InferAnswer:
     response = pb2.ModelInferResponse(model_name=asked.model.name, model_version=VERSION, id=request_id)
     name_tensors(response, tensors)
-    return Answered(response, [tensor.raw for tensor in tensors])
+    return InferAnswer(response, [tensor.raw for tensor in tensors])

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from coordinator.refusal import Refused
 from coordinator.services.edge import Context, tell
-from coordinator.services.open_inference.envelope import Answered, closed_streamed, opened
+from coordinator.services.open_inference.envelope import InferAnswer, closed_streamed, opened
 from coordinator.services.open_inference.inference import Inference
 from protos import open_inference_pb2 as pb2
 
@@ -67,7 +67,7 @@ class InferenceStream:
             for _ in range(weight):
                 self._room.release()
 
-    async def _write(self, response: Answered | pb2.ModelStreamInferResponse) -> None:
+    async def _write(self, response: InferAnswer | pb2.ModelStreamInferResponse) -> None:
         async with self._writing:  # gRPC takes one message at a time
             await tell(self._context, await closed_streamed(response))
 

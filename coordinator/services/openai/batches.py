@@ -6,7 +6,7 @@ from coordinator.batch import Batch, Order, Status
 from coordinator.batches import Batches
 from coordinator.core.events import JobId
 from coordinator.refusal import Refusal
-from coordinator.services.openai.batch_forms import FORMS
+from coordinator.services.openai.batch_readers import READERS
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call, answer
 from coordinator.services.openai.errors import BadField
@@ -32,7 +32,7 @@ _BODY: Schema = {
     "type": "object",
     "properties": {
         "input_file_id": {"type": "string", "minLength": 1, "maxLength": 100},
-        "endpoint": {"enum": [*FORMS]},
+        "endpoint": {"enum": [*READERS]},
         "completion_window": {"type": "string", "minLength": 2, "maxLength": 40},
         "metadata": _METADATA,
         "output_expires_after": {
@@ -51,7 +51,7 @@ BATCH: Schema = {
     "properties": {
         "id": {"type": "string"},
         "object": {"enum": ["batch"]},
-        "endpoint": {"enum": [*FORMS]},
+        "endpoint": {"enum": [*READERS]},
         "model": _NAME,
         "errors": {"type": ["object", "null"]},
         "input_file_id": {"type": "string"},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from coordinator.batch_input import Asking, Form
+from coordinator.batch_input import Asking, Reader
 from coordinator.services.openai import chat, completions, embeddings
 from coordinator.services.openai.choices import Asked, Choice, Style, checked
 from coordinator.services.openai.errors import BadField
@@ -51,9 +51,9 @@ def _embed(body: dict[str, Any]) -> Asking:
     return Asking(embeddings.payloads(body["input"]), answer)
 
 
-FORMS: Mapping[str, Form] = {
-    "/v1/chat/completions": Form("generate", partial(_generate, chat.BODY, chat.chat_asked)),
-    "/v1/completions": Form("generate", partial(_generate, completions.BODY, completions.text_asked)),
-    "/v1/embeddings": Form("embed", _embed),
+READERS: Mapping[str, Reader] = {
+    "/v1/chat/completions": Reader("generate", partial(_generate, chat.BODY, chat.chat_asked)),
+    "/v1/completions": Reader("generate", partial(_generate, completions.BODY, completions.text_asked)),
+    "/v1/embeddings": Reader("embed", _embed),
 }
 """By endpoint."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.answers import Answerable, Lines
-from coordinator.services.openai.batch_forms import FORMS
+from coordinator.services.openai.batch_readers import READERS
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "?"}], "logprobs": True}
 TEXT = {"model": "m", "prompt": "?", "logprobs": 1}
@@ -36,7 +36,7 @@ def said(logprobs: Any) -> bytes:
 def test_a_result_that_cannot_be_read_fails_its_line_alone(
     endpoint: str, body: dict[str, Any], sound: bytes, broken: bytes
 ) -> None:
-    asking = FORMS[endpoint].read(body)
+    asking = READERS[endpoint].read(body)
     asked = [Answerable(name, 1, lambda results, name: asking.answer(results, name, 0)) for name in ("a", "b", "c")]
     lines = list(Lines("request", asked).take([sound, broken, sound], {}, 0))
     assert [line.answered for line in lines] == [True, False, True]
