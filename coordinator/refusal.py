@@ -4,6 +4,8 @@ from enum import Enum
 
 import grpc
 
+from coordinator.errors import Failure
+
 REFUSAL_KEY = "refusal"
 """The name of the trailing metadata by which a refusal is known from what gRPC says when nobody answers."""
 
@@ -57,3 +59,14 @@ class Refused(Exception):
         if self.retry_after_s is None:
             return (told,)
         return told, ("retry-after-ms", str(round(1000 * self.retry_after_s)))
+
+
+def refused(failure: Failure, what: str, *, alone: bool = False) -> Refused:
+    """What a call is refused with for which `what` failed: bad input is its caller's to mend, nothing else is.
+
+    Of what is `alone` bad input is told as the vehicle says it: its caller knows what is meant.
+    """
+    told = f"{what} failed ({failure.code}): {failure.message}"
+    if failure.code == "bad_input":
+        return Refused(Refusal.BAD_INPUT, failure.message if alone else told)
+    return Refused(Refusal.FAILED, told)

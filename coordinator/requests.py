@@ -33,7 +33,7 @@ from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
 from coordinator.hedging import Hedging
 from coordinator.metrics import Metrics
-from coordinator.refusal import Refusal, Refused
+from coordinator.refusal import Refusal, Refused, refused
 from coordinator.statistics import Statistics
 from coordinator.store import accepted_payloads
 from coordinator.streams import Breach, Ending, Part, Partial, Stream, ending
@@ -376,8 +376,7 @@ class Requests:
         """How an answer ended; what its result has beyond what was said is said now."""
         (answer,) = request.answers
         if isinstance(answer, Failure):
-            refusal = Refusal.BAD_INPUT if answer.code == "bad_input" else Refusal.FAILED
-            raise Refused(refusal, answer.message if answer.code == "bad_input" else _failed(answer))
+            raise refused(answer, "the answer", alone=True)
         try:
             text, end = ending(answer)
         except ValueError as error:
@@ -405,7 +404,3 @@ class Requests:
             self._lacks[model] = now_s, why
         waited = duration(now_s - request.submitted_s)
         return f"the deadline passed, and nothing had come of it within {waited}: {why}"
-
-
-def _failed(failure: Failure) -> str:
-    return f"the answer failed ({failure.code}): {failure.message}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from coordinator.errors import Failure
-from coordinator.refusal import Refusal, Refused
+from coordinator.refusal import refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import refuse
 from coordinator.services.open_inference.envelope import InferAnswer, InferRequest
@@ -135,10 +135,7 @@ class Inference:
             )
         ):
             if isinstance(answer, Failure):
-                raise Refused(
-                    Refusal.BAD_INPUT if answer.code == "bad_input" else Refusal.FAILED,
-                    f"row {row} of input {asked.given.name!r} failed ({answer.code}): {answer.message}",
-                )
+                raise refused(answer, f"row {row} of input {asked.given.name!r}")
             results.append(answer)
         started_s = perf_counter()
         tensors = answers(asked.model, asked.given, results, asked.wanted, asked.best)

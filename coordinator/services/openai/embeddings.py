@@ -8,7 +8,7 @@ import numpy as np
 
 from coordinator import answers
 from coordinator.errors import Failure
-from coordinator.refusal import Refusal, Refused
+from coordinator.refusal import Refusal, Refused, refused
 from coordinator.runtime import Runtime
 from coordinator.services.openai.bodies import read
 from coordinator.services.openai.call import Answer, Call
@@ -120,9 +120,9 @@ def embedded(body: dict[str, Any], results: Sequence[bytes]) -> Iterator[str]:
 def _result(answer: bytes | Failure, index: int) -> bytes:
     if isinstance(answer, bytes):
         return answer
-    if answer.code == "bad_input":
-        raise BadField(f"input[{index}]", answer.message)
-    raise Refused(Refusal.FAILED, f"input[{index}] failed ({answer.code}): {answer.message}")
+    where = f"input[{index}]"
+    why = refused(answer, where, alone=True)
+    raise BadField(where, str(why)) if why.refusal is Refusal.BAD_INPUT else why
 
 
 def payloads(given: str | list[Any]) -> list[bytes]:
