@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from coordinator.errors import Failure
-from coordinator.refusal import refused
+from coordinator.refusal import Refused, refused
 from coordinator.runtime import Runtime
 from coordinator.services.edge import refuse
 from coordinator.services.open_inference.envelope import InferAnswer, InferRequest
