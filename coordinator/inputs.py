@@ -1,6 +1,6 @@
 """Inputs that leases take along: those of requests are at hand, those of batch jobs are in the store.
 
-Knows neither streams nor answers. A lease whose inputs turn out to be damaged ends here, before a lot hears of it.
+Knows no answers. A lease whose inputs turn out to be damaged ends here, before a lot hears of it.
 """
 
 import asyncio
@@ -76,14 +76,9 @@ class Inputs:
 
     async def _read(self, job: JobId, ranges: Sequence[Range]) -> list[bytes]:
         """Inputs of a job or of a request; refused when the caller of a request has gone."""
-        inputs = self._requests.inputs(job)
+        inputs = self._requests.inputs(job, ranges)
         if inputs is not None:
-            return sliced(inputs, ranges)
+            return inputs
         if self._requests.owns(job):
             raise Refused(Refusal.NOT_FOUND, "the caller of this request has gone; drop it")
         return await self._store.inputs(job, ranges)
-
-
-def sliced(inputs: Sequence[bytes], ranges: Sequence[Range]) -> list[bytes]:
-    """The inputs of these items, in order."""
-    return [payload for first, count in ranges for payload in inputs[first : first + count]]

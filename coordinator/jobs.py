@@ -45,7 +45,7 @@ class Jobs:
         self._news: WeakValueDictionary[JobId, asyncio.Future[None]] = WeakValueDictionary()
         """Done at the next news of a job; kept by those who watch it."""
         self.quotes: dict[JobId, Quote] = {}
-        """What jobs could expect when they were submitted, to this process, and have not ended."""
+        """Of jobs that were submitted to this process and have not ended: what they could expect then."""
         self.ended: set[JobId] = set()
         """Recorded as ended; the core is told next."""
         self.kept: Counter[JobId] = Counter()

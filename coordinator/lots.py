@@ -5,7 +5,6 @@ from collections.abc import Callable
 from coordinator.core.effects import Acknowledge, Disconnect, Grant, Order
 from coordinator.core.events import Event, LotId, LotLeft, LotLost
 from coordinator.core.scheduler import Scheduler
-from coordinator.inputs import sliced
 from coordinator.link import Link
 from coordinator.metrics import Metrics
 from coordinator.requests import Requests
@@ -46,10 +45,10 @@ class Lots:
             if job is not None and job.started_s is not None and len(job.leases) == 1 and not job.settled:
                 self._metrics.observe_job_queue(job.spec.label, job.started_s - job.submitted_s)
             if link is not None:
-                inputs, said = self._requests.inputs(order.job), self._requests.lent(order)
+                inputs, said = self._requests.inputs(order.job, order.ranges), self._requests.lent(order)
                 items = sum(count for _, count in order.ranges)
                 size = items * job.spec.item_bytes if job is not None else 0
-                link.put(order, None if inputs is None else sliced(inputs, order.ranges), size, said)
+                link.put(order, inputs, size, said)
         elif link is not None:
             if isinstance(order, Disconnect):
                 link.close()

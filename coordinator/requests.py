@@ -29,6 +29,7 @@ from coordinator.core.events import (
     Token,
 )
 from coordinator.core.lease import ranges_of
+from coordinator.core.ranges import Range
 from coordinator.core.scheduler import Scheduler
 from coordinator.errors import Failure
 from coordinator.hedging import Hedging
@@ -208,10 +209,12 @@ class Requests:
         """Whether this is the number of a request, open or not, of this boot or another."""
         return job >= _FIRST
 
-    def inputs(self, job: JobId) -> Sequence[bytes] | None:
-        """Its inputs; None: it is not open."""
+    def inputs(self, job: JobId, ranges: Sequence[Range]) -> list[bytes] | None:
+        """Its inputs of these items, in order; None: it is not open."""
         request = self._open.get(job)
-        return None if request is None else request.inputs
+        if request is None:
+            return None
+        return [payload for first, items in ranges for payload in request.inputs[first : first + items]]
 
     def lent(self, grant: Grant) -> Sequence[int] | None:
         """A car is lent a request: what was said of its answer so far; None: it is not told as it is made."""

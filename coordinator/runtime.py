@@ -1,8 +1,8 @@
 """The runtime: the loop that drives the core live. It decides nothing.
 
-Owns its turns, its timer and the payloads that the core never sees; puts together those whom its orders are for.
-Facts are handed to the core together once a turn of the event loop, so that nothing waits when it is idle and much
-goes together when it is busy.
+Owns its turns, its timer and the payloads of reports until their turn is over; puts together those whom its orders
+are for. Facts are handed to the core together once a turn of the event loop, so that nothing waits when it is idle
+and much goes together when it is busy.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ class Shelf:
             raise
 
     async def forget(self) -> int:
-        """Forget some of those whose time is over, and say how many; 0: there are no more."""
+        """Forget some of those whose time is over, and say how many; 0: there are no more, or one is damaged."""
         with suppress(Refused):  # one that is damaged was told
             over = await self._trouble.reading(self.documents.over(time(), self.held))
             if over:

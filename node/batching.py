@@ -1,7 +1,7 @@
 """Works that run in micro-batches, each to its end: read, announced, run, told.
 
 Of batch works the micro-batch after the next is announced along with it, so that its announcement is on the wire by
-then. Knows neither the thread nor whose turn it is; what computes nothing is run on the caller's.
+then. Knows no thread: it runs on its caller's. Whose turn it is is decided in `turns`.
 """
 
 import time

@@ -1,7 +1,7 @@
 """The cars of a lot as time goes by: their days, charge and heat, and what their owners' terms make of them.
 
 Seconds come in as parameters, the lot's own; the cars' clock runs `speed` times as fast. Knows neither the stream
-nor the executor, and of leases only how many each car holds.
+nor the executor, and of leases only how many each car holds, and which ones to write down.
 """
 
 from collections.abc import Callable, Sequence

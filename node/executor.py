@@ -57,7 +57,7 @@ class Executor:
             positions=positions,
             loaded=lambda: self._inbox.put(None),
         )
-        self._workloads, self._limits = self._models.workloads, self._models.limits
+        self._workloads = self._models.workloads
         self._gathering = Gathering(batch_delay_s) if batch_delay_s > 0.0 else None
         self._gathered_s = inf  # when the first of what gathers begins
         self._numbers = count()

@@ -144,7 +144,7 @@ class Counted(Executor):
         workload: Workload = self._model
         assert isinstance(workload, Continuous)
         self._models.enter("count", workload, 0.0, 0.0)
-        self._limits["count"] = 100
+        self._models.limits["count"] = 100
         return ()
 
 
