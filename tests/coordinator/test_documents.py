@@ -164,6 +164,20 @@ def test_a_damaged_content_is_named_and_never_served(tmp_path: Path) -> None:
     assert third == "the database's row of paper-3 is damaged; restore a backup"
 
 
+def test_a_damaged_document_keeps_no_other_from_being_forgotten(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await store.documents.put([paper(number, until=5.0 + number) for number in range(3)])
+        connection = apsw.Connection(str(tmp_path / "carpool.db"))
+        connection.execute("UPDATE documents SET tenant = 'other' WHERE name = 'paper-0'")
+        connection.close()
+        assert names(await store.documents.over(20.0)) == ["1", "2"]
+
+    play(scene())
+    store.close()
+
+
 def test_a_scrub_reads_contents_too(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     contents = {1: b"sound", 2: b"x" * 5_000_000, 3: b"longer", 4: b"missing", 5: b"", 6: b"", 7: b"row"}
