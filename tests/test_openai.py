@@ -476,6 +476,7 @@ def test_too_many_are_told_when_to_come_back_and_the_client_does(tmp_path: Path)
     config.write_text("[limits]\nopen_requests = 1\n")
     with cluster("--config", str(config)) as live:
         within(work(live))
+        assert "leaves out" not in live.coordinator.errors()
 
 
 def test_keys_are_asked_for_as_by_our_own_api(tmp_path: Path) -> None:
