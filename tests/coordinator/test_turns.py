@@ -1,6 +1,9 @@
 """Large bodies in pieces: the same JSON, and no piece is long."""
 
+import asyncio
 import json
+from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from coordinator.services.openai.chat import ChatStyle
 from coordinator.services.openai.choices import Asked, Choice, Style
 from coordinator.services.openai.completions import TextStyle
 from coordinator.services.openai.generation import written
-from coordinator.services.openai.turns import in_pieces
+from coordinator.services.openai.turns import in_pieces, in_turns
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -26,6 +29,31 @@ def test_pieces_together_are_the_json_of_the_whole(value: Any, times: int, depth
     for _ in range(depth):
         whole = {"in": whole}  # type: ignore[assignment]
     assert "".join(in_pieces(whole)) == json.dumps(whole)
+
+
+def test_others_have_their_turn_after_each_piece_that_takes_long() -> None:
+    turns = 0
+
+    def pieces() -> Iterator[str]:
+        for _ in range(10):
+            due_s = monotonic() + 0.003
+            while monotonic() < due_s:
+                pass
+            yield "x"
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        asking = asyncio.create_task(others())
+        assert await in_turns(pieces()) == b"x" * 10
+        asking.cancel()
+
+    asyncio.run(run())
+    assert turns == 10
 
 
 @pytest.mark.parametrize(("style", "listed"), [(ChatStyle(True), "content"), (TextStyle(True), "top_logprobs")])
