@@ -25,8 +25,8 @@ WORDS = "words"
 CALLS = "POST /v1/chat/completions"
 """A model whose cars say what a test has them say."""
 VECTORS = "vectors"
-SERVED = 20
-"""In the time in which a large answer is written at once it is fewer than ten."""
+SERVED = 10
+"""While a large answer is written others are served 40 times and more (measured); once, if that is done at once."""
 ENCODER = "bert"
 ASKED: Any = [{"role": "user", "content": "where is the car parked?"}]
 
@@ -310,8 +310,8 @@ def test_others_are_served_while_a_large_answer_is_written(live: Cluster) -> Non
             for first in range(0, inputs - 1, 64):
                 await car.report(grant.token, dict.fromkeys(range(first, min(first + 64, inputs - 1)), told))
             asking = tasks.create_task(ask_others())
-            done.set()
             await car.report(grant.token, {inputs - 1: told}, ended=True)
+            done.set()  # it is written from here on, or was already
             assert (await large[0].read(12)) == b"HTTP/1.1 200"
             ended.set()
             await asking
@@ -476,6 +476,7 @@ def test_too_many_are_told_when_to_come_back_and_the_client_does(tmp_path: Path)
     config.write_text("[limits]\nopen_requests = 1\n")
     with cluster("--config", str(config)) as live:
         within(work(live))
+        assert "leaves out" not in live.coordinator.errors()
 
 
 def test_keys_are_asked_for_as_by_our_own_api(tmp_path: Path) -> None:

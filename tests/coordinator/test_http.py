@@ -145,7 +145,9 @@ def test_a_call_that_the_stop_cuts_off_is_told_so_in_the_form_of_its_interface(b
 
 
 @pytest.mark.parametrize("form", [False, True])
-def test_a_body_that_comes_too_slowly_is_refused_and_a_large_one_has_longer(form: bool) -> None:
+def test_a_body_that_comes_too_slowly_is_refused_and_a_large_one_has_longer(
+    form: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     most_bytes = 1 << 24
 
     async def take(call: Call) -> Answer:
@@ -190,6 +192,7 @@ def test_a_body_that_comes_too_slowly_is_refused_and_a_large_one_has_longer(form
             stop.set()
 
     asyncio.run(run())
+    assert "leaves out" not in caplog.text
 
 
 def test_a_file_that_cannot_be_given_whole_has_no_error_inside() -> None:

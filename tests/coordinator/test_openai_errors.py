@@ -1,11 +1,12 @@
 """Refusals as clients of OpenAI read them."""
 
 import json
+from http import HTTPStatus
 
 import pytest
 
 from coordinator.refusal import Refusal, Refused
-from coordinator.services.openai.errors import error, headers
+from coordinator.services.openai.errors import described, error, headers
 
 
 @pytest.mark.parametrize("refusal", [one for one in Refusal if one is not Refusal.OVER_QUOTA])
@@ -21,6 +22,15 @@ def test_a_quota_is_told_as_openai_does_and_not_tried_again() -> None:
     refused = Refused(Refusal.OVER_QUOTA, "no")
     assert json.loads(error(refused))["error"]["type"] == "insufficient_quota"
     assert headers(refused) == [(b"x-should-retry", b"false")]
+
+
+def test_the_page_says_which_errors_tell_when_to_come_back() -> None:
+    told = {status: described(status)[1] for status in {HTTPStatus(refusal.http_status) for refusal in Refusal}}
+    names = ("retry-after", "retry-after-ms")
+    assert {status: waits for status, waits in told.items() if waits} == {
+        HTTPStatus.TOO_MANY_REQUESTS: dict.fromkeys(names, False),  # of a quota it is of no use
+        HTTPStatus.SERVICE_UNAVAILABLE: dict.fromkeys(names, True),
+    }
 
 
 def test_a_wait_is_told_in_whole_seconds_and_in_milliseconds() -> None:

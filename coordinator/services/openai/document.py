@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from http import HTTPStatus
 from importlib.metadata import version
@@ -66,23 +66,24 @@ def _answer(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {operation.content_type: {"schema": operation.answers}}
     if operation.streams:
         content["text/event-stream"] = {}
-    return {"description": "well", "headers": _headers(), "content": content}
+    return {"description": "well", "headers": _headers({}), "content": content}
 
 
 def _error(status: HTTPStatus) -> dict[str, Any]:
     schema, waits = described_error(status)
     return {
         "description": status.phrase,
-        "headers": _headers(*waits),
+        "headers": _headers(waits),
         "content": {"application/json": {"schema": schema}},
     }
 
 
-def _headers(*numbers: str) -> dict[str, Any]:
-    """Of every such answer; these are whole numbers."""
-    schemas: dict[str, Schema] = {"x-request-id": REQUEST_ID}
-    schemas |= {name: {"type": "integer", "minimum": 0} for name in numbers}
-    return {name: {"required": True, "schema": schema} for name, schema in schemas.items()}
+def _headers(numbers: Mapping[str, bool]) -> dict[str, Any]:
+    """Of such answers: its id, and these, which are whole numbers, each with whether every answer has it."""
+    told: dict[str, Any] = {"x-request-id": {"required": True, "schema": REQUEST_ID}}
+    return told | {
+        name: {"required": always, "schema": {"type": "integer", "minimum": 0}} for name, always in numbers.items()
+    }
 
 
 def _described(operation: Operation, keyed: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Errors as clients of OpenAI read them: one table from the kind of refusal to their `type` and `code`."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from math import ceil
 from typing import Any
@@ -67,8 +67,9 @@ def headers(refused: Refused) -> list[Header]:
     return [(b"retry-after", b"%d" % ceil(wait_s)), (b"retry-after-ms", b"%d" % round(1000 * wait_s))]
 
 
-def described(status: HTTPStatus) -> tuple[Mapping[str, Any], Collection[str]]:
-    """Error answers of this status: the schema of their body, and the headers that all of them have."""
+def described(status: HTTPStatus) -> tuple[Mapping[str, Any], Mapping[str, bool]]:
+    """Error answers of this status: the schema of their body, and the headers that say when to come back, each with
+    whether all of them have it."""
     refusals = [refusal for refusal in Refusal if refusal.http_status == status]
     text = {"type": ["string", "null"]}
     shape = {
@@ -78,5 +79,6 @@ def described(status: HTTPStatus) -> tuple[Mapping[str, Any], Collection[str]]:
         "code": text,
     }
     inner = {"type": "object", "properties": shape, "required": [*shape]}
-    waits = ("retry-after", "retry-after-ms") if _COME_BACK.issuperset(refusals) else ()
+    names = () if _COME_BACK.isdisjoint(refusals) else ("retry-after", "retry-after-ms")
+    waits = dict.fromkeys(names, _COME_BACK.issuperset(refusals))
     return {"type": "object", "properties": {"error": inner}, "required": ["error"]}, waits

@@ -69,7 +69,7 @@ class FileCalls:
                 *("POST", "/v1/files", "Send a file", self._add, FILE),
                 form=_FORM,
                 headers=KEYED,
-                refuses=(Refusal.ALREADY_EXISTS, Refusal.OVERLOADED),
+                refuses=(Refusal.ALREADY_EXISTS, Refusal.OVERLOADED, Refusal.OVER_QUOTA),
             ),
             Operation("GET", "/v1/files", "Files, the newest first", self._list, listed(FILE), query=_QUERY),
             Operation("GET", "/v1/files/{id}", "One of them", self._one, FILE),

@@ -144,8 +144,11 @@ class Generation:
 
 def written(style: Style, asked: Asked, choices: Sequence[Choice], head: Mapping[str, Any]) -> Iterator[str]:
     """An answer that is complete, JSON, in pieces; `head` is its id, when it was created, and the model."""
-    told = [style.choice(choice) for choice in choices]
-    return in_pieces({**head, "object": style.whole, "choices": told, "usage": spent(choices, asked.each)})
+    yield f'{json.dumps({**head, "object": style.whole})[:-1]}, "choices": ['
+    for number, choice in enumerate(choices):
+        yield ", " if number else ""
+        yield from in_pieces(style.choice(choice))
+    yield f'], "usage": {json.dumps(spent(choices, asked.each))}}}'
 
 
 def _next_seed(seed: int, index: int) -> int:
