@@ -639,7 +639,7 @@ def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
             await stream.read()
             await lot.say(grant.token, 3, [3], 8, "!", busy_s=1.0)
             await stream.read()
-            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0)
+            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0, lost_s=1e300)
             assert [(await stream.read()).error_message for _ in range(2)] == ["", ""]
             failing = stub.ModelStreamInfer(iter([asked]))
             hearing = asyncio.create_task(failing.read())
@@ -649,7 +649,8 @@ def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
             await lot.report(grant.token, {0: b"no answer"}, ended=True)
             assert "cannot be read" in (await failing.read()).error_message
         (told,) = (await client.get_inference_statistics(model)).model_stats
-        assert seconds(told.inference_stats.compute_infer) == (2, 0.5 + 0.125 + 2.0 + 0.5)
+        assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (1, 1)
+        assert seconds(told.inference_stats.compute_infer) == (1, 0.5 + 0.125 + 2.0)
         (batch,) = told.batch_stats
         assert (batch.batch_size, seconds(batch.compute_infer)) == (1, seconds(told.inference_stats.compute_infer))
         places = [told.response_stats[str(place)] for place in range(len(told.response_stats))]
