@@ -29,11 +29,11 @@ from tests.live import Cluster, cluster, patient_cluster, until, within
 
 PATIENCE_S = 30.0
 SLOW, SOMETIMES = 50, 5
-SLOW_BYTES, SLOW_REQUESTS = 1 << 18, 320
+SLOW_BYTES, SLOW_REQUESTS = 1 << 20, 160
 """Of what each of them asks: together, with its answers, many times what a stream may hold."""
 HELD_BYTES = 64 << 20
-"""For each of them, at most: 8 MB of requests or their answers, and some 30 MB that gRPC has received ahead (44 MB,
-measured)."""
+"""For each of them, at most: 8 MB of requests or their answers, and some 30 MB that gRPC has received ahead (32 MB,
+measured; with room for 64 of these requests 136 MB)."""
 ROUNDS = 150
 TRIES = 5
 """A machine that is busy with something else keeps everybody waiting: the best of so many counts."""
