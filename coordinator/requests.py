@@ -309,6 +309,9 @@ class Requests:
         self._post(JobsSubmitted((spec,)))
         try:
             yield request
+        except Refused:  # late, or its answer is of no use
+            request.ended_s = None
+            raise
         finally:
             if request.jobs:
                 self._post(JobsCancelled(tuple(request.jobs)))

@@ -45,6 +45,10 @@ JOULES_A_KWH = 3.6e6
 _LEAST_PACE, _MOST_PACE = 1e-3, 1e6
 """Clocks that are slower or faster are taken to run so: a forecast of stays beyond that says nothing."""
 
+_LONGEST_S = 1e7
+"""What is told to have taken longer is no duration (assumed): no lease lasts so long, and sums of it are to fit
+into the nanoseconds of statistics."""
+
 _CAUSES = {
     link_pb2.DEPARTURE_CAUSE_UNPLUGGED: Cause.UNPLUGGED,
     link_pb2.DEPARTURE_CAUSE_DRAINED: Cause.DRAINED,
@@ -314,7 +318,7 @@ def _report(row: link_pb2.LeaseReport, serial: int) -> Report:
 
 def _seconds(told: float) -> float:
     """What a lot says that something took; 0 for what can be no duration."""
-    return told if 0.0 < told < inf else 0.0
+    return told if 0.0 < told < _LONGEST_S else 0.0
 
 
 def _left(request: link_pb2.ConnectRequest, rows: Rows) -> NodesLeft:

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,11 +29,11 @@ from tests.live import Cluster, cluster, patient_cluster, until, within
 
 PATIENCE_S = 30.0
 SLOW, SOMETIMES = 50, 5
-SLOW_BYTES, SLOW_REQUESTS = 1 << 18, 320
+SLOW_BYTES, SLOW_REQUESTS = 1 << 20, 160
 """Of what each of them asks: together, with its answers, many times what a stream may hold."""
 HELD_BYTES = 64 << 20
-"""For each of them, at most: 8 MB of requests or their answers, and some 30 MB that gRPC has received ahead (44 MB,
-measured)."""
+"""For each of them, at most: 8 MB of requests or their answers, and some 30 MB that gRPC has received ahead (32 MB,
+measured; with room for 64 of these requests 136 MB)."""
 ROUNDS = 150
 TRIES = 5
 """A machine that is busy with something else keeps everybody waiting: the best of so many counts."""
@@ -495,6 +496,7 @@ def test_what_is_no_message_is_refused_and_a_stream_goes_on(live: Cluster) -> No
     assert sorted(bool(each.error_message) for each in told) == [False, False, True]
 
 
+@pytest.mark.timeout(300)
 def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(live: Cluster) -> None:
     """Some of them read a message now and then, most none at all."""
     target, pid = live.coordinator.grpc, live.coordinator.process.pid
@@ -507,20 +509,24 @@ def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(liv
             idle = 0
             yield request
 
+    async def ask(client: triton_aio.InferenceServerClient) -> None:
+        await client.infer("noop", [tensor(np.zeros(4, np.uint8))])
+
     async def p99_s(client: triton_aio.InferenceServerClient, slow: Sequence[Any] = ()) -> float:
         took_s = []
         for turn in range(ROUNDS):
             began_s = perf_counter()
-            await client.infer("noop", [tensor(np.zeros(4, np.uint8))], client_timeout=10.0)
+            await ask(client)
             took_s.append(perf_counter() - began_s)
             if slow and turn % (ROUNDS // len(slow)) == 0:
                 await slow[turn * len(slow) // ROUNDS].read()
         return sorted(took_s)[ROUNDS * 99 // 100]
 
-    async def stalled() -> bool | None:
-        """Those that send find no room any more."""
+    async def stalled(client: triton_aio.InferenceServerClient) -> bool | None:
+        """Those that send find no room any more, though the coordinator has served another time and again."""
         nonlocal idle
         idle += 1
+        await ask(client)
         return idle > 50 or None
 
     async def scene() -> None:
@@ -530,7 +536,7 @@ def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(liv
             for _ in range(SLOW):
                 channel = await channels.enter_async_context(grpc.aio.insecure_channel(target, options=OPTIONS))
                 streams.append(service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests()))
-            await until(stalled, 60.0)
+            await until(partial(stalled, client), 200.0)
             during_s = [await p99_s(client, streams[:SOMETIMES])]
             while during_s[-1] >= most_s and len(during_s) < TRIES:
                 during_s.append(await p99_s(client, streams[:SOMETIMES]))
@@ -542,7 +548,7 @@ def test_who_does_not_read_a_stream_holds_up_nobody_and_takes_no_more_memory(liv
             for stream in streams:
                 stream.cancel()
 
-    within(scene(), 120.0)
+    within(scene(), 280.0)
 
 
 def resident_bytes(pid: int) -> int:
@@ -639,7 +645,7 @@ def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
             await stream.read()
             await lot.say(grant.token, 3, [3], 8, "!", busy_s=1.0)
             await stream.read()
-            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0)
+            await lot.report(grant.token, {0: answer("At home.!")}, ended=True, useful_s=2.0, lost_s=1e300)
             assert [(await stream.read()).error_message for _ in range(2)] == ["", ""]
             failing = stub.ModelStreamInfer(iter([asked]))
             hearing = asyncio.create_task(failing.read())
@@ -649,7 +655,8 @@ def test_what_all_cars_computed_for_an_answer_is_told(live: Cluster) -> None:
             await lot.report(grant.token, {0: b"no answer"}, ended=True)
             assert "cannot be read" in (await failing.read()).error_message
         (told,) = (await client.get_inference_statistics(model)).model_stats
-        assert seconds(told.inference_stats.compute_infer) == (2, 0.5 + 0.125 + 2.0 + 0.5)
+        assert (told.inference_stats.success.count, told.inference_stats.fail.count) == (1, 1)
+        assert seconds(told.inference_stats.compute_infer) == (1, 0.5 + 0.125 + 2.0)
         (batch,) = told.batch_stats
         assert (batch.batch_size, seconds(batch.compute_infer)) == (1, seconds(told.inference_stats.compute_infer))
         places = [told.response_stats[str(place)] for place in range(len(told.response_stats))]

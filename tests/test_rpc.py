@@ -39,4 +39,12 @@ def test_bytes_that_are_no_request_are_refused_in_a_sentence() -> None:
                 assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method.full_name
                 told = {each.key: each.value for each in refused.value.trailing_metadata() or ()}
                 assert str(told["refusal"]) == "bad_input", method.full_name
+            car = link_pb2.Vehicle(name="car", profile="hw4")
+            hello = link_pb2.Hello(lot_id="lot", incarnation=1, vehicles=[car])
+            first = link_pb2.ConnectRequest(hello=hello).SerializeToString()
+            connecting = channel.stream_stream("/carpool.v1.LinkService/Connect", bytes, bytes)
+            with pytest.raises(grpc.RpcError, match="12 bytes that came are no ConnectRequest") as refused:
+                list(connecting(iter([first, NO_REQUEST]), timeout=30.0))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "refusal" in {each.key for each in refused.value.trailing_metadata() or ()}
         assert not live.coordinator.errors()

@@ -182,6 +182,14 @@ async def tell(context: Context, message: object) -> None:
         raise asyncio.CancelledError from None
 
 
+async def begin(context: Context) -> None:
+    """Begin an answer that has no message yet. Raises CancelledError as `tell` does."""
+    try:
+        await context.send_initial_metadata(())
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
 def _status(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     if isinstance(error, Refused):
         return error.refusal.status, _fitted(str(error)), error.trailing_metadata

@@ -12,7 +12,7 @@ from coordinator.keys import Role
 from coordinator.link import Link
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
-from coordinator.services.edge import Context, Edge, refuse, sound
+from coordinator.services.edge import Context, Edge, begin, refuse, sound
 from coordinator.wire import Outgoing, Terms, facts, joined, offered_models, partials, payloads, response
 from protos import link_pb2, link_pb2_grpc
 
@@ -55,6 +55,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
         started_s = monotonic()
         goodbye = False
         try:
+            await begin(context)  # a status that comes while the first message begins the answer is never sent
             self._receive(link, hello)
             reading = asyncio.create_task(self._read(link, requests))
             writing = asyncio.create_task(self._write(link, context))
@@ -66,7 +67,7 @@ class LinkService(link_pb2_grpc.LinkServiceServicer):
                     return
                 error = next((task.exception() for task in (reading, writing) if task.done()), None)
                 if isinstance(error, Refused):
-                    await context.abort(error.refusal.status, str(error))
+                    await context.abort(error.refusal.status, str(error), error.trailing_metadata)
                 elif error is not None and not isinstance(error, grpc.aio.AioRpcError | asyncio.CancelledError):
                     _LOG.error("the stream of lot %s broke", link.name, exc_info=error)
                     await context.abort(grpc.StatusCode.INTERNAL, "the link failed inside the coordinator")

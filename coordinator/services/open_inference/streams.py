@@ -20,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 _ROOM = 128
 _UNIT_BYTES = 1 << 16
 """A request in flight takes room for one, and for one more for each 64 KiB that it brings: a stream holds at most
-128 requests that bring 8 MB, or one that brings more, or their answers. Assumed: load generators have at most so
-many open in a stream."""
+128 requests that bring 8 MB, or one that brings more, or their answers, and one request that waits for more room.
+Assumed: load generators have at most so many open in a stream."""
 
 
 class InferenceStream:
@@ -49,20 +49,21 @@ class InferenceStream:
                 del request
 
     async def _answer(self, request: bytes, weight: int) -> None:
-        message = pb2.ModelInferRequest()  # until it was read
+        named = pb2.ModelInferResponse()  # which request it is, for refusals: nothing until it was read
         try:
             asked = await opened(request)
             message = asked.message
+            named.model_name, named.model_version, named.id = message.model_name, message.model_version, message.id
             pieces = self._inference.pieces(self._tenant, asked, self._context.time_remaining())
-            del request, asked  # what it brought is not kept while its answer waits to be read
+            del request, asked, message  # what it brought is not kept while its answer waits to be read
             async with aclosing(pieces):
                 async for piece in pieces:
                     await self._write(piece)
         except Refused as refused:
-            await self._write(_refusal(message, str(refused)))
+            await self._write(_refusal(named, str(refused)))
         except Exception:
             _LOG.exception("a request of ModelStreamInfer failed")
-            await self._write(_refusal(message, "the request failed inside the coordinator; its log says more"))
+            await self._write(_refusal(named, "the request failed inside the coordinator; its log says more"))
         finally:
             for _ in range(weight):
                 self._room.release()
@@ -72,6 +73,5 @@ class InferenceStream:
             await tell(self._context, await closed_streamed(response))
 
 
-def _refusal(request: pb2.ModelInferRequest, message: str) -> pb2.ModelStreamInferResponse:
-    told = pb2.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-    return pb2.ModelStreamInferResponse(error_message=message, infer_response=told)
+def _refusal(named: pb2.ModelInferResponse, message: str) -> pb2.ModelStreamInferResponse:
+    return pb2.ModelStreamInferResponse(error_message=message, infer_response=named)
