@@ -28,7 +28,7 @@ class Shelf:
 
     async def forget(self) -> int:
         """Forget some of those whose time is over, and say how many; 0: there are no more."""
-        with suppress(Refused):  # one that is damaged was told
+        with suppress(Refused):  # the database is damaged, which was told
             over = await self._trouble.reading(self.documents.over(time(), self.held))
             if over:
                 await self.documents.put([], dropped=[document.name for document in over])

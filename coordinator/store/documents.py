@@ -117,7 +117,8 @@ class Documents(Protocol):
         """Those about which there is more to do, the oldest first."""
 
     async def over(self, now: float, held: Collection[str] = ()) -> list[Document]:
-        """Some that may be forgotten by now, the longest first, and none of those whose names are `held`."""
+        """Some that may be forgotten by now, the longest first; none of those whose names are `held`, and none that
+        is damaged."""
 
     def open(self, document: Document) -> BinaryIO:
         """The content of a document, which was checked. Blocks. Raises Corrupt, and FileNotFoundError when it was

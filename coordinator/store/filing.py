@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, BinaryIO
 
@@ -79,9 +80,14 @@ class Filing:
         return await self._documents("live AND kind = ? ORDER BY number", kind)
 
     async def over(self, now: float, held: Collection[str] = ()) -> list[Document]:
-        """Some that may be forgotten by now, the longest first."""
-        where = "until <= ? AND name NOT IN (SELECT value FROM json_each(?))"
-        return await self._documents(f"{where} ORDER BY until LIMIT {_SOME}", now, json.dumps([*held]))
+        """Some that may be forgotten by now, the longest first, and none that is damaged."""
+        where = "until <= ? AND name NOT IN (SELECT value FROM json_each(?)) ORDER BY until LIMIT ?"
+        query = f"SELECT {DOCUMENT} FROM documents WHERE {where}"
+        found = []
+        for row in await self._read(query, (now, json.dumps([*held]), _SOME)):
+            with suppress(Corrupt):  # the scrub tells it
+                found.append(stored_document(row))
+        return found
 
     def open(self, document: Document) -> BinaryIO:
         """The content of a document, which was checked. Blocks. Raises Corrupt, and FileNotFoundError."""
