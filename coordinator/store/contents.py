@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from hashlib import file_digest, sha256
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -119,7 +120,7 @@ def content_pieces(path: Path, content: Content) -> Iterator[int]:
             raise _unreadable(path, error) from None
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except FileNotFoundError:
