@@ -78,7 +78,7 @@ class BatchOutput:
             item += len(part.payloads)
             if part.payloads:
                 continue
-            gap = await self._runtime.jobs.next_settled(job, item) or batch.items
+            gap = await self._runtime.jobs.next_settled(job, item + 1) or batch.items
             while item < gap:
                 end = min(gap, item + _PART_ITEMS)
                 failures = dict.fromkeys(range(item, end), undone)

@@ -73,8 +73,15 @@ def test_a_damaged_result_fails_its_own_line_and_no_other(tmp_path: Path) -> Non
         within(scene(live))
 
 
-def test_a_batch_whose_ended_job_is_damaged_has_all_its_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("damage", "answered", "told"),
+    [
+        ("UPDATE jobs SET value = value + 1", 5, "the database's row of job 1 is damaged; restore a backup"),
+        ("UPDATE results SET items = 0 WHERE first = 2", 2, ""),
+    ],
+)
+def test_a_batch_whose_ended_job_is_damaged_has_all_answers_that_are_there(
+    damage: str, answered: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = tmp_path / "state"
 
@@ -83,18 +90,22 @@ def test_a_batch_whose_ended_job_is_damaged_has_all_its_answers(
             batch = await begun(client, chats(5, WORDS))
             grant = await car.granted()
             with suppress(grpc.RpcError):  # it may die before it says that it has heard
-                await car.report(grant.token, {at: result("parked") for at in range(5)}, ended=True)
+                await car.report(grant.token, {at: result("parked") for at in (0, 1)})
+                await car.report(grant.token, {at: result("parked") for at in (2, 3, 4)}, ended=True)
             assert await asyncio.to_thread(live.coordinator.process.wait, 30) == -signal.SIGKILL
         monkeypatch.delenv("CARPOOL_FAILPOINT")
         connection = apsw.Connection(str(state / "carpool.db"))
-        assert list(connection.execute("UPDATE jobs SET value = value + 1 RETURNING outcome")) == [("done",)]
+        assert list(connection.execute("SELECT outcome FROM jobs")) == [("done",)]
+        connection.execute(damage)
         connection.close()
         await asyncio.to_thread(start_again, live, "--state", str(state))
         async with caller(live) as client:
             done = await when(client, batch, "completed")
-            assert done.error_file_id is None
-            assert [*await rows(client, done.output_file_id)] == [f"chat-{number}" for number in range(5)]
-        assert "the database's row of job 1 is damaged; restore a backup" in live.coordinator.errors()
+            files = (done.output_file_id, done.error_file_id)
+            found = [[*await rows(client, file)] if file else [] for file in files]
+            chat = [f"chat-{number}" for number in range(5)]
+            assert found == [chat[:answered], chat[answered:]]
+        assert told in live.coordinator.errors()
 
     monkeypatch.setenv("CARPOOL_FAILPOINT", "after_content:2")  # its output is written, and no document names it
     with patient_cluster("--state", str(state)) as live:
