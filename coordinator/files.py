@@ -4,10 +4,13 @@ A file is a document of the store; it is forgotten some time after it was made, 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
+from threading import Lock
 from time import time
 from typing import BinaryIO
 
@@ -48,19 +51,21 @@ class _Account:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self.writers = 0
+        self._lock = Lock()
         self.recorded = 0  # bytes of its files, as of the last look
-        self.drafts: set[Draft] = set()
+        self.writing: Counter[object] = Counter()  # bytes of each that is being written
 
-    def admit(self, size: int) -> None:
-        """Refused when so many bytes more are too many; from any thread."""
-        used = self.recorded + sum(draft.bytes for draft in [*self.drafts])
-        if used + size > self._most_bytes:
-            raise Refused(
-                Refusal.OVER_QUOTA,
-                f"your files take {used:,} bytes, and {size:,} more would be over {self._most_bytes:,}, the limit"
-                " of a tenant; delete some",
-            )
+    def admit(self, writer: object, size: int) -> None:
+        """Count so many bytes more of a writer; refused when they are too many. From any thread."""
+        with self._lock:
+            used = self.recorded + self.writing.total()
+            if used + size > self._most_bytes:
+                raise Refused(
+                    Refusal.OVER_QUOTA,
+                    f"your files take {used:,} bytes, and {size:,} more would be over {self._most_bytes:,}, the"
+                    " limit of a tenant; delete some",
+                )
+            self.writing[writer] += size
 
 
 class Files:
@@ -78,24 +83,22 @@ class Files:
     async def draft(self, tenant: str) -> AsyncIterator[Draft]:
         """Inside, a content is made, of a tenant; refused without room for it."""
         account = self._accounts.setdefault(tenant, _Account(self._keep.tenant_file_bytes))
-        account.writers += 1
+        writer = object()
+        account.writing[writer] = 0
         try:
             account.recorded = await self._runtime.reading(self._documents.size(tenant))
-            draft = await asyncio.to_thread(self._documents.draft, account.admit)
-            account.drafts.add(draft)
+            draft = await asyncio.to_thread(self._documents.draft, partial(account.admit, writer))
             try:
                 yield draft
             finally:
-                try:
-                    await asyncio.to_thread(draft.discard)
+                await asyncio.to_thread(draft.discard)
+                if len(account.writing) > 1:  # for the others what this one became counts on
                     account.recorded = await self._runtime.reading(self._documents.size(tenant))
-                finally:
-                    account.drafts.discard(draft)
         except Full as full:
             raise self._runtime.no_room(full) from None
         finally:
-            account.writers -= 1
-            if not account.writers:
+            del account.writing[writer]
+            if not account.writing:
                 del self._accounts[tenant]
 
     async def write(self, draft: Draft, data: bytes) -> None:
