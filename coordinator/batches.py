@@ -310,17 +310,17 @@ class Batches:
             batch = opened.batch
             if outcome is Status.COMPLETED and batch.status is Status.CANCELLING:
                 outcome = Status.CANCELLED  # all was done by then
-            output = await self._output.made(batch, reads, _UNDONE[outcome])
-            await self._change(
-                opened,
-                outcome,
-                *output.documents,
-                completed=output.completed,
-                failed=output.failed,
-                output_file_id=output.output_file_id,
-                error_file_id=output.error_file_id,
-                wrong=(),
-            )
+            async with self._output.made(batch, reads, _UNDONE[outcome]) as output:
+                await self._change(
+                    opened,
+                    outcome,
+                    *output.documents,
+                    completed=output.completed,
+                    failed=output.failed,
+                    output_file_id=output.output_file_id,
+                    error_file_id=output.error_file_id,
+                    wrong=(),
+                )
 
     # What is recorded
 
