@@ -230,3 +230,27 @@ def test_a_batch_whose_answers_have_no_room_says_so_and_waits_for_it(tmp_path: P
 
     with cluster("--config", str(config)) as live:
         within(scene(live))
+
+
+def test_a_batch_whose_answers_have_no_room_can_be_cancelled(tmp_path: Path) -> None:
+    config = tmp_path / "carpool.toml"
+    config.write_text(f"{PATIENT}[store]\ntenant_file_bytes = 4_500\n")
+
+    async def scene(live: Cluster) -> None:
+        async with caller(live) as client, by_hand(live) as car:
+            batch = await begun(client, chats(1, WORDS))
+            grant = await car.granted()
+            await car.report(grant.token, {0: result("parked " * 600)}, ended=True)
+            await waiting(client, batch)
+            with pytest.raises(openai.ConflictError, match="cancel it"):
+                await client.files.delete(batch.input_file_id)
+            await client.batches.cancel(batch.id)
+            done = await when(client, batch, "cancelled")
+            assert (done.output_file_id, done.error_file_id) == (None, None)
+            assert done.errors is not None
+            assert done.errors.data is not None
+            assert [error.code for error in done.errors.data] == ["no_room"]
+            await client.files.delete(batch.input_file_id)
+
+    with cluster("--config", str(config)) as live:
+        within(scene(live))
