@@ -93,6 +93,8 @@ class Batches:
         self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._keyed = asyncio.Lock()
+        self._again = asyncio.Lock()
+        """Held by one of those for which there was no room: two at once may each take what the other lacks."""
         self._taking_in, self._writing = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_AT_ONCE)
 
     async def unended(self) -> list[Batch]:
@@ -308,7 +310,7 @@ class Batches:
     async def _finish(self, opened: _Open, reads: BatchInput, outcome: Status) -> None:
         """Write its files and record that it has ended, in one commit with them; one that is cancelled ends without
         them rather than wait for room."""
-        async with self._writing:
+        async with self._again if opened.batch.wrong else nullcontext(), self._writing:
             batch = opened.batch
             if outcome is Status.COMPLETED and batch.status is Status.CANCELLING:
                 outcome = Status.CANCELLED  # all was done by then

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from contextlib import aclosing, suppress
 from io import BytesIO
+from math import inf
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import apsw
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from coordinator.batch import BATCH, Batch, Order
 from coordinator.batch_input import BatchInput
 from coordinator.batch_output import BatchOutput
+from coordinator.batches import Batches
 from coordinator.config import LimitSettings, StoreSettings
 from coordinator.core.effects import Outcome
 from coordinator.core.events import JobId
@@ -104,6 +106,36 @@ def test_what_a_batch_writes_is_counted_as_its_tenants_until_it_is_recorded(tmp_
             assert (output.completed, output.failed, output.output_file_id) == (0, 1, None)
             with pytest.raises(Refused, match="your files take 5,"):
                 await files.write(upload, bytes(5000))
+
+    play(scene())
+    store.close()
+
+
+def test_of_two_batches_that_have_room_for_one_one_ends(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    items = 2000
+    request = {"method": "POST", "url": EMBEDDINGS, "body": {"model": "m", "input": "a"}}
+    asked = b"".join(json.dumps({"custom_id": f"{n:4000}", **request}).encode() + b"\n" for n in range(items))
+
+    async def scene() -> None:
+        runtime = runtime_of(store)
+        files = Files(runtime, StoreSettings(tenant_file_bytes=len(asked) * 5 // 2))
+        batches = Batches(runtime, files, READERS, LimitSettings(), 60.0)
+        async with files.draft("local") as draft:
+            await files.write(draft, asked)
+            file = await files.add("local", draft, "a.jsonl", "batch", None, "")
+        order = Order(EMBEDDINGS, file.id, "1h", 3600.0)
+        for job in (1, 2):
+            await finished(store, job, items)
+            batch = Batch(f"batch_{job}", "local", time(), order, job=job, items=items, total=items)
+            await runtime.shelf.record([batch.document(inf)])
+        async with asyncio.TaskGroup() as tasks:
+            batches.resume(await batches.unended(), tasks)
+            while len(await batches.unended()) == 2:
+                await asyncio.sleep(0)
+            (left,) = await batches.unended()
+            batches.close()
+        assert left.output_file_id is None
 
     play(scene())
     store.close()
