@@ -1,7 +1,8 @@
 """What comes of a batch: two files, with a line for each request that has an answer, or an error. Knows no task."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from coordinator.answers import Lines
@@ -38,26 +39,28 @@ class BatchOutput:
         self._runtime = runtime
         self._files = files
 
-    async def made(self, batch: Batch, reads: BatchInput, undone: Failure) -> Output:
-        """Both files, but for one that would be empty; `undone` is told of requests without a result.
+    @asynccontextmanager
+    async def made(self, batch: Batch, reads: BatchInput, undone: Failure) -> AsyncIterator[Output]:
+        """Both files, to be recorded inside, but for one that would be empty; `undone` is told of requests without
+        a result.
 
         What the files refuse is raised, and then nothing is kept.
         """
-        made: dict[str, Document] = {}
-        try:
-            async with self._files.draft(batch.tenant) as answers, self._files.draft(batch.tenant) as errors:
-                drafts = (answers, errors)
+        async with self._files.draft(batch.tenant) as answers, self._files.draft(batch.tenant) as errors:
+            made: dict[str, Document] = {}
+            drafts = (answers, errors)
+            try:
                 completed, failed = await self._write(batch, reads, undone, drafts)
                 for draft, name in zip(drafts, ("output", "error"), strict=True):
                     if draft.bytes:
                         filename = f"{batch.id}_{name}.jsonl"
                         expires_s = batch.order.output_expires_s
                         made[name] = await self._files.kept(batch.tenant, draft, filename, OUTPUT, expires_s)
-        except Refused:
-            await self._runtime.shelf.record([], dropped=[document.name for document in made.values()])
-            raise
-        output, error = (made[name].name if name in made else None for name in ("output", "error"))
-        return Output(tuple(made.values()), completed, failed, output, error)
+            except Refused:
+                await self._runtime.shelf.record([], dropped=[document.name for document in made.values()])
+                raise
+            output, error = (made[name].name if name in made else None for name in ("output", "error"))
+            yield Output(tuple(made.values()), completed, failed, output, error)
 
     async def _write(
         self, batch: Batch, reads: BatchInput, undone: Failure, drafts: Sequence[Draft]
@@ -78,7 +81,7 @@ class BatchOutput:
             item += len(part.payloads)
             if part.payloads:
                 continue
-            gap = await self._runtime.jobs.next_settled(job, item) or batch.items
+            gap = await self._runtime.jobs.next_settled(job, item + 1) or batch.items
             while item < gap:
                 end = min(gap, item + _PART_ITEMS)
                 failures = dict.fromkeys(range(item, end), undone)

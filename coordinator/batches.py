@@ -47,6 +47,7 @@ _AT_ONCE = 2
 people wait for (assumed)."""
 _LOTS_COME_S = 60.0
 """After a start a batch waits so long for a lot to offer its model (assumed)."""
+_NO_ROOM = (Refusal.OVERLOADED, Refusal.OVER_QUOTA)
 _NO_ROOM_S = 5.0
 """Between two tries of what there was no room for (assumed)."""
 _PART_BYTES, _PART_ITEMS = 1 << 20, 4096  # handled together
@@ -92,6 +93,8 @@ class Batches:
         self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._keyed = asyncio.Lock()
+        self._again = asyncio.Lock()
+        """Held by one of those for which there was no room: two at once may each take what the other lacks."""
         self._taking_in, self._writing = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(_AT_ONCE)
 
     async def unended(self) -> list[Batch]:
@@ -305,22 +308,28 @@ class Batches:
     # What comes of it
 
     async def _finish(self, opened: _Open, reads: BatchInput, outcome: Status) -> None:
-        """Write its files and record that it has ended, in one commit with them."""
-        async with self._writing:
+        """Write its files and record that it has ended, in one commit with them; one that is cancelled ends without
+        them rather than wait for room."""
+        async with self._again if opened.batch.wrong else nullcontext(), self._writing:
             batch = opened.batch
             if outcome is Status.COMPLETED and batch.status is Status.CANCELLING:
                 outcome = Status.CANCELLED  # all was done by then
-            output = await self._output.made(batch, reads, _UNDONE[outcome])
-            await self._change(
-                opened,
-                outcome,
-                *output.documents,
-                completed=output.completed,
-                failed=output.failed,
-                output_file_id=output.output_file_id,
-                error_file_id=output.error_file_id,
-                wrong=(),
-            )
+            try:
+                async with self._output.made(batch, reads, _UNDONE[outcome]) as output:
+                    await self._change(
+                        opened,
+                        outcome,
+                        *output.documents,
+                        completed=output.completed,
+                        failed=output.failed,
+                        output_file_id=output.output_file_id,
+                        error_file_id=output.error_file_id,
+                        wrong=(),
+                    )
+            except Refused as refused:
+                if refused.refusal not in _NO_ROOM or opened.batch.status is not Status.CANCELLING:
+                    raise
+                await self._change(opened, Status.CANCELLED, wrong=(Wrong("no_room", str(refused)),))
 
     # What is recorded
 
@@ -350,7 +359,7 @@ class Batches:
                 await work()
                 return
             except Refused as refused:
-                if refused.refusal not in (Refusal.OVERLOADED, Refusal.OVER_QUOTA):
+                if refused.refusal not in _NO_ROOM:
                     raise
                 told = str(refused)
             if not opened.batch.wrong:

@@ -4,19 +4,22 @@ A file is a document of the store; it is forgotten some time after it was made, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from secrets import token_hex
 from threading import Lock
 from time import time
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from coordinator.config import StoreSettings
 from coordinator.refusal import Refusal, Refused
 from coordinator.runtime import Runtime
 from coordinator.store import Corrupt, Full
 from coordinator.store.documents import Document, Draft
+
+_Told = TypeVar("_Told")
+_Made = TypeVar("_Made")
 
 FILE = "file"
 """The kind of these documents."""
@@ -115,7 +118,7 @@ class Files:
     async def write(self, draft: Draft, data: bytes) -> None:
         """Add to a content. Refused when there is no room, or when its tenant has too much."""
         try:
-            await asyncio.to_thread(draft.write, data)
+            await _to_its_end(draft.write, data)
         except Full as full:
             raise self._runtime.trouble.no_room(full) from None
         except Refused:
@@ -127,11 +130,9 @@ class Files:
     ) -> Document:
         """A content as a document that only has to be recorded. `expires_s` is from now; None: as long as usual."""
         name = f"file-{token_hex(16)}"
-        keeping = asyncio.get_running_loop().run_in_executor(None, draft.keep, name)
         try:
-            content = await asyncio.shield(keeping)
-        except asyncio.CancelledError:  # its thread goes on, and what it keeps is nobody's
-            await asyncio.wait((keeping,))
+            content = await _to_its_end(draft.keep, name)
+        except asyncio.CancelledError:  # what was kept is nobody's
             await self._runtime.shelf.record([], dropped=[name])
             raise
         except Full as full:
@@ -205,6 +206,16 @@ class Files:
         if document is None or (document.tenant, document.kind) != (tenant, FILE):
             raise _no_file(name)
         return document
+
+
+async def _to_its_end(work: Callable[[_Told], _Made], told: _Told) -> _Made:
+    """What a thread makes of this; whoever is cancelled waits for it: a draft is for one thread at a time."""
+    working = asyncio.get_running_loop().run_in_executor(None, work, told)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait((working,))
+        raise
 
 
 def _no_file(name: str) -> Refused:

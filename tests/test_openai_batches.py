@@ -21,7 +21,8 @@ from coordinator.client import Client
 from coordinator.errors import CarpoolError
 from coordinator.store.checks import check
 from node import conversion
-from tests.faults.durable import kill, start_again
+from node.models import ModelCache
+from tests.faults.durable import check_recorded_once, kill, start_again
 from tests.hand_lot import HandLot
 from tests.live import Cluster, cluster, patient_cluster, until, within
 from tests.node.small_models import make_bert
@@ -35,6 +36,8 @@ TEXT: Any = "/v1/completions"
 VECTORS: Any = "/v1/embeddings"
 HOUR: Any = "1h"
 """OpenAI knows no window but 24h."""
+MANY = 2000
+"""Requests: more than a lot does between two looks."""
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
@@ -413,44 +416,49 @@ def text_of(row: dict[str, Any]) -> str:
     return message
 
 
-def test_a_batch_ends_exactly_once_though_its_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
+def test_a_batch_ends_exactly_once_though_its_coordinator_is_killed_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bert(tmp_path / ENCODER)
+    cache = ModelCache(tmp_path / "cache")
+    conversion.add(cache, str(tmp_path / ENCODER))
+    monkeypatch.setenv("CARPOOL_CACHE", str(cache.root))
     state = ("--state", str(tmp_path / "state"))
+    requests = [asks(f"car-{n}", {"model": ENCODER, "input": f"is car {n} parked?"}, VECTORS) for n in range(MANY)]
 
     async def scene(live: Cluster) -> None:
-        async with caller(live) as client, by_hand(live, "before") as car:
+        async with caller(live) as client:
             headers = {"Idempotency-Key": "once"}
-            file = await client.files.create(file=("asked.jsonl", lines(chats(6, WORDS))), purpose="batch")
+            file = await client.files.create(file=("asked.jsonl", lines(requests)), purpose="batch")
 
             async def make(client: AsyncOpenAI) -> Batch:
                 return await client.batches.create(
-                    input_file_id=file.id, endpoint=CHAT, completion_window=HOUR, extra_headers=headers
+                    input_file_id=file.id, endpoint=VECTORS, completion_window=HOUR, extra_headers=headers
                 )
 
+            async def offered() -> bool | None:
+                return ENCODER in [model.id async for model in client.models.list()] or None
+
+            await until(offered)
             batch = await make(client)
-            grant = await car.granted()
-            await car.report(grant.token, {1: result("first 1"), 3: result("first 3")})
-            before = await when(client, batch, "in_progress", completed=2)
-            assert before.request_counts is not None
-            assert before.request_counts.total == 6
+            before = await when(client, batch, "in_progress", completed=MANY // 8)
             kill(live)
+        assert before.request_counts is not None
+        assert before.request_counts.completed < before.request_counts.total == MANY, "it died in the middle"
         await asyncio.to_thread(start_again, live, *state)
         async with caller(live) as client:
             again = await make(client)
-            assert (again.id, again.status) == (batch.id, "in_progress")
-            assert again.request_counts == before.request_counts, "what was done is known before any car is back"
-            async with by_hand(live, "last") as car:
-                left = 4
-                while left:
-                    grant = await car.granted()
-                    items = [part.first + at for part in grant.ranges for at in range(part.count)]
-                    answered = {at: result(f"last {item}") for at, item in enumerate(items)}
-                    await car.report(grant.token, answered, ended=True)
-                    left -= len(items)
+            assert again.id == batch.id
+            assert again.request_counts is not None
+            assert again.request_counts.completed > 0, "what was recorded is known"
             done = await when(client, batch, "completed")
+            assert done.request_counts is not None
+            assert done.request_counts.model_dump() == {"total": MANY, "completed": MANY, "failed": 0}
             found = await rows(client, done.output_file_id)
-            told = {name: text_of(row) for name, row in found.items()}
-            first = {"chat-1": "first 1", "chat-3": "first 3"}
-            assert told == {f"chat-{n}": f"last {n}" for n in (0, 2, 4, 5)} | first
+            assert [*found] == [request["custom_id"] for request in requests]
+            for n in (0, MANY // 2, MANY - 1):
+                alone = await client.embeddings.create(**requests[n]["body"], encoding_format="float")
+                assert found[f"car-{n}"]["response"]["body"]["data"] == alone.to_dict()["data"]
             assert [row.id async for row in client.batches.list()] == [batch.id]
             kill(live)
         await asyncio.to_thread(start_again, live, *state)
@@ -460,8 +468,10 @@ def test_a_batch_ends_exactly_once_though_its_coordinator_is_killed_in_the_middl
             assert len([row async for row in client.files.list()]) == 2, "nothing was written twice"
             kill(live)
 
-    with patient_cluster(*state) as live:
+    with cluster(*state) as live:
+        live.add("lot", "--models", ENCODER, "--dtype", "fp32")
         within(scene(live))
+    check_recorded_once(tmp_path / "state", 1)
     found_state = check(tmp_path / "state")
     assert (found_state.documents, found_state.jobs, found_state.troubles) == (3, 1, [])
 

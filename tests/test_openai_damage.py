@@ -2,16 +2,13 @@
 client: real coordinators, another byte in what they keep."""
 
 import asyncio
-import signal
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import apsw
-import grpc
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types import Batch
 
 from tests.faults.durable import kill, metric, start_again
 from tests.faults.test_damage import flip, last_segment
@@ -31,6 +28,10 @@ from tests.test_openai_batches import (
     url,
     when,
 )
+
+PATIENT = "[scheduling]\nsilent_after_s = 90.0\n"
+"""For cars that are moved by hand."""
+KEYS = {name: f"{name}-0123456789abcdef" for name in ("ann", "bob")}
 
 
 async def answer_all(live: Cluster, name: str, items: int) -> None:
@@ -73,31 +74,40 @@ def test_a_damaged_result_fails_its_own_line_and_no_other(tmp_path: Path) -> Non
         within(scene(live))
 
 
-def test_a_batch_whose_ended_job_is_damaged_has_all_its_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("damage", "answered", "told"),
+    [
+        ("UPDATE jobs SET value = value + 1", 2, "the database's row of job 1 is damaged; restore a backup"),
+        ("UPDATE results SET items = 0 WHERE first = 1", 1, ""),
+    ],
+)
+def test_a_batch_whose_ended_job_is_damaged_has_all_answers_that_are_there(
+    damage: str, answered: int, told: str, tmp_path: Path
 ) -> None:
-    state = tmp_path / "state"
+    state, config = tmp_path / "state", tmp_path / "carpool.toml"
+    config.write_text(f"{PATIENT}[store]\ntenant_file_bytes = 5_000\n")  # it cannot end before its coordinator does
 
     async def scene(live: Cluster) -> None:
         async with caller(live) as client, by_hand(live) as car:
-            batch = await begun(client, chats(5, WORDS))
+            batch = await begun(client, chats(2, WORDS))
             grant = await car.granted()
-            with suppress(grpc.RpcError):  # it may die before it says that it has heard
-                await car.report(grant.token, {at: result("parked") for at in range(5)}, ended=True)
-            assert await asyncio.to_thread(live.coordinator.process.wait, 30) == -signal.SIGKILL
-        monkeypatch.delenv("CARPOOL_FAILPOINT")
+            await car.report(grant.token, {0: result("parked " * 600)})
+            await car.report(grant.token, {1: result("parked " * 600)}, ended=True)
+            await waiting(client, batch)
+            kill(live)
         connection = apsw.Connection(str(state / "carpool.db"))
-        assert list(connection.execute("UPDATE jobs SET value = value + 1 RETURNING outcome")) == [("done",)]
+        assert list(connection.execute("SELECT outcome FROM jobs")) == [("done",)]
+        connection.execute(damage)
         connection.close()
         await asyncio.to_thread(start_again, live, "--state", str(state))
         async with caller(live) as client:
             done = await when(client, batch, "completed")
-            assert done.error_file_id is None
-            assert [*await rows(client, done.output_file_id)] == [f"chat-{number}" for number in range(5)]
-        assert "the database's row of job 1 is damaged; restore a backup" in live.coordinator.errors()
+            assert done.errors is None
+            found = [[*await rows(client, file)] for file in (done.output_file_id, done.error_file_id)]
+            assert found == [["chat-0", "chat-1"][:answered], ["chat-0", "chat-1"][answered:]]
+        assert told in live.coordinator.errors()
 
-    monkeypatch.setenv("CARPOOL_FAILPOINT", "after_content:2")  # its output is written, and no document names it
-    with patient_cluster("--state", str(state)) as live:
+    with cluster("--state", str(state), "--config", str(config)) as live:
         within(scene(live))
 
 
@@ -132,7 +142,14 @@ def test_a_damaged_file_is_found_unasked_and_said_to_whoever_wants_it(tmp_path: 
         within(scene(live))
 
 
-KEYS = {name: f"{name}-0123456789abcdef" for name in ("ann", "bob")}
+async def waiting(client: AsyncOpenAI, batch: Batch) -> Batch:
+    """The batch, once it says what it waits for."""
+
+    async def look() -> Batch | None:
+        now = await client.batches.retrieve(batch.id)
+        return now if now.errors else None
+
+    return await until(look)
 
 
 async def sent(client: AsyncOpenAI, size: int) -> str:
@@ -191,7 +208,7 @@ def test_files_without_a_disk_have_a_bound_that_is_told(tmp_path: Path) -> None:
 
 def test_a_batch_whose_answers_have_no_room_says_so_and_waits_for_it(tmp_path: Path) -> None:
     config = tmp_path / "carpool.toml"
-    config.write_text("[store]\ntenant_file_bytes = 10_000\n[scheduling]\nsilent_after_s = 90.0\n")
+    config.write_text(f"{PATIENT}[store]\ntenant_file_bytes = 10_000\n")
 
     async def scene(live: Cluster) -> None:
         async with caller(live) as client, by_hand(live) as car:
@@ -200,18 +217,40 @@ def test_a_batch_whose_answers_have_no_room_says_so_and_waits_for_it(tmp_path: P
             grant = await car.granted()
             await car.report(grant.token, {0: result("parked " * 600)}, ended=True)
 
-            async def waits() -> Any:
-                now = await client.batches.retrieve(batch.id)
-                return now if now.errors else None
-
-            waiting = await until(waits)
-            assert waiting.status == "finalizing"
-            (error,) = waiting.errors.data
-            assert (error.code, "the limit of a tenant; delete some" in error.message) == ("no_room", True)
+            now = await waiting(client, batch)
+            assert (now.status, now.output_file_id) == ("finalizing", None)
+            assert now.errors is not None
+            assert now.errors.data is not None
+            (error,) = now.errors.data
+            assert (error.code, "the limit of a tenant; delete some" in (error.message or "")) == ("no_room", True)
             await client.files.delete(spare)
             done = await when(client, batch, "completed")
             assert done.errors is None
             assert len(await rows(client, done.output_file_id)) == 1
+
+    with cluster("--config", str(config)) as live:
+        within(scene(live))
+
+
+def test_a_batch_whose_answers_have_no_room_can_be_cancelled(tmp_path: Path) -> None:
+    config = tmp_path / "carpool.toml"
+    config.write_text(f"{PATIENT}[store]\ntenant_file_bytes = 4_500\n")
+
+    async def scene(live: Cluster) -> None:
+        async with caller(live) as client, by_hand(live) as car:
+            batch = await begun(client, chats(1, WORDS))
+            grant = await car.granted()
+            await car.report(grant.token, {0: result("parked " * 600)}, ended=True)
+            await waiting(client, batch)
+            with pytest.raises(openai.ConflictError, match="cancel it"):
+                await client.files.delete(batch.input_file_id)
+            await client.batches.cancel(batch.id)
+            done = await when(client, batch, "cancelled")
+            assert (done.output_file_id, done.error_file_id) == (None, None)
+            assert done.errors is not None
+            assert done.errors.data is not None
+            assert [error.code for error in done.errors.data] == ["no_room"]
+            await client.files.delete(batch.input_file_id)
 
     with cluster("--config", str(config)) as live:
         within(scene(live))

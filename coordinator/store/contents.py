@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from hashlib import file_digest, sha256
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -87,7 +88,7 @@ class _Draft(Draft):
 
 def opened_content(path: Path, content: Content) -> BinaryIO:
     """A content, read once to see that it is what was written. Raises Corrupt, and FileNotFoundError."""
-    file = path.open("rb")
+    file = _opened(path)
     try:
         if (
             os.fstat(file.fileno()).st_size != content.bytes
@@ -97,7 +98,7 @@ def opened_content(path: Path, content: Content) -> BinaryIO:
         file.seek(0)
     except OSError as error:
         file.close()
-        raise Corrupt(f"{path} cannot be read ({error.strerror}); restore a backup") from None
+        raise _unreadable(path, error) from None
     except BaseException:
         file.close()
         raise
@@ -106,7 +107,7 @@ def opened_content(path: Path, content: Content) -> BinaryIO:
 
 def content_pieces(path: Path, content: Content) -> Iterator[int]:
     """The same piece by piece: how many bytes were read each time. Raises Corrupt, and FileNotFoundError."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         left, found = content.bytes, sha256()
         try:
             while left and (piece := file.read(min(left, _PIECE_BYTES))):
@@ -116,7 +117,20 @@ def content_pieces(path: Path, content: Content) -> Iterator[int]:
             if left or file.read(1) or found.digest() != content.sha256:
                 raise Corrupt(f"{path} is not the {content.bytes} bytes that were written; restore a backup")
         except OSError as error:
-            raise Corrupt(f"{path} cannot be read ({error.strerror}); restore a backup") from None
+            raise _unreadable(path, error) from None
+
+
+def _opened(path: Path) -> BufferedReader:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> Corrupt:
+    return Corrupt(f"{path} cannot be read ({error.strerror}); restore a backup")
 
 
 def _full(error: OSError) -> Exception:

@@ -111,13 +111,14 @@ class Reader:
                 item += 1
                 failure = next(failed, None)
             elif row is not None and row[0] <= item:
-                end = row[0] + row[1]
                 part = self._part(job, row, damage)[item - row[0] :]
                 if not part:
-                    failures.update(dict.fromkeys(range(item, end), DAMAGED))
-                payloads.extend(part or [b""] * (end - item))
+                    part = [b""] * (row[0] + row[1] - item)
+                    failures.update(dict.fromkeys(range(item, item + len(part)), DAMAGED))
+                payloads.extend(part)
                 limit_bytes -= sum(map(len, part))
-                item = end
+                item += len(part)
+                row = next(rows, None)
             else:
                 break
         if item == first and damage is None:
@@ -129,14 +130,15 @@ class Reader:
         return Results(payloads, failures)
 
     def _part(self, job: JobId, row: Row, damage: list[str] | None) -> list[bytes]:
-        """The record that a row of `results` names; empty: it is damaged, and that is told."""
+        """The record that a row of `results` names; empty: it is damaged, and that is told, as when a row is that
+        denies its record."""
         try:
             record = self._segments.read(Kind.RESULTS, job, row[0], Place(*row[2:]))
-            if len(record) != row[1]:
-                raise Corrupt(f"{self._database} is damaged at job {job}; restore a backup")
         except Corrupt as corrupt:
             _tell(corrupt, damage)
             return []
+        if len(record) != row[1]:
+            _tell(Corrupt(f"{self._database} is damaged at job {job}; restore a backup"), damage)
         return record
 
     def next_settled(self, job: JobId, first: int) -> int | None:

@@ -88,6 +88,20 @@ def test_what_may_be_forgotten_is_told_the_longest_first(store: Store) -> None:
     play(scene())
 
 
+def test_a_damaged_document_keeps_no_other_from_being_forgotten(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+
+    async def scene() -> None:
+        await store.documents.put([paper(1, until=10.0), paper(2, until=20.0)])
+        connection = apsw.Connection(str(tmp_path / "carpool.db"))
+        connection.execute("UPDATE documents SET tenant = 'other' WHERE name = 'paper-1'")
+        connection.close()
+        assert names(await store.documents.over(20.0)) == ["2"]
+
+    play(scene())
+    store.close()
+
+
 def test_a_content_comes_back_and_goes_with_its_document(store: Store) -> None:
     async def scene() -> None:
         document = await filed(store, 1, b"some bytes")
@@ -180,7 +194,7 @@ def test_a_damaged_document_keeps_no_other_from_being_forgotten(tmp_path: Path) 
 
 def test_a_scrub_reads_contents_too(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    contents = {1: b"sound", 2: b"x" * 5_000_000, 3: b"longer", 4: b"missing", 5: b"", 6: b"", 7: b"row"}
+    contents = {1: b"sound", 2: b"x" * 5_000_000, 3: b"longer", 4: b"missing", 5: b"", 6: b"", 7: b"row", 8: b""}
 
     async def scene() -> None:
         for number, data in contents.items():
@@ -192,16 +206,19 @@ def test_a_scrub_reads_contents_too(tmp_path: Path) -> None:
         paths[3].write_bytes(b"longer than it was")
         paths[4].unlink()
         paths[6].write_bytes(b"no more empty")
+        paths[8].unlink()
+        paths[8].mkdir()
         connection = apsw.Connection(str(tmp_path / "carpool.db"))
         connection.execute("UPDATE documents SET tenant = 'other' WHERE name = 'paper-7'")
         found: asyncio.Queue[str] = asyncio.Queue()
         scrubbing = asyncio.create_task(store.scrub(found.put_nowait))
-        assert [await found.get() for _ in range(5)] == [
+        assert [await found.get() for _ in range(6)] == [
             f"{paths[2]} is not the 5000000 bytes that were written; restore a backup",
             f"{paths[3]} is not the 6 bytes that were written; restore a backup",
             "the content of paper-4 is missing; restore a backup",
             f"{paths[6]} is not the 0 bytes that were written; restore a backup",
             "the database's row of paper-7 is damaged; restore a backup",
+            f"{paths[8]} cannot be read (Is a directory); restore a backup",
         ]
         assert "paper-2" in await found.get(), "it goes round"
         scrubbing.cancel()

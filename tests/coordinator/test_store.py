@@ -238,17 +238,19 @@ def test_where_damage_is_asked_for_only_items_of_damaged_records_fail(tmp_path: 
         connection = apsw.Connection(str(tmp_path / "carpool.db"))
         connection.execute("UPDATE failures SET message = 'it rained' WHERE item = 6")
         connection.execute("UPDATE jobs SET items = 9")
+        connection.execute("UPDATE results SET items = 4 WHERE first = 0")  # which its record denies
         damage: list[str] = []
         found = await store.results(job, 0, 1 << 20, damage)
         assert found.payloads == [b"a0", b"a1", b"", b"", b"", b"", b"", b"c0"]
         assert found.failures == {**dict.fromkeys((2, 3, 4, 6), DAMAGED), 5: Failure("model", "it raised")}
-        record, row = damage
+        count, record, row = damage
+        assert count == f"{tmp_path / 'carpool.db'} is damaged at job 1; restore a backup"
         assert f"{segment} at byte" in record
         assert row == "the database's row of item 6 of job 1 is damaged; restore a backup"
         assert (await store.results(job, 3, 1 << 20, damage)).payloads == found.payloads[3:]
         assert (await store.results(job, 8, 1 << 20, damage)).payloads == [], "its row is not wanted"
         with pytest.raises(Corrupt, match="checksum does not fit its bytes; restore a backup"):
-            await store.results(job, 0, 1 << 20)
+            await store.results(job, 2, 1 << 20)
         connection.close()
 
     play(scene())
