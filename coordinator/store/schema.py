@@ -6,7 +6,7 @@ seconds of the wall clock, since a job outlives the process that took it in.
 
 import apsw
 
-VERSION = 5
+VERSION = 4
 DOCUMENTS_SINCE = 4
 """A database of an older version, which may be copied too, has none."""
 
@@ -61,7 +61,8 @@ _MIGRATIONS = (
     """
     ALTER TABLE jobs ADD COLUMN item_work REAL NOT NULL DEFAULT 1;
     """,
-    # What fronts keep beside jobs; `bytes` and `sha256` are of its content, if it has one.
+    # What fronts keep beside jobs; `bytes` and `sha256` are of its content, if it has one. What contents of a
+    # tenant take together is asked for each time one comes: `sizes`.
     """
     CREATE TABLE documents (
         number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -72,12 +73,7 @@ _MIGRATIONS = (
     CREATE INDEX documents_by_tenant ON documents (tenant, kind, number);
     CREATE INDEX documents_live ON documents (number) WHERE live;
     CREATE INDEX documents_by_end ON documents (until) WHERE until IS NOT NULL;
-    """,
-    # What contents of a tenant take together is asked for each time one comes.
-    """
     CREATE TABLE sizes (tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-    INSERT INTO sizes
-        SELECT tenant, sum(max(bytes, 4096)) FROM documents WHERE sha256 NOT NULL GROUP BY tenant;
     CREATE TRIGGER content_comes AFTER INSERT ON documents WHEN NEW.sha256 NOT NULL BEGIN
         INSERT INTO sizes VALUES (NEW.tenant, max(NEW.bytes, 4096))
             ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
