@@ -96,10 +96,6 @@ class Disk(MemoryStore):
         for record in super().live():
             yield replace(record, age_s=0.0) if isinstance(record, JobRecord) else record
 
-    def outcome_is_recorded(self, job: JobId) -> bool:
-        """Whether the end of a job is durable."""
-        return job in self._jobs and self._jobs[job].outcome is not None
-
     def items(self, job: JobId) -> list[bytes | None]:
         """What is durable of each item of a job: None: nothing yet; of a failed one empty."""
         return self._jobs[job].results if job in self._jobs else []
